@@ -1,0 +1,55 @@
+# The targets are what .ci/run uses; `make check test` before a commit.
+
+GO    ?= go
+BIN   := $(CURDIR)/bin
+FUZZ  ?= 10s
+
+# Packages whose tests are about concurrency.
+RACE  := ./agent/... ./api/... ./consensus/... ./membership/... ./security/... ./state/watch/... ./storage/... ./transport/...
+
+.PHONY: build test check tidy lint race e2e fuzz bench vuln clean
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/parley ./cmd/agent
+
+test:
+	$(GO) test ./...
+
+check: tidy lint
+
+# Import graph, purity, sizes; formatting; go.mod.
+tidy:
+	$(GO) test -count=1 .
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
+	$(GO) mod verify
+
+lint: $(BIN)/golangci-lint $(BIN)/staticcheck
+	$(GO) vet ./...
+	$(BIN)/golangci-lint run
+	$(BIN)/staticcheck ./...
+
+$(BIN)/golangci-lint: tools/go.mod
+	cd tools && $(GO) build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+$(BIN)/staticcheck: tools/go.mod
+	cd tools && $(GO) build -o $@ honnef.co/go/tools/cmd/staticcheck
+
+race:
+	CGO_ENABLED=1 $(GO) test -race $(RACE)
+
+# Real agents in network namespaces: needs root, iproute2, nftables and tcpdump.
+e2e: build
+	$(GO) test -tags e2e -count=1 -timeout 15m ./test/e2e/...
+
+fuzz:
+	tools/fuzz $(FUZZ)
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+# Needs the vulnerability database at vuln.go.dev.
+vuln:
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@latest ./...
+
+clean:
+	rm -rf $(BIN)

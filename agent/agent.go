@@ -1,0 +1,299 @@
+// Package agent puts the parts together: New reads what the data directory says, Run starts the
+// parts in order and stops them in reverse, Init founds a cluster. The package decides nothing that a
+// part could decide; it carries values from one to the other.
+//
+// The common case is
+//
+//	a, err := agent.New(cfg, agent.Options{Log: log, Version: version})
+//	err = a.Run(ctx) // blocks until ctx ends
+//
+// An Agent is used by one goroutine: New, then Run, once. One agent holds a data directory at a time,
+// by a lock that ends with the process. ARCHITECTURE.md lists the goroutines and the files.
+package agent
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/agent/config"
+	"github.com/parley-mesh/parley/api"
+	"github.com/parley-mesh/parley/api/consul"
+	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/membership"
+	"github.com/parley-mesh/parley/security"
+	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/state/watch"
+	"github.com/parley-mesh/parley/transport"
+)
+
+// Options are what the process around the agent provides. Zero values are usable.
+type Options struct {
+	Log     *zap.Logger
+	Version string
+	// Ready is called once, when the agent has its identity and serves its listeners.
+	Ready func()
+	// Physical is the wall clock behind the hybrid logical clock; nil means the system's. Tests set
+	// it back.
+	Physical func() time.Time
+}
+
+// Agent is one agent of a cluster.
+type Agent struct {
+	cfg  config.Config
+	opts Options
+	log  *zap.Logger
+
+	dir    *dataDir
+	ids    clusterIDs
+	host   *security.Host
+	source *security.Source
+	hub    *watch.Hub
+	views  *viewSwitch
+	book   *book
+	pool   *transport.Pool
+	core   *coreRunner
+	issuer *issuer
+
+	gossip     *membership.Membership
+	service    *api.Service
+	leaderHint leaderHint
+	remoteCore remoteCore
+	ready      atomic.Bool
+}
+
+// New checks the configuration against the data directory's. It starts nothing and changes nothing.
+func New(cfg config.Config, opts Options) (*Agent, error) {
+	if opts.Log == nil {
+		opts.Log = zap.NewNop()
+	}
+	if opts.Physical == nil {
+		opts.Physical = clock.System
+	}
+	if opts.Ready == nil {
+		opts.Ready = func() {}
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Agent{cfg: cfg, opts: opts, log: opts.Log, remoteCore: remoteCore{now: clock.System}}, nil
+}
+
+// Run takes the data directory, joins the cluster if it has to, and serves until ctx ends. The error
+// says what to do; Hint may say more. A stop by ctx returns nil.
+func (a *Agent) Run(ctx context.Context) error {
+	var err error
+	if a.dir, err = openDataDir(a.cfg.DataDir); err != nil {
+		return err
+	}
+	held, err := a.dir.lock()
+	if err != nil {
+		return err
+	}
+	defer held.Close() //nolint:errcheck // the lock ends with the process at the latest
+	socks, err := openSockets(a.cfg, a.dir)
+	if err != nil {
+		return err
+	}
+	defer socks.close()
+	if err := a.identify(ctx, socks); err != nil {
+		return stoppedBy(ctx, err)
+	}
+	if err := a.assemble(socks); err != nil {
+		return err
+	}
+	return runTiers(ctx, a.log, a.tiers(socks), a.beforeStop)
+}
+
+// identify finds out who this agent is, joining the cluster first if the directory is new.
+func (a *Agent) identify(ctx context.Context, socks *sockets) error {
+	ids, err := a.dir.readCluster()
+	if err != nil {
+		return err
+	}
+	if ids == nil {
+		if ids, err = a.joinCluster(ctx, socks); err != nil {
+			return err
+		}
+	}
+	if a.cfg.Name != "" && a.cfg.Name != ids.Node {
+		return withHint(fmt.Errorf("%s belongs to node %q, not %q", a.dir.path, ids.Node, a.cfg.Name),
+			"start it with --name "+ids.Node+", or give the other node its own --data-dir")
+	}
+	if err := a.checkToken(*ids); err != nil {
+		return err
+	}
+	a.ids = *ids
+	a.host, err = security.LoadHost(a.dir.path)
+	if err != nil {
+		return fmt.Errorf("load the host's keys: %w", err)
+	}
+	return nil
+}
+
+// assemble makes the parts and hands them to each other. Nothing runs yet.
+func (a *Agent) assemble(socks *sockets) error {
+	td, err := spiffeid.TrustDomainFromString(a.ids.TrustDomain)
+	if err != nil {
+		return fmt.Errorf("%s: %w", clusterFile, err)
+	}
+	hlc, err := a.newClock()
+	if err != nil {
+		return err
+	}
+	a.hub = watch.NewHub(loadCopy(a.dir, a.log))
+	a.views = &viewSwitch{hub: a.hub}
+	a.source, err = security.NewSource(security.SourceOptions{
+		Dir: a.dir.path, TrustDomain: td, Node: a.ids.Node, Host: a.host,
+		Now: clock.System, HostKeyOf: a.hostKeyOf, Log: a.log.Named("security"),
+	})
+	if err != nil {
+		return fmt.Errorf("load this agent's identity: %w", err)
+	}
+	known, err := a.dir.readKnown()
+	if err != nil {
+		return err
+	}
+	a.book = &book{self: a.ids.Node, source: a.source, view: a.hub.View, members: a.memberList, known: known}
+	a.pool = transport.NewPool(transport.PoolOptions{
+		Dial: func(ctx context.Context, node string) (net.Conn, error) {
+			return a.book.dial(ctx, node, transport.ALPNRPC)
+		},
+		Log: a.log.Named("rpc"),
+	})
+	a.core = &coreRunner{
+		cfg: a.cfg.Core, dir: a.dir, ids: a.ids, views: a.views, book: a.book, pool: a.pool, clock: hlc,
+		log: a.log.Named("core"), changed: make(chan struct{}, 1),
+	}
+	if err := a.core.open(); err != nil {
+		return err
+	}
+	a.service = api.New(a.apiOptions())
+	a.service.Mount(consul.Routes(consul.Options{})...)
+	a.issuer = newIssuer(a, td)
+	return a.newGossip(socks)
+}
+
+func (a *Agent) newClock() (*clock.Clock, error) {
+	mark, err := a.dir.clockMark()
+	if err != nil {
+		return nil, err
+	}
+	hlc, err := clock.New(clock.Options{
+		Physical: a.opts.Physical, HighWater: mark, Persist: a.dir.saveClockMark,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start the clock: %w", err)
+	}
+	return hlc, nil
+}
+
+func (a *Agent) newGossip(socks *sockets) error {
+	epoch, err := a.dir.nextIncarnation()
+	if err != nil {
+		return err
+	}
+	advertise, err := a.advertise(socks)
+	if err != nil {
+		return err
+	}
+	a.gossip, err = membership.New(membership.Options{
+		Name: a.ids.Node, Zone: a.ids.Zone, Version: a.opts.Version, ClusterID: a.ids.ClusterID,
+		Conn: socks.meshUDP, Advertise: advertise,
+		ServerTLS: a.source.QUICServerTLS(transport.ALPNGossip),
+		ClientTLS: func(node string) *tls.Config { return a.source.ClientTLS(node, transport.ALPNGossip) },
+		Identify:  a.source.Identify,
+		DialTCP: func(ctx context.Context, node string, addr netip.AddrPort) (net.Conn, error) {
+			d := tls.Dialer{Config: a.source.ClientTLS(node, transport.ALPNGossip)}
+			return d.DialContext(ctx, "tcp", addr.String())
+		},
+		HostKey: a.host.Signer, HostKeyOf: a.hostKeyOf, BindingsChanged: a.bindingsChanged(),
+		ResetKey: resetKey(a.host), Epoch: epoch, Seeds: a.book.seeds,
+		Timing: gossipTiming(a.cfg.Gossip.Profile), Log: a.log.Named("membership"),
+	})
+	return err
+}
+
+// resetKey keys QUIC's stateless resets: the same at each start, known to this host alone.
+func resetKey(host *security.Host) [32]byte {
+	key, err := hkdf.Key(sha256.New, host.Seal.Bytes(), nil, "parley quic stateless reset v1", 32)
+	if err != nil {
+		panic("agent: derive reset key: " + err.Error()) // only for absurd lengths
+	}
+	return [32]byte(key)
+}
+
+func gossipTiming(profile string) membership.Timing {
+	if profile == "fast" {
+		return membership.Fast()
+	}
+	return membership.LAN()
+}
+
+// bindingsChanged signals whenever a node's row changed, so that gossip judges refused records anew.
+func (a *Agent) bindingsChanged() <-chan struct{} {
+	sub, err := a.hub.Subscribe(watch.Selector{Table: state.TableNode, Prefix: true})
+	if err != nil {
+		panic("agent: the first subscription was refused: " + err.Error())
+	}
+	return sub.C() // for the life of the process, as the hub is
+}
+
+// advertise is the address by which others reach the mesh port.
+func (a *Agent) advertise(socks *sockets) (netip.AddrPort, error) {
+	text := a.cfg.Mesh.Advertise
+	if text == "" {
+		text = socks.meshTCP.Addr().String()
+	}
+	addr, err := netip.ParseAddrPort(text)
+	if err != nil {
+		return addr, withHint(fmt.Errorf("mesh.advertise %q: %w", text, err), "give an IP address and a port, such as 10.0.0.7:8310")
+	}
+	if addr.Port() == 0 {
+		bound, err := netip.ParseAddrPort(socks.meshTCP.Addr().String())
+		if err != nil {
+			return addr, err
+		}
+		addr = netip.AddrPortFrom(addr.Addr(), bound.Port())
+	}
+	return addr, nil
+}
+
+func (a *Agent) memberList() []membership.Member {
+	if a.gossip == nil {
+		return nil
+	}
+	return a.gossip.Members()
+}
+
+// hostKeyOf is the key that the replicated state binds to a node's name.
+func (a *Agent) hostKeyOf(node string) ([]byte, bool) {
+	row, ok := a.hub.View().Node(node)
+	return row.HostKey, ok
+}
+
+// beforeStop runs while everything still works: readiness goes first, then leadership.
+func (a *Agent) beforeStop() {
+	a.ready.Store(false)
+	ctx, cancel := context.WithTimeout(context.Background(), handOverGrace)
+	defer cancel()
+	a.core.handOver(ctx)
+}
+
+// stoppedBy turns the error of a call that ctx ended into a clean stop.
+func stoppedBy(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
+}

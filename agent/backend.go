@@ -1,0 +1,147 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+
+	"github.com/parley-mesh/parley/api"
+	"github.com/parley-mesh/parley/consensus"
+	"github.com/parley-mesh/parley/security/policy"
+	"github.com/parley-mesh/parley/storage"
+)
+
+// apiOptions fills the API's table of functions with what the parts offer.
+func (a *Agent) apiOptions() api.Options {
+	return api.Options{
+		Local: api.Local{
+			Node: a.ids.Node, Hub: a.hub, HoldsKV: a.views.ownLog, Leader: a.leader,
+			Propose: a.propose, ReadIndex: a.readIndex, Call: a.call, RoleOf: a.roleOf, CoreNodes: a.book.coreNodes,
+			ClusterVersion: func() uint32 { return a.hub.View().Cluster().Version },
+			Members:        a.apiMembers, Core: a.coreStatus, Status: a.status, Health: a.health,
+			CreateToken: a.createToken,
+		},
+		AnonymousRole: policy.Role(a.cfg.HTTP.AnonymousRole),
+		IdentifyTLS: func(cs tls.ConnectionState) (string, string, error) {
+			peer, err := a.source.Identify(cs)
+			return peer.ID.String(), peer.Node, err
+		},
+		Log: a.log.Named("api"),
+	}
+}
+
+// leader names the leader: by the own node inside the core, else by asking nobody: any core member
+// that gossip holds alive answers not_leader with the right name.
+func (a *Agent) leader() (node string, self, known bool) {
+	n := a.core.node()
+	if n == nil {
+		return a.leaderHint.get(a.book.coreNodes())
+	}
+	st := n.Status()
+	if st.Leader == 0 {
+		return "", false, false
+	}
+	if st.Leader == st.ID {
+		return a.ids.Node, true, true
+	}
+	name, ok := a.core.nodeOf(st.Leader)
+	return name, false, ok
+}
+
+func (a *Agent) propose(ctx context.Context, command []byte) (api.Proposed, error) {
+	n := a.core.node()
+	if n == nil {
+		return api.Proposed{}, api.Errorf(api.CodeNotLeader, "%s is outside the core", a.ids.Node)
+	}
+	p, err := n.Propose(ctx, command)
+	if err != nil {
+		return api.Proposed{}, a.consensusError(err)
+	}
+	return api.Proposed{Index: p.Index, Term: p.Term, Stamp: p.Stamp, Data: p.Data}, nil
+}
+
+func (a *Agent) readIndex(ctx context.Context) (uint64, error) {
+	n := a.core.node()
+	if n == nil {
+		return 0, api.Errorf(api.CodeNotLeader, "%s is outside the core", a.ids.Node)
+	}
+	index, err := n.ReadIndex(ctx)
+	if err != nil {
+		return 0, a.consensusError(err)
+	}
+	return index, nil
+}
+
+// consensusError gives the errors of a proposal or a read index their place in the API's table.
+func (a *Agent) consensusError(err error) error {
+	var notLeader *consensus.NotLeaderError
+	var unknown *consensus.OutcomeUnknownError
+	switch {
+	case errors.As(err, &notLeader):
+		e := api.Errorf(api.CodeNotLeader, "%s does not lead", a.ids.Node)
+		if name, ok := a.core.nodeOf(notLeader.Leader); ok {
+			e = e.WithLeader(name)
+		}
+		return e
+	case errors.As(err, &unknown):
+		return api.Errorf(api.CodeOutcomeUnknown, "%v", err)
+	case errors.Is(err, consensus.ErrBusy):
+		return api.Errorf(api.CodeBusy, "the leader has no room for another write")
+	case errors.Is(err, consensus.ErrTooLarge):
+		return api.Errorf(api.CodeTooLarge, "%v", err)
+	case errors.Is(err, storage.ErrNoSpace):
+		return api.Errorf(api.CodeNoSpace, "the disk of %s is full", a.ids.Node)
+	case errors.Is(err, consensus.ErrStopped):
+		return api.Errorf(api.CodeNotLeader, "%s is stopping", a.ids.Node)
+	}
+	return api.AsError(err)
+}
+
+// call asks another agent by RPC.
+func (a *Agent) call(ctx context.Context, node, method string, body []byte) ([]byte, error) {
+	out, err := a.pool.Call(ctx, node, method, body)
+	err = fromWire(err)
+	var e *api.Error
+	if errors.As(err, &e) && e.Code == api.CodeNotLeader {
+		a.leaderHint.set(e.Leader)
+	}
+	return out, err
+}
+
+// roleOf is what the cluster lets an agent do on behalf of others. The core grant implies operator.
+func (a *Agent) roleOf(node string) policy.Role {
+	row, ok := a.hub.View().Node(node)
+	switch {
+	case !ok || row.Left:
+		return policy.None
+	case row.CoreGrant:
+		return policy.Operator
+	}
+	return row.Role
+}
+
+// health lists what this agent can do at the moment, and why not.
+func (a *Agent) health() []api.Capability {
+	_, _, led := a.leader()
+	leaderDetail := "no leader is known"
+	if led {
+		leaderDetail = ""
+	}
+	view := a.hub.View()
+	left := a.source.NotAfter().Sub(a.now())
+	return []api.Capability{
+		{Name: "serving", OK: a.ready.Load(), Detail: unless(a.ready.Load(), "starting or stopping")},
+		{Name: "identity", OK: left > 0, Detail: fmt.Sprintf("certificate valid for %s", left.Round(timeStep))},
+		{Name: "view", OK: view.Index() > 0, Detail: fmt.Sprintf("at index %d", view.Index())},
+		{Name: "writes", OK: led, Detail: leaderDetail},
+		{Name: "linearizable_reads", OK: led, Detail: leaderDetail},
+	}
+}
+
+func unless(ok bool, detail string) string {
+	if ok {
+		return ""
+	}
+	return detail
+}

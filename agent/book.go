@@ -1,0 +1,176 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/parley-mesh/parley/membership"
+	"github.com/parley-mesh/parley/security"
+	"github.com/parley-mesh/parley/state"
+)
+
+// knownFile keeps the members last seen, so that an agent whose cluster is down finds it again.
+const knownFile = "members.json"
+
+// maxKnown bounds the file and the list of seeds.
+const maxKnown = 1024
+
+// knownMember is one line of members.json.
+type knownMember struct {
+	Node string `json:"node"`
+	Addr string `json:"addr"`
+	Core bool   `json:"core,omitempty"`
+}
+
+// book finds the mesh address of a node: from gossip, which is freshest, else from the replicated
+// node row, else from the members last seen before this start.
+type book struct {
+	self    string
+	source  *security.Source
+	view    func() *state.View
+	members func() []membership.Member
+	known   []knownMember // as read at start; never changed
+}
+
+// address returns the mesh address of node.
+func (b *book) address(node string) (netip.AddrPort, error) {
+	for _, m := range b.members() {
+		if m.Name == node && m.Addr.IsValid() {
+			return m.Addr, nil
+		}
+	}
+	if row, ok := b.view().Node(node); ok {
+		if addr, err := netip.ParseAddrPort(row.Address); err == nil {
+			return addr, nil
+		}
+	}
+	for _, k := range b.known {
+		if k.Node == node {
+			return netip.ParseAddrPort(k.Addr)
+		}
+	}
+	return netip.AddrPort{}, fmt.Errorf("no address is known for node %q", node)
+}
+
+// dial opens a mutually authenticated connection to node for one protocol of the mesh port.
+func (b *book) dial(ctx context.Context, node, alpn string) (net.Conn, error) {
+	addr, err := b.address(node)
+	if err != nil {
+		return nil, err
+	}
+	d := tls.Dialer{Config: b.source.ClientTLS(node, alpn)}
+	return d.DialContext(ctx, "tcp", addr.String())
+}
+
+// coreNodes lists the core members, those that gossip holds alive first; never this agent.
+func (b *book) coreNodes() []string {
+	var live, rest []string
+	states := make(map[string]membership.State)
+	for _, m := range b.members() {
+		states[m.Name] = m.State
+	}
+	for _, c := range b.view().Core() {
+		switch {
+		case c.Node == b.self || slices.Contains(live, c.Node) || slices.Contains(rest, c.Node):
+		case states[c.Node] == membership.StateAlive:
+			live = append(live, c.Node)
+		default:
+			rest = append(rest, c.Node)
+		}
+	}
+	return append(live, rest...)
+}
+
+// streamSources lists the nodes to ask for the change stream: the core, or, before the first
+// answer, whatever the join told us.
+func (b *book) streamSources() []string {
+	if nodes := b.coreNodes(); len(nodes) > 0 {
+		return nodes
+	}
+	var core, rest []string
+	for _, k := range b.known {
+		switch {
+		case k.Node == b.self:
+		case k.Core:
+			core = append(core, k.Node)
+		default:
+			rest = append(rest, k.Node)
+		}
+	}
+	return append(core, rest...)
+}
+
+// seeds lists everyone whom gossip may try to reach: the replicated nodes and the members last seen.
+func (b *book) seeds() []membership.Seed {
+	var out []membership.Seed
+	add := func(node, addr string) {
+		ap, err := netip.ParseAddrPort(addr)
+		if err != nil || node == b.self || len(out) >= maxKnown {
+			return
+		}
+		s := membership.Seed{Node: node, Addr: ap}
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	for _, k := range b.known {
+		add(k.Node, k.Addr)
+	}
+	for _, n := range b.view().Nodes() {
+		if !n.Left {
+			add(n.Name, n.Address)
+		}
+	}
+	return out
+}
+
+// snapshotKnown lists the members as they should be found at the next start.
+func (b *book) snapshotKnown() []knownMember {
+	core := make(map[string]bool)
+	for _, c := range b.view().Core() {
+		core[c.Node] = true
+	}
+	var out []knownMember
+	for _, m := range b.members() {
+		if m.Name != b.self && m.State != membership.StateLeft && m.Addr.IsValid() && len(out) < maxKnown {
+			out = append(out, knownMember{Node: m.Name, Addr: m.Addr.String(), Core: core[m.Name]})
+		}
+	}
+	slices.SortFunc(out, func(a, b knownMember) int { return strings.Compare(a.Node, b.Node) })
+	return out
+}
+
+func (d *dataDir) readKnown() ([]knownMember, error) {
+	raw, err := os.ReadFile(d.join(viewDir, knownFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", knownFile, err)
+	}
+	var known []knownMember
+	if err := json.Unmarshal(raw, &known); err != nil {
+		// Only a hint for finding peers: a damaged file must not keep the agent down.
+		return nil, nil
+	}
+	return known, nil
+}
+
+func (d *dataDir) writeKnown(known []knownMember) error {
+	raw, err := json.MarshalIndent(known, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.join(viewDir), 0o700); err != nil {
+		return fmt.Errorf("create %s: %w", viewDir, err)
+	}
+	return d.write(viewDir+"/"+knownFile, append(raw, '\n'))
+}

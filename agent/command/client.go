@@ -1,0 +1,96 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parley-mesh/parley/agent/config"
+	"github.com/parley-mesh/parley/api/client"
+)
+
+// addrVariable names the agent to ask when --addr does not.
+const addrVariable = "PARLEY_ADDR"
+
+// connect makes a client for the agent that the flags and the environment mean. Nothing is dialled yet.
+func (a *app) connect(cmd *cobra.Command) (*client.Client, error) {
+	addr := a.address(cmd)
+	var options []client.Option
+	if strings.HasPrefix(addr, "https://") {
+		identity, err := agentTLS(a.home())
+		if err != nil {
+			return nil, &failure{code: exitDenied, err: fmt.Errorf("%s asks for a client certificate: %w", addr, err),
+				hint: "https takes the certificate of this host's agent: run this as the agent's user or root, with the agent's --data-dir"}
+		}
+		options = append(options, client.WithTLS(identity))
+	}
+	c, err := client.New(addr, options...)
+	if err != nil {
+		return nil, usageError("write unix:///path/admin.sock, http://127.0.0.1:8500 or https://host:8501", "%w", err)
+	}
+	return c, nil
+}
+
+// address goes by what was said most directly: --addr, --data-dir, PARLEY_ADDR, the default data directory.
+func (a *app) address(cmd *cobra.Command) string {
+	switch {
+	case a.addr != "":
+		return fullAddress(a.addr)
+	case cmd.Flags().Changed("data-dir"):
+		return adminSocket(a.dataDir)
+	case a.getenv(addrVariable) != "":
+		return fullAddress(a.getenv(addrVariable))
+	}
+	return adminSocket(a.home())
+}
+
+// home is the data directory of the agent on this host.
+func (a *app) home() string {
+	if a.dataDir != "" {
+		return a.dataDir
+	}
+	return config.DefaultDataDir()
+}
+
+func adminSocket(dataDir string) string {
+	if abs, err := filepath.Abs(dataDir); err == nil {
+		dataDir = abs
+	}
+	return "unix://" + filepath.Join(dataDir, "admin.sock")
+}
+
+// fullAddress also takes a path and a bare host:port, as lab.json and curl have them.
+func fullAddress(addr string) string {
+	switch {
+	case strings.Contains(addr, "://"):
+		return addr
+	case strings.HasPrefix(addr, "/"):
+		return "unix://" + addr
+	}
+	return "http://" + addr
+}
+
+// explainClient gives what api/client returns its exit code and hint; nil means that err is not from it.
+func explainClient(err error) *failure {
+	var answered *client.Error
+	switch {
+	case !errors.As(err, &answered):
+		return nil
+	case answered.Code == client.CodeNoAgent && errors.Is(err, fs.ErrPermission):
+		return &failure{code: exitDenied, err: err,
+			hint: "the admin socket is for root and the agent's user; others ask --addr http://127.0.0.1:8500"}
+	}
+	return &failure{code: answered.ExitCode(), err: err, hint: answered.Hint}
+}
+
+// shellQuote writes an argument as a shell takes it.
+func shellQuote(s string) string {
+	if s != "" && !strings.ContainsAny(s, " \t\n'\"\\$`*?[]{}()<>|&;#~!") {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

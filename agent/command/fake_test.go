@@ -1,0 +1,127 @@
+package command
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+)
+
+const fakeCore = `{"leader":"a1","term":3,"commit_index":9007199254740993,"applied_index":41,"size":3,"margin":1,
+ "voters":[{"name":"a1","raft_id":"1","healthy":true},{"name":"a2","raft_id":"a","healthy":false}],"learners":[]}`
+
+// fakeAnswers are what the fake agent says to GET; the key/value paths are in serveKV.
+var fakeAnswers = map[string]string{
+	"/parley/v1/status": `{"name":"a1","cluster_id":"c0ffee","trust_domain":"td.example","version":"v1","ready":true,"safe_mode":0,
+	 "core":` + fakeCore + `,"svid":{"spiffe_id":"spiffe://td.example/parley/agent/a1","not_after":"2026-01-02T03:04:05Z"}}`,
+	"/parley/v1/members": `[{"name":"a1","spiffe_id":"spiffe://td.example/parley/agent/a1","state":"alive","address":"127.0.0.1:8310","zone":"z1","core":"leader"},
+	 {"name":"a2","spiffe_id":"spiffe://td.example/parley/agent/a2","state":"dead","address":"127.0.0.2:8310","zone":"","core":"none"}]`,
+	"/parley/v1/core":   fakeCore,
+	"/parley/v1/tokens": `[]`,
+}
+
+// fakeAgent answers like an agent; its keys live in a map, with one revision for each write.
+type fakeAgent struct {
+	mu struct {
+		sync.Mutex
+		values   map[string]string
+		revision int
+		asked    int // how often key/late was asked for
+	}
+}
+
+func newFakeAgent() *httptest.Server {
+	f := &fakeAgent{}
+	f.mu.values = map[string]string{"greeting": "hello", "raw": "\xff\x00", "many/1": "x", "many/2": "a\nb"}
+	f.mu.revision = 7
+	return httptest.NewServer(f)
+}
+
+func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.Path
+	switch {
+	case fakeAnswers[path] != "" && r.Method == http.MethodGet:
+		_, _ = io.WriteString(w, fakeAnswers[path])
+	case path == "/parley/v1/token":
+		_, _ = io.WriteString(w, `{"id":"0011223344556677","token":"parley1-SECRET","expires_at":"2026-01-02T03:04:05Z",
+		 "join_command":"parley agent --join 127.0.0.1:8310 --token-file TOKEN_FILE"}`)
+	case strings.HasPrefix(path, "/parley/v1/token/"):
+		fakeError(w, 403, "denied", "the role discovery may not revoke tokens", 4, false)
+	case strings.HasPrefix(path, "/parley/v1/core/"):
+		_, _ = io.WriteString(w, `{}`)
+	case strings.HasPrefix(path, "/parley/v1/kv/"):
+		f.serveKV(w, r, strings.TrimPrefix(path, "/parley/v1/kv/"))
+	default:
+		fakeError(w, 404, "no_endpoint", "no endpoint "+path, 1, false)
+	}
+}
+
+func fakeError(w http.ResponseWriter, status int, code, message string, exit int, retry bool) {
+	w.WriteHeader(status)
+	_, _ = fmt.Fprintf(w, `{"error":{"code":%q,"message":%q,"hint":"do something about it","leader":null,"request_id":"r1","exit_code":%d,"retryable":%t}}`,
+		code, message, exit, retry)
+}
+
+func (f *fakeAgent) serveKV(w http.ResponseWriter, r *http.Request, key string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	query := r.URL.Query()
+	value, exists := f.mu.values[key]
+	switch {
+	case key == "noleader":
+		fakeError(w, 503, "no_leader", "the core has no leader", 3, true)
+	case key == "unknown":
+		fakeError(w, 504, "outcome_unknown", "no answer to the write", 5, false)
+	case key == "late":
+		if f.mu.asked++; f.mu.asked < 3 {
+			fakeError(w, 404, "not_found", `no key "late"`, 1, false)
+			return
+		}
+		_, _ = io.WriteString(w, fakePair(key, "here", 9))
+	case query.Has("cas") && query.Get("cas") != "7":
+		fakeError(w, 409, "conflict", "the revision is 7", 1, false)
+	case query.Has("watch"):
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = fmt.Fprintf(w, "event: put\ndata: %s\n\nevent: ready\ndata: {\"revision\":7}\n\nevent: put\ndata: %s\n\nevent: delete\ndata: {\"key\":%q,\"revision\":9}\n\n",
+			fakePair(key, "hello", 7), fakePair(key, "bye", 8), key)
+		w.(http.Flusher).Flush()
+		f.mu.Unlock()
+		<-r.Context().Done()
+		f.mu.Lock()
+	case query.Has("keys"):
+		_, _ = io.WriteString(w, `["many/1","many/2"]`)
+	case query.Has("prefix") && r.Method == http.MethodGet:
+		_, _ = fmt.Fprintf(w, "[%s,%s]", fakePair("many/1", "x", 7), fakePair("many/2", "a\nb", 7))
+	case r.Method == http.MethodGet && !exists:
+		fakeError(w, 404, "not_found", fmt.Sprintf("no key %q", key), 1, false)
+	case key == "raw" && r.Method == http.MethodGet:
+		_, _ = io.WriteString(w, `{"key":"raw","value_base64":"/wA=","flags":0,"revision":7,"create_revision":2,"version":3,"modified_at":"2026-01-02T03:04:05Z","modified_hlc":"1.0"}`)
+	case r.Method == http.MethodGet:
+		_, _ = io.WriteString(w, fakePair(key, value, 7))
+	default:
+		f.write(w, r, key)
+	}
+}
+
+func (f *fakeAgent) write(w http.ResponseWriter, r *http.Request, key string) {
+	f.mu.revision++
+	deleted := 0
+	if r.Method == http.MethodPut {
+		body, _ := io.ReadAll(r.Body)
+		f.mu.values[key] = string(body)
+	}
+	for k := range f.mu.values {
+		if r.Method == http.MethodDelete && (k == key || r.URL.Query().Has("prefix") && strings.HasPrefix(k, key)) {
+			delete(f.mu.values, k)
+			deleted++
+		}
+	}
+	_, _ = fmt.Fprintf(w, `{"key":%q,"revision":%d,"deleted":%d}`, key, f.mu.revision, deleted)
+}
+
+func fakePair(key, value string, revision int) string {
+	return fmt.Sprintf(`{"key":%q,"value":%q,"flags":0,"revision":%d,"create_revision":2,"version":3,"modified_at":"2026-01-02T03:04:05Z","modified_hlc":"1.0"}`,
+		key, value, revision)
+}

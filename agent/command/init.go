@@ -1,0 +1,94 @@
+package command
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/agent"
+	"github.com/parley-mesh/parley/agent/config"
+)
+
+// initAnswer is the JSON of `parley init`.
+type initAnswer struct {
+	ClusterID   string `json:"cluster_id"`
+	TrustDomain string `json:"trust_domain"`
+	Name        string `json:"name"`
+	SPIFFEID    string `json:"spiffe_id"`
+	RootHash    string `json:"root_hash"`
+	DataDir     string `json:"data_dir"`
+}
+
+func (a *app) initCommand() *cobra.Command {
+	var opts agent.InitOptions
+	cmd := &cobra.Command{
+		Use:   "init --trust-domain TD",
+		Short: "Found a new cluster, once, on its first host",
+		Long: "Init makes a new cluster in the data directory: its id, its root of trust, and this agent's identity.\n" +
+			"It refuses a data directory that already belongs to a cluster. Other hosts do not run init; they join\n" +
+			"with a token.",
+		Example: "  parley init --trust-domain prod.example.com",
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if opts.TrustDomain == "" {
+				return usageError("a name that is yours, like --trust-domain prod.example.com; it stands in every identity and cannot be changed",
+					"parley init needs --trust-domain")
+			}
+			return a.runInit(cmd, opts)
+		},
+	}
+	cmd.Flags().StringVar(&opts.TrustDomain, "trust-domain", "", "the cluster's SPIFFE trust domain")
+	cmd.Flags().StringVar(&opts.Name, "name", "", "this agent's name (default the host name)")
+	cmd.Flags().StringVar(&opts.Zone, "zone", "", "failure domain of this host")
+	return cmd
+}
+
+func (a *app) runInit(cmd *cobra.Command, opts agent.InitOptions) error {
+	cfg, err := config.Load("", given(
+		config.Override{Key: "data_dir", Value: a.dataDir, Source: "--data-dir"},
+		config.Override{Key: "name", Value: opts.Name, Source: "--name"},
+		config.Override{Key: "zone", Value: opts.Zone, Source: "--zone"})...)
+	if err != nil {
+		return err
+	}
+	opts.DataDir, opts.Log = cfg.DataDir, zap.NewNop()
+	if opts.Name == "" {
+		if opts.Name, err = config.HostName(); err != nil {
+			return usageError("add --name", "%w", err)
+		}
+	}
+	made, err := agent.Init(cmd.Context(), opts)
+	if err != nil {
+		return err
+	}
+	result := initAnswer{
+		ClusterID: made.ClusterID, TrustDomain: made.TrustDomain, Name: made.Node,
+		SPIFFEID: made.SPIFFEID, RootHash: made.RootHash, DataDir: cfg.DataDir,
+	}
+	return a.say(cmd, answer{value: result, table: func(w io.Writer) {
+		fields(w, "cluster", result.ClusterID, "trust domain", result.TrustDomain, "name", result.Name,
+			"identity", result.SPIFFEID, "root", result.RootHash, "data", result.DataDir)
+		row(w, "\nNext, start the agent:")
+		row(w, "  parley agent"+a.dataDirFlag())
+	}})
+}
+
+// given drops the overrides that were not given.
+func given(all ...config.Override) []config.Override {
+	var list []config.Override
+	for _, o := range all {
+		if o.Value != "" {
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+// dataDirFlag repeats --data-dir in a command that we suggest.
+func (a *app) dataDirFlag() string {
+	if a.dataDir == "" {
+		return ""
+	}
+	return " --data-dir " + shellQuote(a.dataDir)
+}

@@ -1,0 +1,171 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parley-mesh/parley/ops/lab"
+)
+
+// labRefresh is how often the table of `parley lab` is drawn.
+const labRefresh = time.Second
+
+func (a *app) labCommand() *cobra.Command {
+	var opts lab.Options
+	var command string
+	cmd := &cobra.Command{
+		Use:   "lab",
+		Short: "A throw-away secured cluster of real agents on this machine",
+		Long: "Lab runs agents a1, a2, ... as processes on loopback addresses, with everything real except the network.\n" +
+			"Programs on this machine may do everything there without an identity (http.anonymous_role is operator).\n" +
+			"It shows the agents until it is stopped, then ends them and removes their data.\n\n" +
+			"With --exec it runs one command by `sh -c` once the cluster is up, with PARLEY_ADDR and PARLEY_LAB_DIR\n" +
+			"set, and exits with that command's code. $PARLEY_LAB_DIR/lab.json lists the agents.",
+		Example: "  parley lab\n  parley lab --agents 3 --exec 'parley kv put greeting hello && parley kv get greeting'",
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if opts.Agents < 1 || opts.Agents > lab.MaxAgents {
+				return usageError(fmt.Sprintf("choose 1 to %d", lab.MaxAgents), "a lab cannot have %d agents", opts.Agents)
+			}
+			opts.Progress = func(line string) { _, _ = fmt.Fprintln(a.err, line) }
+			return a.runLab(cmd.Context(), opts, command)
+		},
+	}
+	flags := cmd.Flags()
+	flags.IntVar(&opts.Agents, "agents", lab.DefaultAgents, "how many agents")
+	flags.StringVar(&command, "exec", "", "run this by `sh -c` once the cluster is up, then stop")
+	flags.BoolVar(&opts.Keep, "keep", false, "leave the data and the logs in place")
+	flags.StringVar(&opts.Dir, "dir", "", "where to keep them, a new or empty directory (default a temporary one)")
+	return cmd
+}
+
+func (a *app) runLab(ctx context.Context, opts lab.Options, command string) (err error) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	began := time.Now()
+	l, err := lab.Start(ctx, opts)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, a.stopLab(l, opts.Keep)) }()
+	_, _ = fmt.Fprintf(a.err, "%d agents are up after %s; loopback callers have the role operator\n",
+		len(l.Agents), time.Since(began).Round(100*time.Millisecond))
+	if command == "" {
+		a.watchLab(ctx, l)
+		return nil
+	}
+	code, err := l.Exec(ctx, command, lab.Streams{In: a.in, Out: a.out, Err: a.err, Terminal: isInputTerminal(a.in)})
+	if err == nil && code != 0 {
+		err = exitWith(code)
+	}
+	return err
+}
+
+func (a *app) stopLab(l *lab.Lab, keep bool) error {
+	_, _ = fmt.Fprintln(a.err, "stopping the agents")
+	err := l.Stop()
+	if keep {
+		_, _ = fmt.Fprintln(a.err, "data and logs are in "+l.Dir)
+	}
+	return err
+}
+
+func isInputTerminal(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	return ok && isTerminal(f) && f.Name() != os.DevNull
+}
+
+// watchLab shows the agents until ctx ends: on a terminal a table that stays in place, elsewhere a table
+// whenever something has changed.
+func (a *app) watchLab(ctx context.Context, l *lab.Lab) {
+	_, _ = io.WriteString(a.out, "\n"+labCommands(l)+"\n")
+	inPlace := isTerminal(a.out)
+	tick := time.NewTicker(labRefresh)
+	defer tick.Stop()
+	var before []lab.Row
+	drawn := 0
+	for {
+		rows := l.Observe(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		switch {
+		case inPlace:
+			if drawn > 0 {
+				_, _ = fmt.Fprintf(a.out, "\x1b[%dA\x1b[J", drawn)
+			}
+			drawn = labTable(a.out, rows, time.Now())
+		case !slices.EqualFunc(before, rows, sameRow):
+			labTable(a.out, rows, time.Now())
+		}
+		before = rows
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// sameRow leaves renewed certificates out: they are no news.
+func sameRow(x, y lab.Row) bool {
+	x.Expires, y.Expires = time.Time{}, time.Time{}
+	return x == y
+}
+
+// labTable writes the table and returns its number of lines.
+func labTable(out io.Writer, rows []lab.Row, now time.Time) int {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	row(w, "AGENT", "STATE", "CORE", "LEADER", "SVID EXPIRES", "ADDRESS")
+	for _, r := range rows {
+		expires := ""
+		if !r.Expires.IsZero() {
+			expires = "in " + r.Expires.Sub(now).Round(time.Second).String()
+		}
+		row(w, r.Name, r.State, r.Core, r.Leader, expires, r.Mesh)
+	}
+	_ = w.Flush() // a reader that has gone away ends the lab by SIGPIPE
+	return len(rows) + 1
+}
+
+// labCommands is what one may paste into another terminal.
+func labCommands(l *lab.Lab) string {
+	var b strings.Builder
+	say := labProgram(l.Agents[0].Argv)
+	fmt.Fprintf(&b, "In another terminal (Ctrl-C here stops and removes everything):\n")
+	fmt.Fprintf(&b, "  export PARLEY_ADDR=%s PARLEY_LAB_DIR=%s\n", shellQuote(l.Agents[0].Addr()), shellQuote(l.Dir))
+	for _, line := range []string{"members", "core", "kv put greeting hello", "kv get greeting"} {
+		fmt.Fprintf(&b, "  %s %s\n", say, line)
+	}
+	last := l.Agents[len(l.Agents)-1]
+	fmt.Fprintf(&b, "  curl http://%s/parley/v1/kv/greeting\n", last.HTTP)
+	fmt.Fprintf(&b, "  kill -9 %d   # %s; the others carry on\n", l.Agents[0].Pid(), l.Agents[0].Name)
+	return b.String()
+}
+
+// labProgram is "parley" when the shell finds this very program by that name, else the program's path.
+func labProgram(argv []string) string {
+	self, err := filepath.EvalSymlinks(argv[0])
+	if err != nil {
+		return shellQuote(argv[0])
+	}
+	if found, err := exec.LookPath("parley"); err == nil {
+		if real, err := filepath.EvalSymlinks(found); err == nil && real == self {
+			return "parley"
+		}
+	}
+	return shellQuote(argv[0])
+}

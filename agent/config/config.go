@@ -1,0 +1,153 @@
+// Package config is the one configuration file of an agent: TOML, strict, with every default in it.
+//
+// The common case is
+//
+//	cfg, err := config.Load("/etc/parley/parley.toml")
+//
+// which reads the file over the defaults, fills in what depends on the host, and checks everything. All
+// problems are reported at once, in a *ProblemsError; an unknown key is a problem that names the nearest
+// key. Flags go through Load as overrides, so that they are parsed and checked like the file.
+//
+// A setting is one struct field below: its comment becomes the comment in the example file, its tags
+// give key, default, an example where the default is empty, and check. Nothing else has to be edited.
+//
+// The functions hold no state and are safe for concurrent use; a Config is a plain value.
+package config
+
+import "time"
+
+// Config is the configuration of one agent. The comments on its fields are the ones that people read in
+// the example file, so they address the operator.
+type Config struct {
+	// Directory for this agent's identity, log and snapshots. Empty: /var/lib/parley as root, otherwise
+	// parley under $XDG_STATE_HOME (or ~/.local/state).
+	DataDir string `toml:"data_dir" example:"/var/lib/parley"`
+
+	// This agent's name: 1 to 63 of a-z, 0-9, dot, dash and underscore. It is fixed when the agent is
+	// initialized or joins. Empty: the name that the data directory holds, else the host name.
+	Name string `toml:"name" example:"node-1" check:"name"`
+
+	// Failure domain of this host. The core spreads its voters over zones.
+	Zone string `toml:"zone" example:"rack-1" check:"name"`
+
+	// Mesh addresses of agents to join by. Used until this agent has joined, and afterwards to find the
+	// others again.
+	Join []string `toml:"join" example:"10.0.0.1:8310" check:"peers"`
+
+	// File that holds the join token. Ignored once this agent has joined, so it may stay here.
+	TokenFile string `toml:"token_file" example:"/etc/parley/token"`
+
+	// Token is the join token itself, from a flag. It is never read from the file.
+	Token string `toml:"-"`
+
+	// Where agents reach each other: mutual TLS on one port number, UDP and TCP.
+	Mesh Mesh `toml:"mesh"`
+
+	// The API for programs on this host.
+	HTTP HTTP `toml:"http"`
+
+	// The same API for other hosts, by mutual TLS.
+	HTTPS HTTPS `toml:"https"`
+
+	// Name service.
+	DNS DNS `toml:"dns"`
+
+	// The Raft core that the agents elect among themselves.
+	Core Core `toml:"core"`
+
+	// Certificates.
+	Identity Identity `toml:"identity"`
+
+	// Failure detection.
+	Gossip Gossip `toml:"gossip"`
+
+	// Logging, to standard error.
+	Log Log `toml:"log"`
+}
+
+// Mesh configures the port that agents use among themselves.
+type Mesh struct {
+	// Address of the mesh port.
+	Bind string `toml:"bind" default:"0.0.0.0:8310" check:"listen"`
+
+	// Address that other agents use to reach this one. Empty: the bind address, or this host's first
+	// address that is not loopback when all are bound.
+	Advertise string `toml:"advertise" example:"10.0.0.1:8310" check:"advertise"`
+}
+
+// HTTP configures the API for programs on the same host.
+type HTTP struct {
+	// A loopback address, or a socket as unix:///path. Anything else is refused: callers need no
+	// identity here.
+	Bind string `toml:"bind" default:"127.0.0.1:8500" check:"local"`
+
+	// What a caller without an identity may do: none, discovery, local or operator.
+	AnonymousRole string `toml:"anonymous_role" default:"discovery" check:"oneof:none discovery local operator"`
+
+	// Bridge interfaces to serve besides loopback. They need API tokens, which this release does not
+	// have, so the list has to stay empty.
+	AllowInterfaces []string `toml:"allow_interfaces" example:"docker0" check:"interfaces"`
+}
+
+// HTTPS configures the API for other hosts.
+type HTTPS struct {
+	// Address to serve on, such as 0.0.0.0:8501. Empty: off.
+	Bind string `toml:"bind" example:"0.0.0.0:8501" check:"listen"`
+}
+
+// DNS configures the name service.
+type DNS struct {
+	// Address of the name service. Checked here, but served by a later release only.
+	Bind string `toml:"bind" default:"127.0.0.1:8600" check:"listen"`
+}
+
+// Core configures this agent's part in the Raft core.
+type Core struct {
+	// Whether this agent may be elected into the core when the cluster allows it.
+	Eligible bool `toml:"eligible" default:"true"`
+
+	// How long a core member has to be dead before another agent takes its place. Shorter replaces
+	// members that only reboot, longer runs on a smaller margin.
+	ReplaceAfter time.Duration `toml:"replace_after" default:"10m" check:"between:1s 24h"`
+
+	// Raft's unit of time. The leader sends heartbeats every two ticks.
+	Tick time.Duration `toml:"tick" default:"50ms" check:"between:10ms 1s"`
+
+	// Ticks without a leader before an election. All agents should use the same tick and ticks.
+	ElectionTicks int `toml:"election_ticks" default:"10" check:"range:5 100"`
+}
+
+// Identity configures this agent's certificate.
+type Identity struct {
+	// Life of this agent's certificate. It is renewed at half of it.
+	LeafTTL time.Duration `toml:"leaf_ttl" default:"1h" check:"between:10s 24h"`
+}
+
+// Gossip configures failure detection.
+type Gossip struct {
+	// Timing: lan for a network, fast for agents on one machine.
+	Profile string `toml:"profile" default:"lan" check:"oneof:lan fast"`
+}
+
+// Log configures what the agent writes to standard error.
+type Log struct {
+	// One of debug, info, warn and error.
+	Level string `toml:"level" default:"info" check:"oneof:debug info warn error"`
+
+	// console reads like sentences, json is for machines.
+	Format string `toml:"format" default:"console" check:"oneof:console json"`
+}
+
+// Default returns the configuration of an empty file, before anything that depends on the host is filled
+// in. The example file holds exactly these values.
+func Default() Config {
+	var c Config
+	for _, f := range fields(&c) {
+		if text, ok := f.tag.Lookup("default"); ok {
+			if err := f.parse(text); err != nil {
+				panic("config: default of " + f.key + ": " + err.Error())
+			}
+		}
+	}
+	return c
+}

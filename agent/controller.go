@@ -1,0 +1,237 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/api"
+	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/consensus"
+	"github.com/parley-mesh/parley/membership"
+	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/transport"
+)
+
+const (
+	methodProve   = "core.prove"
+	methodWilling = "core.willing"
+	answerNo      = "no"
+	answerYes     = "yes"
+	willingFor    = 10 * time.Second
+
+	// controlEvery is how often the leader looks again even when nothing signalled a change.
+	controlEvery = 250 * time.Millisecond
+	// controlTimeout bounds one step of the controller.
+	controlTimeout = 10 * time.Second
+	proveNonceSize = 32
+)
+
+// controller is the part of the leader that forms the core: it looks at what is, asks
+// consensus.Plan for one step, and takes it. All that it decides is in that pure function.
+type controller struct {
+	cfg     controllerConfig
+	self    string
+	core    *coreRunner
+	members func() []membership.Member
+	service *api.Service
+	issuer  *issuer
+	pool    *transport.Pool
+	log     *zap.Logger
+
+	proven map[uint64]bool          // Raft ids that have shown that they can open the root; owned by run
+	silent map[uint64]time.Duration // since when (boottime) a Raft id has not answered; owned by run
+
+	willing map[string]willingness // by node; owned by run
+}
+
+type controllerConfig struct {
+	replaceAfter time.Duration
+	eligible     bool
+}
+
+// willingness is a node's last answer, and when (boottime) it was given.
+type willingness struct {
+	no bool
+	at time.Duration
+}
+
+func (c *controller) run(ctx context.Context) error {
+	ticker := time.NewTicker(controlEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		n := c.core.node()
+		if n == nil {
+			continue
+		}
+		st := n.Status()
+		if st.Leader != st.ID {
+			clear(c.silent)
+			continue
+		}
+		stepCtx, cancel := context.WithTimeout(ctx, controlTimeout)
+		if err := c.step(stepCtx, n, st); err != nil && ctx.Err() == nil {
+			c.log.Warn("a step towards a full core did not succeed, trying again", zap.Error(err))
+		}
+		cancel()
+	}
+}
+
+func (c *controller) step(ctx context.Context, n *consensus.Node, st consensus.Status) error {
+	v := c.core.views.hub.View()
+	action := consensus.Plan(c.input(ctx, v, st))
+	if action.Kind == consensus.ActionNone {
+		return nil
+	}
+	c.log.Info("changing the core", zap.String("step", string(action.Kind)), zap.String("reason", action.Reason))
+	switch action.Kind {
+	case consensus.ActionAssignID:
+		return c.enlist(ctx, v, action.Node)
+	case consensus.ActionRetire:
+		return c.execute(ctx, state.CoreRetire{RaftID: action.RaftID})
+	case consensus.ActionTransfer:
+		return n.TransferLeader(ctx, action.To)
+	}
+	return n.ChangeCore(ctx, action.ConfChange())
+}
+
+// enlist gives node a Raft id and the sealed root.
+func (c *controller) enlist(ctx context.Context, v *state.View, node string) error {
+	row, ok := v.Node(node)
+	if !ok {
+		return fmt.Errorf("node %q is not in the replicated state", node)
+	}
+	if _, sealed := v.Seal(node); !sealed {
+		wrapped, err := c.issuer.sealFor(row)
+		if err != nil {
+			return err
+		}
+		if err := c.execute(ctx, state.CoreSeal{Node: node, Sealed: wrapped}); err != nil {
+			return err
+		}
+	}
+	return c.execute(ctx, state.CoreAssign{Node: node})
+}
+
+func (c *controller) execute(ctx context.Context, cmd state.Command) error {
+	_, err := c.service.Execute(ctx, api.Internal(c.self), cmd)
+	return err
+}
+
+// input gathers what Plan looks at.
+func (c *controller) input(ctx context.Context, v *state.View, st consensus.Status) consensus.PlanInput {
+	now := clock.Boottime()
+	gossip := make(map[string]membership.Member)
+	for _, m := range c.members() {
+		gossip[m.Name] = m
+	}
+	ids := make(map[string]uint64)
+	for _, m := range v.Core() {
+		ids[m.Node] = m.RaftID
+	}
+	in := consensus.PlanInput{
+		Size: v.Cluster().CoreSize, Self: st.ID, Voters: st.Voters, Outgoing: st.Outgoing, Learners: st.Learners,
+		Progress: st.Progress, Commit: st.Commit, ReplaceAfter: c.cfg.replaceAfter,
+	}
+	for _, row := range v.Nodes() {
+		id := ids[row.Name]
+		if !row.CoreGrant && id == 0 {
+			continue
+		}
+		m, known := gossip[row.Name]
+		p := consensus.PlanMember{
+			Node: row.Name, Zone: row.Zone, Granted: row.CoreGrant && !row.Left, RaftID: id,
+			Alive:   row.Name == c.self || known && m.State == membership.StateAlive,
+			DeadFor: c.silentFor(id, st, now),
+		}
+		if p.Alive && known {
+			p.AliveFor = time.Since(m.Since)
+		} else if known {
+			p.DeadFor = min(p.DeadFor, time.Since(m.Since))
+		}
+		p.Withdrawn = p.Alive && !c.isWilling(ctx, row.Name)
+		p.Ready = id != 0 && (row.Name == c.self || c.hasProven(ctx, id, row.Name, st))
+		in.Members = append(in.Members, p)
+	}
+	return in
+}
+
+// silentFor is how long the leader has not heard from a Raft id.
+func (c *controller) silentFor(id uint64, st consensus.Status, now time.Duration) time.Duration {
+	p, tracked := st.Progress[id]
+	if !tracked || id == st.ID || p.Active {
+		delete(c.silent, id)
+		return 0
+	}
+	if _, ok := c.silent[id]; !ok {
+		c.silent[id] = now
+	}
+	return now - c.silent[id]
+}
+
+// hasProven asks a learner, once, to sign a challenge with the root that it was given sealed.
+func (c *controller) hasProven(ctx context.Context, id uint64, node string, st consensus.Status) bool {
+	if c.proven[id] {
+		return true
+	}
+	p, learning := st.Progress[id]
+	if !learning || !p.Active {
+		return false
+	}
+	nonce := make([]byte, proveNonceSize)
+	_, _ = rand.Read(nonce)
+	signature, err := c.pool.Call(ctx, node, methodProve, nonce)
+	if err == nil {
+		err = c.issuer.checkProof(id, nonce, signature)
+	}
+	if err != nil {
+		c.log.Debug("a learner has not opened the sealed root yet", zap.String("node", node), zap.Error(err))
+		return false
+	}
+	c.proven[id] = true
+	return true
+}
+
+// isWilling asks a node whether its own configuration keeps it out of the core. The answer holds for
+// a while; without one the node counts as willing, because silence is for gossip to judge.
+func (c *controller) isWilling(ctx context.Context, node string) bool {
+	if node == c.self {
+		return c.cfg.eligible
+	}
+	last, ok := c.willing[node]
+	if now := clock.Boottime(); !ok || now-last.at > willingFor {
+		raw, err := c.pool.Call(ctx, node, methodWilling, nil)
+		last = willingness{no: err == nil && string(raw) == answerNo, at: now}
+		c.willing[node] = last
+	}
+	return !last.no
+}
+
+// proofDigest is what a learner signs: the purpose, its id, and the leader's nonce.
+func proofDigest(raftID uint64, nonce []byte) []byte {
+	h := sha256.New()
+	h.Write([]byte("parley core proof 1"))
+	_ = binary.Write(h, binary.BigEndian, raftID)
+	h.Write(nonce)
+	return h.Sum(nil)
+}
+
+// prove answers the leader's challenge.
+func (c *coreRunner) prove(issuer *issuer, nonce []byte) ([]byte, error) {
+	n := c.current.Load()
+	if n == nil || len(nonce) != proveNonceSize {
+		return nil, &transport.Error{Code: "unavailable", Message: "this agent runs no Raft id"}
+	}
+	return issuer.prove(n.raftID, nonce)
+}

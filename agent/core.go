@@ -1,0 +1,298 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/agent/config"
+	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/consensus"
+	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/state/watch"
+	"github.com/parley-mesh/parley/storage"
+	"github.com/parley-mesh/parley/transport"
+)
+
+// leaderlessBeforeAsking is how long a member goes without a leader before it asks the others
+// whether it is still one: a member that was removed while it was down never hears of it from Raft.
+const leaderlessBeforeAsking = 5 * time.Second
+
+// coreRunner runs a consensus node exactly while the replicated state says that this agent has a
+// Raft id. It looks at levels, never at events: whatever was missed, the next look makes right.
+type coreRunner struct {
+	cfg    config.Core
+	dir    *dataDir
+	ids    clusterIDs // owned by run
+	views  *viewSwitch
+	book   *book
+	pool   *transport.Pool
+	clock  *clock.Clock // owned by the running node's loop
+	log    *zap.Logger
+	booted *bootedCore // opened before run starts, so that a damaged log stops the agent early
+
+	current atomic.Pointer[coreNode]
+	changed chan struct{} // cap 1: the node came, went, or its status changed
+}
+
+// coreNode is one life of a Raft id in this process.
+type coreNode struct {
+	raftID uint64
+	node   *consensus.Node
+	store  *store
+}
+
+type bootedCore struct {
+	*coreNode
+	machine *state.Machine
+}
+
+// node returns the running consensus node, nil outside the core.
+func (c *coreRunner) node() *consensus.Node {
+	if n := c.current.Load(); n != nil {
+		return n.node
+	}
+	return nil
+}
+
+// open prepares the node of an agent that was a core member when it stopped.
+func (c *coreRunner) open() error {
+	if c.ids.RaftID == 0 {
+		return nil
+	}
+	has, err := c.dir.hasLog()
+	if err != nil {
+		return err
+	}
+	if !has {
+		return withHint(fmt.Errorf("%s is the directory of Raft id %x, but its log is gone", c.dir.path, c.ids.RaftID),
+			"starting without it could undo acknowledged writes. Restore the directory, or give this host an empty "+
+				"data directory and join again with 'parley token create --replace' on another agent")
+	}
+	c.booted, err = c.build(c.ids.RaftID)
+	return err
+}
+
+// build opens the store of a Raft id and makes its node; nothing runs yet.
+func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
+	st, err := openStore(c.dir, c.ids.ClusterID, raftID, c.log.Named("storage"))
+	if err != nil {
+		return nil, err
+	}
+	machine := state.NewMachine()
+	n, err := consensus.New(consensus.Options{
+		ID: raftID, Clock: c.clock, Log: st.log, Recovered: st.recoveredState(),
+		Snapshots: snapshotStore{st.snapshots}, Machine: &replica{machine: machine, views: c.views},
+		Peers: consensus.PeerOptions{Dial: c.dialPeer, NodeOf: c.nodeOf},
+		Fetch: c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks,
+		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
+		Fatal: func(err error) {
+			c.log.Fatal("storage failed, the process ends so that nothing unsynced is trusted", zap.Error(err))
+		},
+		Logger: c.log.Named("consensus"),
+	})
+	if err != nil {
+		_ = st.close()
+		return nil, err
+	}
+	return &bootedCore{coreNode: &coreNode{raftID: raftID, node: n, store: st}, machine: machine}, nil
+}
+
+// run starts and stops nodes until ctx ends.
+func (c *coreRunner) run(ctx context.Context) error {
+	sub, err := c.views.hub.Subscribe(watch.Selector{Table: state.TableCore, Prefix: true})
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	for ctx.Err() == nil {
+		if err := c.step(ctx, sub); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// step runs the node that there is to run, or waits until there is one.
+func (c *coreRunner) step(ctx context.Context, sub *watch.Subscription) error {
+	n := c.booted
+	c.booted = nil
+	if n == nil {
+		id := c.assignedID()
+		if id == 0 {
+			select {
+			case <-sub.C():
+			case <-ctx.Done():
+			}
+			return nil
+		}
+		var err error
+		if n, err = c.enlist(id); err != nil {
+			return err
+		}
+	}
+	return c.serve(ctx, n, sub)
+}
+
+// assignedID is the Raft id that the replicated state gives to this agent, 0 if none.
+func (c *coreRunner) assignedID() uint64 {
+	for _, m := range c.views.hub.View().Core() {
+		if m.Node == c.ids.Node {
+			return m.RaftID
+		}
+	}
+	return 0
+}
+
+// enlist prepares this agent to run a new Raft id. The log is made before cluster.toml names the id:
+// a crash between the two leaves an empty log, never an id whose log could have been lost.
+func (c *coreRunner) enlist(raftID uint64) (*bootedCore, error) {
+	if err := c.dir.dropLog(); err != nil {
+		return nil, err
+	}
+	n, err := c.build(raftID)
+	if err != nil {
+		return nil, err
+	}
+	c.ids.RaftID = raftID
+	return n, c.dir.writeCluster(c.ids)
+}
+
+// serve runs a node until ctx ends or its Raft id is retired.
+func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscription) error {
+	nodeCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 2)
+	go func() { done <- n.store.log.Run(nodeCtx) }()
+	go func() { done <- n.node.Run(nodeCtx) }()
+	c.current.Store(n.coreNode)
+	c.signal()
+	c.log.Info("taking part in the core", zap.Uint64("raft_id", n.raftID))
+
+	retired, err := c.watchOver(nodeCtx, n, sub, done)
+	c.current.Store(nil)
+	cancel()
+	for range 2 {
+		<-done
+	}
+	c.signal()
+	if closeErr := n.store.close(); err == nil && !retired {
+		err = closeErr
+	}
+	if err != nil || !retired {
+		return err
+	}
+	return c.discharge(n.raftID)
+}
+
+// watchOver waits until ctx ends, the node fails, or its id turns out to be retired.
+func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Subscription, done chan error) (retired bool, err error) {
+	ask := time.NewTicker(leaderlessBeforeAsking)
+	defer ask.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false, nil
+		case err := <-done:
+			done <- nil // serve waits for two
+			if err == nil && ctx.Err() == nil {
+				err = errors.New("a part of the core node stopped by itself")
+			}
+			return false, err
+		case <-n.node.Changed():
+			c.signal()
+		case <-sub.C():
+			if c.isRetired(n.raftID) {
+				return true, nil
+			}
+		case <-ask.C:
+			if n.node.Status().Leader == 0 && c.othersSayRetired(ctx, n.raftID) {
+				return true, nil
+			}
+		}
+	}
+}
+
+// isRetired judges by this agent's own applied state, which may lag but is never wrong about it.
+func (c *coreRunner) isRetired(raftID uint64) bool {
+	if !c.views.ownLog() {
+		return false
+	}
+	m, ok := c.views.hub.View().CoreByID(raftID)
+	return ok && m.Retired
+}
+
+// discharge gives up a retired Raft id: its log goes, the id never comes back, and the View is fed
+// by the change stream again.
+func (c *coreRunner) discharge(raftID uint64) error {
+	c.log.Info("no longer part of the core", zap.Uint64("raft_id", raftID))
+	c.ids.RaftID = 0
+	if err := c.dir.writeCluster(c.ids); err != nil {
+		return err
+	}
+	if err := c.dir.dropLog(); err != nil {
+		return err
+	}
+	c.views.toStream()
+	return nil
+}
+
+// servePeer hands an inbound Raft connection to the node.
+func (c *coreRunner) servePeer(ctx context.Context, conn net.Conn, peer transport.Peer) {
+	n := c.current.Load()
+	if n == nil {
+		_ = conn.Close()
+		return
+	}
+	n.node.ServePeer(ctx, conn, peer.Node)
+}
+
+func (c *coreRunner) dialPeer(ctx context.Context, id uint64) (net.Conn, error) {
+	node, ok := c.nodeOf(id)
+	if !ok {
+		return nil, fmt.Errorf("no node is known for Raft id %x", id)
+	}
+	return c.book.dial(ctx, node, transport.ALPNRaft)
+}
+
+// nodeOf names the node that owns a Raft id, by the replicated state.
+func (c *coreRunner) nodeOf(id uint64) (string, bool) {
+	m, ok := c.views.hub.View().CoreByID(id)
+	return m.Node, ok && !m.Retired
+}
+
+// handOver moves leadership away before this agent stops listening.
+func (c *coreRunner) handOver(ctx context.Context) {
+	n := c.node()
+	if n == nil {
+		return
+	}
+	st := n.Status()
+	if st.Leader != st.ID {
+		return
+	}
+	var best uint64
+	for _, id := range st.Voters {
+		if p := st.Progress[id]; id != st.ID && p.Active && (best == 0 || p.Match > st.Progress[best].Match) {
+			best = id
+		}
+	}
+	if best == 0 {
+		return
+	}
+	if err := n.TransferLeader(ctx, best); err != nil {
+		c.log.Warn("could not hand leadership over before stopping", zap.Error(err))
+	}
+}
+
+func (c *coreRunner) signal() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}

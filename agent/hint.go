@@ -1,0 +1,26 @@
+package agent
+
+import "errors"
+
+// hinted is an error that also says what to do next. Its text is that of the error alone.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h *hinted) Unwrap() error { return h.error }
+
+func withHint(err error, hint string) error { return &hinted{error: err, hint: hint} }
+
+// Hint returns what the outermost hinted error in err's chain advises, or "".
+func Hint(err error) string {
+	var h *hinted
+	if errors.As(err, &h) {
+		return h.hint
+	}
+	var other interface{ Hint() string }
+	if errors.As(err, &other) {
+		return other.Hint()
+	}
+	return ""
+}

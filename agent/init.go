@@ -1,0 +1,148 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/security"
+	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/storage"
+)
+
+// InitOptions describe a new cluster and its first agent.
+type InitOptions struct {
+	DataDir     string
+	TrustDomain string // SPIFFE trust domain, such as prod.example
+	Name        string // this agent's node name
+	Zone        string // failure zone, may be empty
+	Address     string // mesh address of this agent as others reach it, host:port; may be empty
+	Log         *zap.Logger
+}
+
+// InitResult is what there is to know about the new cluster. None of it is secret.
+type InitResult struct {
+	ClusterID   string
+	TrustDomain string
+	Node        string
+	SPIFFEID    string
+	RootHash    string // SHA-256 of the root certificate, hex
+}
+
+// firstRaftID is the id of the agent that founds a cluster.
+const firstRaftID = 1
+
+// Init makes a new cluster in an empty data directory: cluster id, root, this agent's keys and
+// identity, and the log's first snapshot, which makes it the only voter. It refuses a directory that
+// already belongs to a cluster. cluster.toml is written last: without it an interrupted Init does not
+// count, and its directory has to be removed.
+func Init(_ context.Context, o InitOptions) (InitResult, error) {
+	td, err := spiffeid.TrustDomainFromString(o.TrustDomain)
+	if err != nil {
+		return InitResult{}, withHint(fmt.Errorf("trust domain %q: %w", o.TrustDomain, err),
+			"use a lower-case name such as prod.example, in letters, digits, dots, dashes and underscores")
+	}
+	if err := security.CheckNodeName(o.Name); err != nil {
+		return InitResult{}, err
+	}
+	dir, err := openDataDir(o.DataDir)
+	if err != nil {
+		return InitResult{}, err
+	}
+	held, err := dir.lock()
+	if err != nil {
+		return InitResult{}, err
+	}
+	defer held.Close() //nolint:errcheck // the lock ends with the process at the latest
+	ids, err := dir.readCluster()
+	if err != nil {
+		return InitResult{}, err
+	}
+	if ids != nil {
+		return InitResult{}, withHint(
+			fmt.Errorf("%s already belongs to cluster %s as node %q", o.DataDir, ids.ClusterID, ids.Node),
+			"start it with 'parley agent', or choose an empty --data-dir for a new cluster")
+	}
+	return found(dir, td, o)
+}
+
+// found does the work of Init; cluster.toml comes last and makes it count.
+func found(dir *dataDir, td spiffeid.TrustDomain, o InitOptions) (InitResult, error) {
+	// What an interrupted Init left belongs to no cluster.
+	if err := dir.dropLog(); err != nil {
+		return InitResult{}, err
+	}
+	now := clock.System()
+	genesis, err := security.InitIdentity(dir.path, td, o.Name, now)
+	if err != nil {
+		return InitResult{}, fmt.Errorf("make the first identity: %w", err)
+	}
+	clusterID := genesis.ClusterID
+	machine := state.Genesis(state.GenesisOptions{
+		ClusterID: clusterID, TrustDomain: td.Name(), EpochID: mustID(randomID()), At: stampOf(now),
+		Node: state.Node{
+			Name: o.Name, UID: genesis.Host.UID(), HostKey: genesis.Host.HostKey(), SealKey: genesis.Host.SealKey(),
+			Zone: o.Zone, Address: o.Address,
+		},
+		Bundle: state.Bundle{Sequence: genesis.BundleSequence, Roots: genesis.Roots},
+		Sealed: genesis.Sealed,
+	})
+	if err := writeFirstSnapshot(dir, clusterID, machine.View()); err != nil {
+		return InitResult{}, err
+	}
+	ids := clusterIDs{ClusterID: clusterID, TrustDomain: td.Name(), Node: o.Name, Zone: o.Zone, RaftID: firstRaftID}
+	if err := dir.writeCluster(ids); err != nil {
+		return InitResult{}, err
+	}
+	rootHash := security.RootHash(genesis.Roots[0])
+	return InitResult{
+		ClusterID: clusterID, TrustDomain: td.Name(), Node: o.Name,
+		SPIFFEID: genesis.ID.String(), RootHash: hex.EncodeToString(rootHash[:]),
+	}, nil
+}
+
+// writeFirstSnapshot starts log and snapshots at index 1 with this agent as the only voter, so that
+// a later member begins from a snapshot and never replays from the beginning.
+func writeFirstSnapshot(dir *dataDir, clusterID string, v *state.View) error {
+	store, err := openStore(dir, clusterID, firstRaftID, zap.NewNop())
+	if err != nil {
+		return err
+	}
+	defer store.close()
+	voters := &raftpb.ConfState{Voters: []uint64{firstRaftID}}
+	meta := storage.SnapshotMeta{Index: v.Index(), Term: v.Term(), ConfState: voters}
+	if _, err := store.snapshots.Save(meta, v.WriteSnapshot); err != nil {
+		return fmt.Errorf("write the first snapshot: %w", err)
+	}
+	term, commit := v.Term(), v.Index()
+	hs := &raftpb.HardState{Term: &term, Commit: &commit}
+	if err := store.log.Reset(v.Index(), v.Term(), meta.Chain, hs); err != nil {
+		return fmt.Errorf("start the log: %w", err)
+	}
+	return nil
+}
+
+func randomID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // crypto/rand.Read never fails (Go 1.24)
+	return hex.EncodeToString(b[:])
+}
+
+// mustID decodes an id that randomID made, or that cluster.toml holds and was checked.
+func mustID(s string) (id [16]byte) {
+	raw, err := hex.DecodeString(s)
+	if err != nil || len(raw) != len(id) {
+		panic(fmt.Sprintf("id %q is not 32 hex digits", s))
+	}
+	copy(id[:], raw)
+	return id
+}
+
+func stampOf(t time.Time) clock.Stamp { return clock.Stamp(uint64(t.UnixMilli()) << 16) }

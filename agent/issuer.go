@@ -1,0 +1,253 @@
+package agent
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync/atomic"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/api"
+	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/security"
+	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/transport"
+)
+
+const (
+	methodRenew = "identity.renew"
+
+	// issuerEvery is how often an agent looks whether it has become, or ceased to be, an issuer.
+	issuerEvery = 100 * time.Millisecond
+	// issuerRetry is the pause after an authority could not be made.
+	issuerRetry = time.Second
+)
+
+var errNotIssuing = &transport.Error{Code: api.CodeUnavailable, Message: "this agent issues no identities, only core members do"}
+
+// issuer is a core member's part in the certificate authority: its own intermediate, made from the
+// root that the replicated state holds sealed for this host. Outside the core it refuses.
+type issuer struct {
+	agent     *Agent
+	td        spiffeid.TrustDomain
+	authority atomic.Pointer[security.Authority]
+	log       *zap.Logger
+}
+
+func newIssuer(a *Agent, td spiffeid.TrustDomain) *issuer {
+	return &issuer{agent: a, td: td, log: a.log.Named("issuer")}
+}
+
+// run holds an authority exactly while the replicated state holds the root sealed for this host.
+func (i *issuer) run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		authority := i.await(ctx)
+		if authority == nil {
+			continue
+		}
+		i.serveAs(ctx, authority)
+	}
+	return nil
+}
+
+// await returns this host's authority once it can have one, nil when ctx ended or making it failed.
+func (i *issuer) await(ctx context.Context) *security.Authority {
+	for ctx.Err() == nil {
+		if i.isSealed() {
+			authority := i.obtain()
+			if authority == nil {
+				pause(ctx, issuerRetry)
+			}
+			return authority
+		}
+		pause(ctx, issuerEvery)
+	}
+	return nil
+}
+
+// serveAs offers the authority and keeps it fresh until this agent is outside the core.
+func (i *issuer) serveAs(ctx context.Context, authority *security.Authority) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// It returns only because ctx ended.
+		_ = authority.Run(ctx, security.AuthorityRun{Open: i.openRoot, Now: clock.System, Log: i.log})
+	}()
+	i.authority.Store(authority)
+	for ctx.Err() == nil && (i.agent.core.node() != nil || i.isSealed()) {
+		pause(ctx, issuerEvery)
+	}
+	i.authority.Store(nil)
+	cancel()
+	<-done
+}
+
+func (i *issuer) isSealed() bool {
+	_, sealed := i.agent.hub.View().Seal(i.agent.ids.Node)
+	return sealed
+}
+
+// obtain loads this host's intermediate, or makes one when there is none or it has expired.
+func (i *issuer) obtain() *security.Authority {
+	dir, now := i.agent.dir.path, clock.System()
+	authority, err := security.LoadAuthority(i.td, i.agent.ids.Node, dir)
+	if err == nil && authority.NotAfter().After(now) {
+		return authority
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		i.log.Warn("the stored issuer cannot be used, making a new one", zap.Error(err))
+	}
+	root, err := i.openRoot()
+	if err == nil {
+		authority, err = security.NewAuthority(root, i.td, i.agent.ids.Node, dir, now)
+	}
+	if err != nil {
+		i.log.Error("cannot become an issuer of identities", zap.Error(err))
+		return nil
+	}
+	return authority
+}
+
+// openRoot opens the root for the moment of one use.
+func (i *issuer) openRoot() (*security.Root, error) {
+	v := i.agent.hub.View()
+	row, ok := v.Seal(i.agent.ids.Node)
+	if !ok {
+		return nil, errors.New("the root is not sealed for this host")
+	}
+	cert, err := rootCert(v)
+	if err != nil {
+		return nil, err
+	}
+	return security.OpenRoot(row.Sealed, i.agent.host, cert, i.sealInfo(i.agent.ids.Node))
+}
+
+func (i *issuer) sealInfo(node string) security.SealInfo {
+	return security.SealInfo{ClusterID: i.agent.ids.ClusterID, Node: node}
+}
+
+// rootCert is the root that signs: the newest of the bundle.
+func rootCert(v *state.View) (*x509.Certificate, error) {
+	roots := v.Bundle().Roots
+	if len(roots) == 0 {
+		return nil, errors.New("the replicated bundle holds no root yet")
+	}
+	return x509.ParseCertificate(roots[len(roots)-1])
+}
+
+// sealFor wraps the root's key for a new core member.
+func (i *issuer) sealFor(row state.Node) ([]byte, error) {
+	root, err := i.openRoot()
+	if err != nil {
+		return nil, fmt.Errorf("seal the root for %s: %w", row.Name, err)
+	}
+	return security.SealRoot(root, row.SealKey, i.sealInfo(row.Name))
+}
+
+// prove signs the leader's challenge with the root, which shows that the seal opens on this host.
+func (i *issuer) prove(raftID uint64, nonce []byte) ([]byte, error) {
+	root, err := i.openRoot()
+	if err != nil {
+		return nil, &transport.Error{Code: api.CodeUnavailable, Message: err.Error()}
+	}
+	return ecdsa.SignASN1(rand.Reader, root.Key, proofDigest(raftID, nonce))
+}
+
+func (i *issuer) checkProof(raftID uint64, nonce, signature []byte) error {
+	cert, err := rootCert(i.agent.hub.View())
+	if err != nil {
+		return err
+	}
+	key, ok := cert.PublicKey.(*ecdsa.PublicKey)
+	if !ok || !ecdsa.VerifyASN1(key, proofDigest(raftID, nonce), signature) {
+		return errors.New("the challenge was not signed with the root")
+	}
+	return nil
+}
+
+// renewAnswer is what an issuer returns: the chain, leaf first, and the bundle it holds. DER.
+type renewAnswer struct {
+	Chain     [][]byte `json:"chain"`
+	BundleSeq uint64   `json:"bundle_seq"`
+	Roots     [][]byte `json:"roots"`
+}
+
+// serveRenew signs a new certificate for the agent that asks, and for no other.
+func (i *issuer) serveRenew(_ context.Context, peer transport.Peer, body []byte) ([]byte, error) {
+	var req security.LeafRequest
+	if err := json.Unmarshal(body, &req); err != nil {
+		return nil, &transport.Error{Code: api.CodeInvalid, Message: "renewal request: " + err.Error()}
+	}
+	if req.Node != peer.Node {
+		return nil, &transport.Error{Code: api.CodeDenied, Message: fmt.Sprintf("%s may not renew the identity of %s", peer.Node, req.Node)}
+	}
+	answer, err := i.sign(req)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(answer)
+}
+
+// sign judges by applied state alone, so that renewal works without a leader.
+func (i *issuer) sign(req security.LeafRequest) (renewAnswer, error) {
+	authority := i.authority.Load()
+	if authority == nil {
+		return renewAnswer{}, errNotIssuing
+	}
+	v := i.agent.hub.View()
+	row, ok := v.Node(req.Node)
+	if !ok || row.Left {
+		return renewAnswer{}, &transport.Error{Code: api.CodeDenied, Message: fmt.Sprintf("node %q is not a member of this cluster", req.Node)}
+	}
+	req.HostKey = row.HostKey
+	chain, err := authority.SignAgent(req, clock.System())
+	if err != nil {
+		return renewAnswer{}, &transport.Error{Code: api.CodeInvalid, Message: err.Error()}
+	}
+	return renewAnswer{Chain: chain, BundleSeq: v.Bundle().Sequence, Roots: v.Bundle().Roots}, nil
+}
+
+// renewIdentity keeps this agent's own certificate fresh.
+func (a *Agent) renewIdentity(ctx context.Context) error {
+	r := security.NewRenewer(security.RenewerOptions{
+		Source: a.source, Renew: a.askRenewal, TTL: a.cfg.Identity.LeafTTL, Now: clock.System, Log: a.log.Named("security"),
+	})
+	err := r.Run(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// askRenewal asks this agent's own authority, else the core members one after the other.
+func (a *Agent) askRenewal(ctx context.Context, req security.LeafRequest) ([][]byte, uint64, [][]byte, error) {
+	if answer, err := a.issuer.sign(req); err == nil {
+		return answer.Chain, answer.BundleSeq, answer.Roots, nil
+	}
+	body, err := json.Marshal(req)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	failure := errors.New("no core member is known")
+	for _, node := range a.book.streamSources() {
+		raw, err := a.pool.Call(ctx, node, methodRenew, body)
+		var answer renewAnswer
+		if err == nil {
+			err = json.Unmarshal(raw, &answer)
+		}
+		if err == nil {
+			return answer.Chain, answer.BundleSeq, answer.Roots, nil
+		}
+		failure = fmt.Errorf("ask %s: %w", node, err)
+	}
+	return nil, 0, nil, failure
+}

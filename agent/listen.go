@@ -1,0 +1,102 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/parley-mesh/parley/agent/config"
+)
+
+// sockets are the listeners of an agent. They are opened before anything runs, so that a port that is
+// taken is an error at start and not a surprise later.
+type sockets struct {
+	meshTCP net.Listener
+	meshUDP net.PacketConn
+	http    net.Listener
+	https   net.Listener // nil when off
+	admin   net.Listener
+}
+
+func openSockets(cfg config.Config, dir *dataDir) (_ *sockets, err error) {
+	s := &sockets{}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if s.meshTCP, err = listen("mesh.bind", "tcp", cfg.Mesh.Bind); err != nil {
+		return nil, err
+	}
+	// UDP takes the port that TCP got, so that a configured port 0 gives one number to both.
+	if s.meshUDP, err = net.ListenPacket("udp", s.meshTCP.Addr().String()); err != nil {
+		return nil, inUse("mesh.bind (UDP)", cfg.Mesh.Bind, err)
+	}
+	if s.http, err = listenHTTP(cfg.HTTP.Bind); err != nil {
+		return nil, err
+	}
+	if cfg.HTTPS.Bind != "" {
+		if s.https, err = listen("https.bind", "tcp", cfg.HTTPS.Bind); err != nil {
+			return nil, err
+		}
+	}
+	s.admin, err = listenUnix(dir.join(adminSocket))
+	return s, err
+}
+
+func listenHTTP(bind string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(bind, "unix://"); ok {
+		return listenUnix(path)
+	}
+	return listen("http.bind", "tcp", bind)
+}
+
+func listen(key, network, addr string) (net.Listener, error) {
+	l, err := net.Listen(network, addr)
+	if err != nil {
+		return nil, inUse(key, addr, err)
+	}
+	return l, nil
+}
+
+func inUse(key, addr string, err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return withHint(fmt.Errorf("%s: %s is taken by another program", key, addr),
+			"stop that program, or give this agent another address (--bind, --http)")
+	}
+	return fmt.Errorf("listen on %s (%s): %w", addr, key, err)
+}
+
+// listenUnix opens a socket that only this uid can reach. The data directory's lock is held, so a
+// file that stands there is left over from a process that is gone.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove the old socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err == nil {
+		err = os.Chmod(path, 0o600)
+	}
+	if err != nil {
+		if len(path) > 100 {
+			return nil, withHint(fmt.Errorf("listen on %s: %w", path, err),
+				"a Unix socket's path is limited to about 100 bytes: choose a shorter --data-dir")
+		}
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	return l, nil
+}
+
+func (s *sockets) close() {
+	for _, l := range []net.Listener{s.meshTCP, s.http, s.https, s.admin} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	if s.meshUDP != nil {
+		_ = s.meshUDP.Close()
+	}
+}

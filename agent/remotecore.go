@@ -1,0 +1,89 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"sync/atomic"
+	"time"
+
+	"github.com/parley-mesh/parley/api"
+	"github.com/parley-mesh/parley/transport"
+)
+
+const (
+	methodCoreStatus = "core.status"
+
+	remoteCoreEvery = 500 * time.Millisecond
+	// remoteCoreStale is how long an answer is shown when no further one comes.
+	remoteCoreStale = 3 * time.Second
+)
+
+// remoteCore is what an agent outside the core shows of it: the last answer of a core member.
+type remoteCore struct {
+	last atomic.Pointer[remoteAnswer]
+	now  func() time.Time
+}
+
+type remoteAnswer struct {
+	status api.CoreStatus
+	at     time.Time
+}
+
+// get returns the last answer. Without a fresh one nobody is known to lead.
+func (r *remoteCore) get() api.CoreStatus {
+	last := r.last.Load()
+	if last == nil {
+		return api.CoreStatus{}
+	}
+	status := last.status
+	if r.now().Sub(last.at) > remoteCoreStale {
+		status.Leader = nil
+	}
+	return status
+}
+
+// followCore keeps remoteCore fresh while this agent is outside the core.
+func (a *Agent) followCore(ctx context.Context) error {
+	ticker := time.NewTicker(remoteCoreEvery)
+	defer ticker.Stop()
+	for {
+		if a.core.node() == nil {
+			a.askCore(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// askCore takes the first answer, that of the supposed leader if there is one.
+func (a *Agent) askCore(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, remoteCoreStale)
+	defer cancel()
+	nodes := a.book.coreNodes()
+	if leader, _, ok := a.leaderHint.get(nodes); ok {
+		nodes = append([]string{leader}, nodes...)
+	}
+	for _, node := range nodes {
+		raw, err := a.pool.Call(ctx, node, methodCoreStatus, nil)
+		var status api.CoreStatus
+		if err != nil || json.Unmarshal(raw, &status) != nil {
+			continue
+		}
+		a.remoteCore.last.Store(&remoteAnswer{status: status, at: a.now()})
+		if status.Leader != nil {
+			a.leaderHint.set(*status.Leader)
+		}
+		return
+	}
+}
+
+// serveCoreStatus answers any agent; the core's make-up is public.
+func (a *Agent) serveCoreStatus(context.Context, transport.Peer, []byte) ([]byte, error) {
+	if a.core.node() == nil {
+		return nil, &transport.Error{Code: api.CodeUnavailable, Message: "this agent is outside the core"}
+	}
+	return json.Marshal(a.coreStatus())
+}

@@ -1,0 +1,127 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/api"
+	"github.com/parley-mesh/parley/state/watch"
+	"github.com/parley-mesh/parley/transport"
+)
+
+const (
+	handOverGrace = 1500 * time.Millisecond
+	stopGrace     = 2 * time.Second
+	readyEvery    = 20 * time.Millisecond
+)
+
+// tiers lists the parts in the order in which they start. Each uses only those above it.
+func (a *Agent) tiers(socks *sockets) []tier {
+	rpc := transport.NewServer(transport.ServerOptions{Log: a.log.Named("rpc")})
+	a.registerRPC(rpc)
+	mesh := a.newMesh(socks, rpc)
+	return []tier{
+		{"identity", a.renewIdentity, stopGrace},
+		{"view", a.hub.Run, stopGrace},
+		{"core", a.core.run, 2 * stopGrace},
+		{"membership", a.gossip.Run, stopGrace},
+		{"mesh", mesh.Run, stopGrace},
+		{"change stream", a.follower().run, stopGrace},
+		{"issuer", a.issuer.run, stopGrace},
+		{"core status", a.followCore, stopGrace},
+		{"core controller", a.controller().run, stopGrace},
+		{"admin socket", a.serveHTTP(socks.admin, api.Socket), stopGrace},
+		{"http", a.serveHTTP(socks.http, api.Loopback), stopGrace},
+		{"https", a.serveHTTPS(socks.https), stopGrace},
+		{"readiness", a.announce, stopGrace},
+	}
+}
+
+func (a *Agent) follower() *follower {
+	return &follower{dir: a.dir, views: a.views, book: a.book, pool: a.pool, log: a.log.Named("stream"), replica: watch.NewReplica(publicOnly...)}
+}
+
+func (a *Agent) controller() *controller {
+	return &controller{
+		cfg:  controllerConfig{replaceAfter: a.cfg.Core.ReplaceAfter, eligible: a.cfg.Core.Eligible},
+		self: a.ids.Node, core: a.core, members: a.memberList, service: a.service, issuer: a.issuer, pool: a.pool,
+		log: a.log.Named("core"), proven: make(map[uint64]bool), silent: make(map[uint64]time.Duration),
+		willing: make(map[string]willingness),
+	}
+}
+
+// handler serves the native API and the /v1 dialect on one listener.
+func (a *Agent) handler(kind api.Listener) http.Handler {
+	return a.service.Handler(kind)
+}
+
+func (a *Agent) newMesh(socks *sockets, rpc *transport.Server) *transport.Mesh {
+	mesh := transport.NewMesh(transport.MeshOptions{
+		Listener: socks.meshTCP,
+		TLS:      a.source.ServerTLS(transport.ALPNRPC, transport.ALPNRaft, transport.ALPNJoin, transport.ALPNGossip),
+		Identify: a.source.Identify,
+		Log:      a.log.Named("mesh"),
+	})
+	mesh.Handle(transport.ALPNRPC, func(ctx context.Context, conn *tls.Conn, peer transport.Peer) { rpc.ServeConn(ctx, conn, peer) })
+	mesh.Handle(transport.ALPNRaft, func(ctx context.Context, conn *tls.Conn, peer transport.Peer) { a.core.servePeer(ctx, conn, peer) })
+	mesh.Handle(transport.ALPNGossip, func(ctx context.Context, conn *tls.Conn, peer transport.Peer) { a.gossip.ServeTCP(ctx, conn, peer) })
+	mesh.Handle(transport.ALPNJoin, a.issuer.serveJoin)
+	return mesh
+}
+
+// serveHTTP answers on one listener until ctx ends, then lets requests in progress finish.
+func (a *Agent) serveHTTP(l net.Listener, kind api.Listener) func(context.Context) error {
+	return func(ctx context.Context) error {
+		server := api.NewHTTPServer(a.handler(kind), a.log.Named("http"))
+		failed := make(chan error, 1)
+		go func() { failed <- server.Serve(l) }()
+		select {
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+		}
+		grace, cancel := context.WithTimeout(context.Background(), stopGrace/2)
+		defer cancel()
+		if err := server.Shutdown(grace); err != nil {
+			_ = server.Close() // watches would wait for ever
+		}
+		if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	}
+}
+
+// serveHTTPS is serveHTTP behind mutual TLS; without a listener it only waits.
+func (a *Agent) serveHTTPS(l net.Listener) func(context.Context) error {
+	if l == nil {
+		return func(ctx context.Context) error { <-ctx.Done(); return nil }
+	}
+	return a.serveHTTP(tls.NewListener(l, a.source.HTTPSTLS()), api.HTTPS)
+}
+
+// announce waits until this agent knows its cluster, then says once that it is ready.
+func (a *Agent) announce(ctx context.Context) error {
+	ticker := time.NewTicker(readyEvery)
+	defer ticker.Stop()
+	for a.hub.View().Index() == 0 {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+	a.ready.Store(true)
+	a.log.Info("agent is ready",
+		zap.String("node", a.ids.Node), zap.String("spiffe_id", a.source.ID().String()),
+		zap.String("addr", a.cfg.HTTP.Bind), zap.Time("svid_not_after", a.source.NotAfter()))
+	a.opts.Ready()
+	<-ctx.Done()
+	return nil
+}

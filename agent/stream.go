@@ -1,0 +1,191 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/state/watch"
+	"github.com/parley-mesh/parley/transport"
+)
+
+const (
+	methodStream = "state.stream"
+
+	// lkgFile is the last known good copy of the public state, so that an agent outside the core
+	// starts and serves with the core gone.
+	lkgFile = "public.snap"
+	// lkgEvery bounds how often the copy is written.
+	lkgEvery = 10 * time.Second
+
+	streamRetryMin = 50 * time.Millisecond
+	streamRetryMax = 2 * time.Second
+)
+
+// publicOnly is the class that every agent may follow.
+var publicOnly = []state.Class{state.ClassPublic}
+
+// follower feeds the View of an agent outside the core from the change stream of any core member.
+type follower struct {
+	dir   *dataDir
+	views *viewSwitch
+	book  *book
+	pool  *transport.Pool
+	log   *zap.Logger
+
+	replica *watch.Replica // owned by run
+	skipped bool           // a View was older than the one shown, so the next counts as all new; owned by run
+}
+
+// run follows until ctx ends. While the own log feeds the View it only keeps the copy on disk fresh.
+func (f *follower) run(ctx context.Context) error {
+	go f.keepCopy(ctx)
+	wait := streamRetryMin
+	for ctx.Err() == nil {
+		if f.views.ownLog() {
+			f.waitOutside(ctx)
+			continue
+		}
+		began := time.Now()
+		err := f.followOnce(ctx)
+		if ctx.Err() != nil || f.views.ownLog() {
+			continue
+		}
+		if time.Since(began) > streamRetryMax {
+			wait = streamRetryMin
+		}
+		f.log.Debug("change stream interrupted, trying another core member", zap.Error(err))
+		pause(ctx, wait/2+rand.N(wait/2))
+		wait = min(2*wait, streamRetryMax)
+	}
+	return nil
+}
+
+// followOnce follows one core member, the first of a random order that answers.
+func (f *follower) followOnce(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	sources := f.book.streamSources()
+	if len(sources) == 0 {
+		return errors.New("no core member is known yet")
+	}
+	node := sources[rand.IntN(len(sources))]
+	request := binary.BigEndian.AppendUint64(nil, f.replica.Resume().Revision)
+	err := f.pool.Stream(ctx, node, methodStream, request, f.feed)
+	return fmt.Errorf("follow %s: %w", node, err)
+}
+
+// feed takes one frame. A source that is behind what was shown before is followed, and shown once it
+// has caught up.
+func (f *follower) feed(frame []byte) error {
+	if f.views.ownLog() {
+		return errOwnLog
+	}
+	touched, err := f.replica.Feed(frame)
+	if err != nil {
+		return err
+	}
+	v := f.replica.View()
+	if v.Index() < f.views.hub.View().Index() {
+		f.skipped = true
+		return nil
+	}
+	if f.skipped {
+		touched, f.skipped = state.Touched{All: true}, false
+	}
+	f.views.fromStream(v, touched)
+	return nil
+}
+
+// errOwnLog ends a stream that is no longer needed.
+var errOwnLog = errors.New("the own log feeds the view now")
+
+func (f *follower) waitOutside(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(streamRetryMax):
+	}
+}
+
+// keepCopy writes the public state and the known members to disk when they changed.
+func (f *follower) keepCopy(ctx context.Context) {
+	ticker := time.NewTicker(lkgEvery)
+	defer ticker.Stop()
+	var saved [32]byte
+	for {
+		digest := f.views.hub.View().ClassDigest(state.ClassPublic)
+		if digest != saved {
+			if err := f.save(); err != nil {
+				f.log.Warn("could not keep a copy of the public state", zap.Error(err))
+			} else {
+				saved = digest
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (f *follower) save() error {
+	if err := f.dir.writeKnown(f.book.snapshotKnown()); err != nil {
+		return err
+	}
+	v, classes := f.views.hub.View(), state.NewClassSet(publicOnly...)
+	digest := v.DigestOf(classes)
+	b := bytes.NewBuffer(append(digest[:], state.EncodePosition(v.Position())...))
+	if err := v.WriteSnapshotOf(classes, b); err != nil {
+		return err
+	}
+	return f.dir.write(viewDir+"/"+lkgFile, b.Bytes())
+}
+
+// loadCopy returns the last known good View, or an empty one.
+func loadCopy(dir *dataDir, log *zap.Logger) *state.View {
+	f := state.NewFollower(publicOnly...)
+	raw, err := os.ReadFile(dir.join(viewDir, lkgFile))
+	if err != nil {
+		return f.View() // there is none before the first one was written
+	}
+	if err := loadInto(f, raw); err != nil {
+		log.Warn("the local copy of the public state is damaged and is not used", zap.Error(err))
+	}
+	return f.View()
+}
+
+// loadInto reads what save wrote: digest, position, snapshot.
+func loadInto(f *state.Follower, raw []byte) error {
+	var digest [32]byte
+	if copy(digest[:], raw) < len(digest) {
+		return io.ErrUnexpectedEOF
+	}
+	at, snapshot, err := state.DecodePosition(raw[len(digest):])
+	if err != nil {
+		return err
+	}
+	f.LoadBegin()
+	if err := f.LoadChunk(snapshot); err != nil {
+		return err
+	}
+	_, err = f.LoadEnd(at, digest)
+	return err
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

@@ -1,0 +1,209 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	maxAnswerBytes = 64 << 20 // far above what an agent answers; another program may listen there
+	dialTimeout    = 5 * time.Second
+	idleTimeout    = 90 * time.Second
+	maxIdle        = 1024 // kept connections: a load generator uses one a worker
+)
+
+// Client calls one agent. Make one with New.
+type Client struct {
+	addr string // as given, for messages
+	base string // scheme and host of every request
+	http *http.Client
+}
+
+// Option changes how a Client connects.
+type Option func(*http.Transport)
+
+// WithTLS sets the certificates for an https address.
+func WithTLS(config *tls.Config) Option {
+	return func(t *http.Transport) { t.TLSClientConfig = config.Clone() }
+}
+
+// New returns a Client for unix:///path, http://host:port or https://host:port. It does not connect. Proxies of the
+// environment are not used.
+func New(addr string, options ...Option) (*Client, error) {
+	u, err := url.Parse(addr)
+	if err != nil {
+		return nil, fmt.Errorf("address %q is none of unix:///path, http://host:port, https://host:port", addr)
+	}
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	transport := &http.Transport{
+		DialContext: dialer.DialContext, IdleConnTimeout: idleTimeout,
+		MaxIdleConns: maxIdle, MaxIdleConnsPerHost: maxIdle, DisableCompression: true,
+	}
+	c := &Client{addr: addr, http: &http.Client{Transport: transport}}
+	switch {
+	case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/"):
+		path := u.Path
+		c.base = "http://localhost"
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", path)
+		}
+	case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && strings.Trim(u.Path, "/") == "":
+		c.base = u.Scheme + "://" + u.Host
+	default:
+		return nil, fmt.Errorf("address %q is none of unix:///path, http://host:port, https://host:port", addr)
+	}
+	for _, option := range options {
+		option(transport)
+	}
+	return c, nil
+}
+
+// Close drops the idle connections. The Client can still be used.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// call sends one request and decodes a 200 answer into out, unless out is nil.
+func (c *Client) call(ctx context.Context, method, path string, query url.Values, body []byte, out any) error {
+	response, err := c.send(ctx, method, path, query, body)
+	if err != nil {
+		return c.unanswered(method != http.MethodGet, err)
+	}
+	defer func() { _ = response.Body.Close() }() // only read
+	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerBytes))
+	if err != nil {
+		return c.unanswered(method != http.MethodGet, err)
+	}
+	if response.StatusCode != http.StatusOK {
+		return answered(response.StatusCode, answer)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		return &Error{
+			Code: CodeUnreadable, Status: response.StatusCode, exit: exitFailed, cause: err,
+			Message: fmt.Sprintf("the answer of %s is not the JSON of an agent", c.addr),
+			Hint:    "check --addr: another program, or an agent of another version, may listen there",
+		}
+	}
+	return nil
+}
+
+func (c *Client) send(ctx context.Context, method, path string, query url.Values, body []byte) (*http.Response, error) {
+	target := c.base + path
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	request, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	return c.http.Do(request)
+}
+
+// post sends in as JSON.
+func (c *Client) post(ctx context.Context, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	return c.call(ctx, http.MethodPost, path, nil, body, out)
+}
+
+// Status describes the agent.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var out Status
+	err := c.call(ctx, http.MethodGet, "/parley/v1/status", nil, nil, &out)
+	return out, err
+}
+
+// Members lists the agents of the cluster as this one sees them.
+func (c *Client) Members(ctx context.Context) ([]Member, error) {
+	var out []Member
+	err := c.call(ctx, http.MethodGet, "/parley/v1/members", nil, nil, &out)
+	return out, err
+}
+
+// Core describes the Raft core.
+func (c *Client) Core(ctx context.Context) (CoreStatus, error) {
+	var out CoreStatus
+	err := c.call(ctx, http.MethodGet, "/parley/v1/core", nil, nil, &out)
+	return out, err
+}
+
+// Health says what the agent can do at the moment.
+func (c *Client) Health(ctx context.Context) (Health, error) {
+	var out Health
+	err := c.call(ctx, http.MethodGet, "/parley/v1/health", nil, nil, &out)
+	return out, err
+}
+
+// Live returns nil when the agent's process answers.
+func (c *Client) Live(ctx context.Context) error {
+	return c.call(ctx, http.MethodGet, "/livez", nil, nil, nil)
+}
+
+// Ready says whether the agent takes requests; text lists its capabilities, one a line.
+func (c *Client) Ready(ctx context.Context) (ready bool, text string, err error) {
+	response, err := c.send(ctx, http.MethodGet, "/readyz", url.Values{"verbose": {""}}, nil)
+	if err != nil {
+		return false, "", c.unanswered(false, err)
+	}
+	defer func() { _ = response.Body.Close() }() // only read
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerBytes))
+	if err != nil {
+		return false, "", c.unanswered(false, err)
+	}
+	switch response.StatusCode {
+	case http.StatusOK, http.StatusServiceUnavailable:
+		return response.StatusCode == http.StatusOK, string(body), nil
+	}
+	return false, "", answered(response.StatusCode, body)
+}
+
+// CreateToken makes a join token.
+func (c *Client) CreateToken(ctx context.Context, spec TokenSpec) (TokenAnswer, error) {
+	var out TokenAnswer
+	err := c.post(ctx, "/parley/v1/token", spec, &out)
+	return out, err
+}
+
+// Tokens lists the join tokens without their secrets.
+func (c *Client) Tokens(ctx context.Context) ([]TokenInfo, error) {
+	var out []TokenInfo
+	err := c.call(ctx, http.MethodGet, "/parley/v1/tokens", nil, nil, &out)
+	return out, err
+}
+
+// RevokeToken ends a join token.
+func (c *Client) RevokeToken(ctx context.Context, id string) error {
+	return c.call(ctx, http.MethodDelete, "/parley/v1/token/"+url.PathEscape(id), nil, nil, nil)
+}
+
+// AllowCore gives a node the core grant, or takes it away.
+func (c *Client) AllowCore(ctx context.Context, node string, allow bool) error {
+	return c.post(ctx, "/parley/v1/core/allow", map[string]any{"node": node, "allow": allow}, nil)
+}
+
+// SetCoreSize sets how many voters the core should have.
+func (c *Client) SetCoreSize(ctx context.Context, size int) error {
+	return c.post(ctx, "/parley/v1/core/size", map[string]any{"size": size}, nil)
+}
+
+// SetAgentRole changes what an agent may do for its callers.
+func (c *Client) SetAgentRole(ctx context.Context, node, role string) error {
+	return c.post(ctx, "/parley/v1/agent/role", map[string]any{"node": node, "role": role}, nil)
+}
+
+func uintParam(query url.Values, name string, value uint64) {
+	query.Set(name, strconv.FormatUint(value, 10))
+}

@@ -1,0 +1,167 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+const kvPath = "/parley/v1/kv"
+
+// ReadOptions of Get. Index and Wait make it block until the key's revision exceeds Index, or Wait (at most 10
+// minutes) is over.
+type ReadOptions struct {
+	Stale bool // the nearest copy, with or without a leader
+	Index uint64
+	Wait  time.Duration
+}
+
+// ListOptions of List and Keys.
+type ListOptions struct {
+	Stale bool
+	Limit int // 0 is all; more than one answer holds is an error
+}
+
+// PutOptions of Put. CAS is the revision that the key must have, 0 for a key that must not exist.
+type PutOptions struct {
+	CAS   *uint64
+	Flags uint64
+}
+
+// DeleteOptions of Delete; CAS is that of PutOptions.
+type DeleteOptions struct {
+	CAS *uint64
+}
+
+// Written is the answer to a write. Deleted counts the keys that a delete removed.
+type Written struct {
+	Key      string `json:"key"`
+	Revision uint64 `json:"revision"`
+	Deleted  uint64 `json:"deleted,omitempty"`
+}
+
+// keyPath escapes everything, so that no part of a key is taken for a part of the path.
+func keyPath(key string) string { return kvPath + "/" + url.PathEscape(key) }
+
+// Get returns one key; a missing one is an *Error with the code not_found.
+func (c *Client) Get(ctx context.Context, key string, o ReadOptions) (Pair, error) {
+	query := url.Values{}
+	if o.Stale {
+		query.Set("stale", "")
+	}
+	if o.Index > 0 {
+		uintParam(query, "index", o.Index)
+		query.Set("wait", o.Wait.String())
+	}
+	var out Pair
+	err := c.call(ctx, http.MethodGet, keyPath(key), query, nil, &out)
+	return out, err
+}
+
+// List returns the keys that begin with prefix, in order, with their values.
+func (c *Client) List(ctx context.Context, prefix string, o ListOptions) ([]Pair, error) {
+	var out []Pair
+	err := c.call(ctx, http.MethodGet, keyPath(prefix), o.query(), nil, &out)
+	return out, err
+}
+
+// Keys is List without the values.
+func (c *Client) Keys(ctx context.Context, prefix string, o ListOptions) ([]string, error) {
+	query := o.query()
+	query.Set("keys", "1")
+	var out []string
+	err := c.call(ctx, http.MethodGet, keyPath(prefix), query, nil, &out)
+	return out, err
+}
+
+func (o ListOptions) query() url.Values {
+	query := url.Values{"prefix": {"1"}}
+	if o.Stale {
+		query.Set("stale", "")
+	}
+	if o.Limit > 0 {
+		uintParam(query, "limit", uint64(o.Limit))
+	}
+	return query
+}
+
+// Put writes a key.
+func (c *Client) Put(ctx context.Context, key string, value []byte, o PutOptions) (Written, error) {
+	query := url.Values{}
+	if o.CAS != nil {
+		uintParam(query, "cas", *o.CAS)
+	}
+	if o.Flags != 0 {
+		uintParam(query, "flags", o.Flags)
+	}
+	var out Written
+	err := c.call(ctx, http.MethodPut, keyPath(key), query, value, &out)
+	return out, err
+}
+
+// Delete removes a key; a missing one is an *Error with the code not_found.
+func (c *Client) Delete(ctx context.Context, key string, o DeleteOptions) (Written, error) {
+	query := url.Values{}
+	if o.CAS != nil {
+		uintParam(query, "cas", *o.CAS)
+	}
+	var out Written
+	err := c.call(ctx, http.MethodDelete, keyPath(key), query, nil, &out)
+	return out, err
+}
+
+// DeletePrefix removes all keys that begin with prefix; none is no error.
+func (c *Client) DeletePrefix(ctx context.Context, prefix string) (Written, error) {
+	var out Written
+	err := c.call(ctx, http.MethodDelete, keyPath(prefix), url.Values{"prefix": {"1"}}, nil, &out)
+	return out, err
+}
+
+// Txn is done as one step: Then if every Compare holds, Else otherwise. Together they have at most 128 parts.
+type Txn struct {
+	Compare []Compare `json:"compare,omitempty"`
+	Then    []Op      `json:"then,omitempty"`
+	Else    []Op      `json:"else,omitempty"`
+}
+
+// Compare compares what a key has with what is given. Target is revision (when empty), create_revision, version or
+// value; Relation is = (when empty), !=, < or >. Number counts for the first three, ValueBase64 for value.
+type Compare struct {
+	Key         string `json:"key"`
+	Target      string `json:"target,omitempty"`
+	Relation    string `json:"relation,omitempty"`
+	Number      uint64 `json:"number,omitempty"`
+	ValueBase64 []byte `json:"value_base64,omitempty"`
+}
+
+// Op is one step: put, delete, delete_prefix or get. Value is sent in base64, as it may be any bytes.
+type Op struct {
+	Op    string  `json:"op"`
+	Key   string  `json:"key"`
+	Value []byte  `json:"value_base64,omitempty"`
+	Flags uint64  `json:"flags,omitempty"`
+	CAS   *uint64 `json:"cas,omitempty"`
+}
+
+// TxnAnswer has one result for each op of the branch that ran.
+type TxnAnswer struct {
+	Succeeded bool       `json:"succeeded"`
+	Revision  uint64     `json:"revision"`
+	Results   []OpResult `json:"results"`
+}
+
+// OpResult is the row that a get or put leaves, nil if there is none, and how many keys a delete removed.
+type OpResult struct {
+	Op      string `json:"op"`
+	Key     string `json:"key"`
+	Pair    *Pair  `json:"pair,omitempty"`
+	Deleted uint64 `json:"deleted"`
+}
+
+// Txn executes a transaction.
+func (c *Client) Txn(ctx context.Context, txn Txn) (TxnAnswer, error) {
+	var out TxnAnswer
+	err := c.post(ctx, "/parley/v1/txn", txn, &out)
+	return out, err
+}

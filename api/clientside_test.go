@@ -1,0 +1,189 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/parley-mesh/parley/api/client"
+	"github.com/parley-mesh/parley/state"
+)
+
+// newClient talks to agent over its admin socket.
+func newClient(t *testing.T, a *fakeAgent) *client.Client {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "admin.sock")
+	serve(t, listen(t, "unix", path), a.service.Handler(Socket))
+	c, err := client.New("unix://" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// The client of the same repository reads and writes everything that the endpoints offer.
+func TestClientAgainstTheAPI(t *testing.T) {
+	fake := newFake(t, 1, 1)
+	c, ctx := newClient(t, fake.agents["a1"]), context.Background()
+	zero := uint64(0)
+	for _, key := range []string{"a//b", "../x", "ü?&#%", "\xff\x00"} {
+		written, err := c.Put(ctx, key, []byte(key), client.PutOptions{CAS: &zero, Flags: 7})
+		if err != nil {
+			t.Fatalf("put %q: %v", key, err)
+		}
+		pair, err := c.Get(ctx, key, client.ReadOptions{})
+		if err != nil || string(pair.Value) != key || pair.Revision != written.Revision || pair.Flags != 7 {
+			t.Errorf("get %q: %+v, %v", key, pair, err)
+		}
+	}
+	pairs, err := c.List(ctx, "", client.ListOptions{Stale: true})
+	if err != nil || len(pairs) != 4 {
+		t.Errorf("list: %d pairs, %v", len(pairs), err)
+	}
+	keys, err := c.Keys(ctx, "", client.ListOptions{Limit: 2})
+	if want := []string{"../x", "a//b"}; err != nil || !slices.Equal(keys, want) {
+		t.Errorf("keys: %q, %v, want %q", keys, err, want)
+	}
+	txn, err := c.Txn(ctx, client.Txn{
+		Compare: []client.Compare{{Key: "none"}},
+		Then:    []client.Op{{Op: "put", Key: "t", Value: []byte{0xff}}, {Op: "get", Key: "t"}, {Op: "delete", Key: "../x"}},
+	})
+	if err != nil || !txn.Succeeded || len(txn.Results) != 3 || !bytes.Equal(txn.Results[1].Pair.Value, []byte{0xff}) || txn.Results[2].Deleted != 1 {
+		t.Errorf("txn: %+v, %v", txn, err)
+	}
+	if done, err := c.Delete(ctx, "t", client.DeleteOptions{}); err != nil || done.Deleted != 1 {
+		t.Errorf("delete: %+v, %v", done, err)
+	}
+	if done, err := c.DeletePrefix(ctx, "a"); err != nil || done.Deleted != 1 {
+		t.Errorf("delete prefix: %+v, %v", done, err)
+	}
+	administer(t, c)
+}
+
+func administer(t *testing.T, c *client.Client) {
+	t.Helper()
+	ctx := context.Background()
+	token, err := c.CreateToken(ctx, client.TokenSpec{TTL: time.Hour, Uses: 2, Role: "local"})
+	if err != nil || token.Token == "" || token.ExpiresAt.IsZero() || token.JoinCommand == "" {
+		t.Errorf("create token: %+v, %v", token, err)
+	}
+	if tokens, err := c.Tokens(ctx); err != nil || len(tokens) != 1 || tokens[0].UsesLeft != 2 || tokens[0].Role != "local" {
+		t.Errorf("tokens: %+v, %v", tokens, err)
+	}
+	status, err := c.Status(ctx)
+	if err != nil || status.Name != "a1" || *status.Core.Leader != "a1" || status.SVID.NotAfter.IsZero() {
+		t.Errorf("status: %+v, %v", status, err)
+	}
+	members, err := c.Members(ctx)
+	if err != nil || !reflect.DeepEqual(members, []client.Member{{Name: "a1", SPIFFEID: "spiffe://example.org/parley/agent/a1", State: "alive", Address: "127.0.0.1:8310", Zone: "z1", Core: "leader"}}) {
+		t.Errorf("members: %+v, %v", members, err)
+	}
+	core, err := c.Core(ctx)
+	if err != nil || core.Size != 3 || len(core.Voters) != 1 {
+		t.Errorf("core: %+v, %v", core, err)
+	}
+	health, err := c.Health(ctx)
+	if err != nil || !health.Ready || len(health.Capabilities) != 2 {
+		t.Errorf("health: %+v, %v", health, err)
+	}
+	ready, text, err := c.Ready(ctx)
+	if err != nil || !ready || text == "" {
+		t.Errorf("ready: %v %q, %v", ready, text, err)
+	}
+	for what, err := range map[string]error{
+		"live": c.Live(ctx), "allow": c.AllowCore(ctx, "a1", true), "size": c.SetCoreSize(ctx, 5), "role": c.SetAgentRole(ctx, "a1", "operator"),
+		"revoke": c.RevokeToken(ctx, token.ID),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// A refusal arrives with everything that the table says of it.
+func TestClientErrors(t *testing.T) {
+	fake := newFake(t, 1, 1)
+	fake.put("k", "v")
+	c, ctx := newClient(t, fake.agents["a1"]), context.Background()
+	one := uint64(1)
+	_, missing := c.Get(ctx, "none", client.ReadOptions{})
+	_, conflict := c.Put(ctx, "k", nil, client.PutOptions{CAS: &one})
+	_, large := c.Put(ctx, "k", make([]byte, state.MaxValueBytes+1), client.PutOptions{})
+	fake.agents["a1"].role = "none"
+	_, denied := c.Get(ctx, "k", client.ReadOptions{})
+	fake.agents["a1"].role = "operator"
+	fake.setLeader("")
+	_, noLeader := c.Put(ctx, "k", nil, client.PutOptions{})
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{missing, "not_found 404 1"}, {conflict, "conflict 409 1"}, {large, "too_large 413 1"},
+		{denied, "denied 403 4"}, {noLeader, "no_leader 503 3"},
+	} {
+		var e *client.Error
+		if !errors.As(test.err, &e) {
+			t.Fatalf("got %v, want %s", test.err, test.want)
+		}
+		if got := fmt.Sprintf("%s %d %d", e.Code, e.Status, e.ExitCode()); got != test.want || e.Hint == "" || e.RequestID == "" {
+			t.Errorf("got %q, hint %q, request id %q; want %q", got, e.Hint, e.RequestID, test.want)
+		}
+	}
+}
+
+// flaky is a listener whose connections a test can cut.
+type flaky struct {
+	net.Listener
+	conns chan net.Conn
+}
+
+func (f *flaky) Accept() (net.Conn, error) {
+	conn, err := f.Listener.Accept()
+	if err == nil {
+		f.conns <- conn
+	}
+	return conn, err
+}
+
+// A watch survives its connection: what changed meanwhile is reported once, deletions too, and nothing twice.
+func TestClientWatchReconnects(t *testing.T) {
+	fake := newFake(t, 1, 1)
+	fake.put("w/a", "1")
+	fake.put("w/b", "1")
+	l := &flaky{listen(t, "tcp", "127.0.0.1:0"), make(chan net.Conn, 8)}
+	serve(t, l, fake.agents["a1"].service.Handler(Loopback))
+	c, err := client.New("http://" + l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	seen := ""
+	done := errors.New("done")
+	err = c.Watch(context.Background(), "w/", true, func(e client.Event) error {
+		seen += e.Type + " " + e.Key + "\n"
+		switch {
+		case e.Type == "ready":
+			_ = (<-l.conns).Close()
+			if _, err := fake.agents["a1"].service.Execute(context.Background(), operator, state.Delete{Key: "w/a"}); err != nil {
+				t.Error(err)
+			}
+			fake.put("w/c", "1")
+		case e.Key == "w/d":
+			return done
+		case e.Type == "delete":
+			fake.put("w/d", "1")
+		}
+		return nil
+	})
+	if want := "put w/a\nput w/b\nready \nput w/c\ndelete w/a\nput w/d\n"; !errors.Is(err, done) || seen != want {
+		t.Errorf("got %v\n%swant\n%s", err, seen, want)
+	}
+}

@@ -1,0 +1,12 @@
+// Package consul serves the /v1 dialect that existing clients of that name speak, as a thin layer over api.Service:
+//
+//	service.Mount(consul.Routes(consul.Options{Datacenter: "dc1"})...)
+//
+// It serves /v1/kv and /v1/status. It keeps no state and translates only: parameters that count by presence, answers
+// of true and false, values in base64, the X-Consul headers on every read, plain-text errors. An index of this dialect
+// is a revision of the native API, and belongs to what was read: the key's own, a prefix's highest, the table's for a
+// missing key.
+//
+// Written from the public documentation, observed behaviour and the MPL-licensed clients. Handlers are safe for
+// concurrent use.
+package consul

@@ -1,0 +1,193 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/parley-mesh/parley/state"
+)
+
+// Execute applies a command as caller and waits until the leader has applied it. The command is proposed here when
+// this agent leads and forwarded one hop otherwise.
+//
+// It is sent again, at most maxAttempts times within LeaderWait, only while it surely was not proposed: no leader is
+// known, the asked agent did not lead, or could not be reached. Errors are *Error: denied, no_leader,
+// outcome_unknown when ctx or OpTimeout ended first or the leader was lost on the way, and what the state answered
+// (conflict, exists, ...).
+func (s *Service) Execute(ctx context.Context, caller Caller, cmd state.Command) (Applied, error) {
+	if err := s.mayExecute(caller, cmd); err != nil {
+		return Applied{}, err
+	}
+	envelope := state.Envelope{Caller: s.callerName(caller), Request: newRequestID(), Command: cmd}
+	ctx, cancel := context.WithTimeout(ctx, s.options.OpTimeout)
+	defer cancel()
+	var done Applied
+	err := s.withLeader(ctx, func(leader string, self bool) *Error {
+		var failed *Error
+		if self {
+			done, failed = s.propose(ctx, envelope)
+		} else {
+			done, failed = s.forwardExecute(ctx, leader, caller, envelope)
+		}
+		return failed
+	})
+	if err != nil {
+		return Applied{}, err
+	}
+	if err := resultError(done.Result); err != nil {
+		return done, err
+	}
+	return done, nil
+}
+
+func (s *Service) mayExecute(caller Caller, cmd state.Command) *Error {
+	if internalOnly(cmd) && caller.Kind != KindInternal {
+		return Errorf(CodeDenied, "this command is for the agents themselves")
+	}
+	return allow(caller, commandAction(cmd))
+}
+
+// callerName is how the log entry names the caller: a uid means something only with its host.
+func (s *Service) callerName(c Caller) string {
+	if strings.HasPrefix(c.Name, "uid:") {
+		return c.Name + "@" + s.local.Node
+	}
+	return c.Name
+}
+
+func newRequestID() (id [16]byte) {
+	_, _ = rand.Read(id[:]) // never fails: it ends the process instead
+	return id
+}
+
+// propose encodes and appends here. An error may mean not_leader, which is safe to repeat.
+func (s *Service) propose(ctx context.Context, envelope state.Envelope) (Applied, *Error) {
+	command, failed := s.encode(envelope)
+	if failed != nil {
+		return Applied{}, failed
+	}
+	proposed, err := s.local.Propose(ctx, command)
+	if err != nil {
+		return Applied{}, asWriteError(err)
+	}
+	result, err := state.DecodeResult(proposed.Data)
+	if err != nil {
+		return Applied{}, Errorf(CodeInternal, "result of index %d: %v", proposed.Index, err)
+	}
+	return Applied{Result: result, Proposed: proposed, Node: s.local.Node}, nil
+}
+
+// encode refuses what the state could never do, before it reaches the log.
+func (s *Service) encode(envelope state.Envelope) ([]byte, *Error) {
+	command, err := state.Encode(envelope, s.local.ClusterVersion())
+	var tooNew *state.TooNewError
+	switch {
+	case err == nil:
+		return command, nil
+	case errors.Is(err, state.ErrTooLarge):
+		return nil, Errorf(CodeTooLarge, "%v", err)
+	case errors.As(err, &tooNew):
+		return nil, Errorf(CodeUnsupported, "%v", err).WithHint("upgrade every agent of the core, then finalize the upgrade")
+	}
+	return nil, Errorf(CodeInvalid, "%v", err)
+}
+
+func (s *Service) forwardExecute(ctx context.Context, leader string, caller Caller, envelope state.Envelope) (Applied, *Error) {
+	command, failed := s.encode(envelope)
+	if failed != nil {
+		return Applied{}, failed
+	}
+	body := appendExecute(nil, executeRequest{role: caller.Role, kind: caller.Kind, command: command})
+	answer, err := s.local.Call(ctx, leader, methodExecute, body)
+	if err != nil {
+		return Applied{}, asWriteError(err)
+	}
+	done, err := parseApplied(answer)
+	if err != nil {
+		return Applied{}, Errorf(CodeOutcomeUnknown, "answer of %s: %v", leader, err)
+	}
+	return done, nil
+}
+
+// withLeader runs ask against the leader until it succeeds, fails for good, or the waiting time is over. Every wait
+// ends with ctx. ask is repeated only after a failure that surely did nothing.
+//
+//  1. a1 has a write while the core elects: known is false, it waits.
+//  2. a1 hears that a2 leads and asks it, but a2 has just lost its term: not_leader, nothing happened.
+//  3. a1 waits a little, for its own knowledge is as old as a2's answer, and asks whoever leads by then.
+func (s *Service) withLeader(ctx context.Context, ask func(leader string, self bool) *Error) error {
+	waited, stop := context.WithTimeout(ctx, s.options.LeaderWait)
+	defer stop()
+	var last *Error
+	var named string // the leader by the last answer's word, which may be newer than our own knowledge
+	pause := retryPauseFirst
+	for range maxAttempts {
+		leader, self, known := s.local.Leader()
+		if named != "" && named != s.local.Node && !self {
+			leader, known, named = named, true, ""
+		}
+		if known {
+			if last = ask(leader, self); last == nil {
+				return nil
+			}
+			if !surelyNotProposed(last) {
+				return last
+			}
+			if named = last.Leader; last.Code == CodeUnavailable {
+				named = s.anotherCore(leader)
+			}
+		}
+		if !sleep(waited, pause) {
+			break
+		}
+		pause = min(2*pause, retryPauseMax)
+	}
+	if last != nil && last.Code != CodeNotLeader {
+		return last
+	}
+	return Errorf(CodeNoLeader, "the core has no leader that answers")
+}
+
+// anotherCore picks a live core member besides the one that cannot be reached; if it does not lead, it says who does.
+func (s *Service) anotherCore(unreachable string) string {
+	for _, node := range s.local.CoreNodes() {
+		if node != unreachable {
+			return node
+		}
+	}
+	return ""
+}
+
+// sleep waits for d and reports false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// resultCodes maps what the state answers to our codes.
+var resultCodes = map[state.Code]string{
+	state.CodeNotFound: CodeNotFound, state.CodeConflict: CodeConflict, state.CodeInvalid: CodeInvalid,
+	state.CodeExists: CodeExists, state.CodeExpired: CodeExpired, state.CodeUsed: CodeUsed,
+	state.CodeRevoked: CodeRevoked, state.CodeDenied: CodeDenied, state.CodeLimit: CodeLimit,
+}
+
+// resultError is nil for a command that the state accepted.
+func resultError(r state.Result) error {
+	if r.Code == "" {
+		return nil
+	}
+	code, ok := resultCodes[r.Code]
+	if !ok {
+		code = CodeInternal
+	}
+	return Errorf(code, "%s", r.Message)
+}

@@ -1,0 +1,47 @@
+package api
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+)
+
+// checkOrigin refuses what a page in a browser on this host would send. Two checks, because each alone has a hole: a
+// page of another site names itself in Origin or Sec-Fetch-Site, and a page whose own DNS name was rebound to
+// 127.0.0.1 is "same origin" but arrives with that name in Host.
+func checkOrigin(kind Listener, node string, r *http.Request) *Error {
+	if kind == Socket {
+		return nil // no browser reaches a Unix socket
+	}
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
+		return Errorf(CodeForbiddenOrigin, "a request from a web page of another site (%s)", site)
+	}
+	if origin := r.Header.Get("Origin"); origin != "" && !sameHost(origin, r.Host) {
+		return Errorf(CodeForbiddenOrigin, "the request comes from a page of another origin")
+	}
+	if kind == Loopback && !localHost(r.Host, node) {
+		return Errorf(CodeForbiddenOrigin, "the Host header names neither a loopback address nor this agent")
+	}
+	return nil
+}
+
+func sameHost(origin, host string) bool {
+	u, err := url.Parse(origin)
+	return err == nil && u.Host != "" && strings.EqualFold(u.Host, host)
+}
+
+// localHost accepts localhost, loopback addresses and the agent's own name, each with or without a port.
+func localHost(host, node string) bool {
+	name := host
+	if bare, _, err := net.SplitHostPort(host); err == nil {
+		name = bare
+	}
+	name = strings.Trim(name, "[]")
+	if strings.EqualFold(name, "localhost") || strings.EqualFold(name, node) {
+		return true
+	}
+	addr, err := netip.ParseAddr(name)
+	return err == nil && addr.Unmap().IsLoopback()
+}

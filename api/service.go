@@ -1,0 +1,134 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/security/policy"
+	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/state/watch"
+)
+
+// Times and bounds of the Service. Options can change those that tests or small hosts want to change.
+const (
+	leaderWait      = 5 * time.Second       // how long a request waits for a core that has no leader
+	opTimeout       = 10 * time.Second      // a write or a plain read, unless the caller's context ends earlier
+	maxAttempts     = 128                   // times that a request is sent at most; with retryPause it outlasts leaderWait
+	retryPauseFirst = 5 * time.Millisecond  // between attempts, doubling ...
+	retryPauseMax   = 50 * time.Millisecond // ... up to here: an election takes several of these
+	maxWatches      = 1000                  // blocking reads and streams open for one identity
+	maxConcurrent   = 2048                  // requests open for one identity, watches included
+	maxForwarded    = 4096                  // requests that one other agent has open here
+)
+
+// Proposed is where a command stands in the log and what it resulted in (state.DecodeResult).
+type Proposed struct {
+	Index, Term uint64
+	Stamp       clock.Stamp
+	Data        []byte
+}
+
+// Local is what the agent offers to the API. Each function is safe for concurrent use, returns *Error values where it
+// returns an error, and is set unless its line says otherwise.
+type Local struct {
+	Node string
+	Hub  *watch.Hub
+	// HoldsKV reports whether this agent's View carries key/value: a core member that has caught up.
+	HoldsKV func() bool
+	// Leader names the leader as far as this agent knows, and whether it is this agent. It must be cheap.
+	Leader func() (node string, self, known bool)
+	// Propose appends a command to the log. not_leader means that this agent does not lead and surely did not.
+	Propose func(ctx context.Context, command []byte) (Proposed, error)
+	// ReadIndex confirms leadership with a majority and returns the index that a read must wait for.
+	ReadIndex func(ctx context.Context) (uint64, error)
+	// Call asks another agent. unavailable means that the request never left.
+	Call func(ctx context.Context, node, method string, body []byte) ([]byte, error)
+	// RoleOf is the role that the applied state gives to an agent; the core grant implies operator.
+	RoleOf func(node string) policy.Role
+	// CoreNodes lists live core members, for stale reads of an agent without key/value.
+	CoreNodes func() []string
+	// ClusterVersion gates encodings.
+	ClusterVersion func() uint32
+	// LastContact is how old a follower's data may be; nil counts as zero.
+	LastContact func() time.Duration
+
+	Members func() []Member
+	Core    func() CoreStatus
+	Status  func() AgentStatus
+	Health  func() []Capability
+	// CreateToken makes the secret here and executes TokenCreate as caller.
+	CreateToken func(ctx context.Context, caller Caller, spec TokenSpec) (TokenAnswer, error)
+}
+
+// Options of a Service; zero values take the constants above.
+type Options struct {
+	Local Local
+	// AnonymousRole is what a caller without credentials on the loopback listener may do; "" is discovery.
+	AnonymousRole policy.Role
+	// IdentifyTLS names the agent behind a verified client certificate of an https request: its SPIFFE ID and its
+	// node name. Nil refuses all certificates.
+	IdentifyTLS func(tls.ConnectionState) (spiffeID, node string, err error)
+	// LeaderWait bounds the wait for a leader, OpTimeout a whole write or plain read.
+	LeaderWait, OpTimeout time.Duration
+	// Concurrent and Watches bound what one identity has open.
+	Concurrent, Watches int
+	Log                 *zap.Logger
+	// Now is the wall clock; only request logging reads it.
+	Now func() time.Time
+}
+
+// Service executes, reads and serves. Make one with New.
+type Service struct {
+	local      Local
+	options    Options
+	log        *zap.Logger
+	concurrent *limiter
+	watches    *limiter
+	forwarded  *limiter
+	barrier    barrier
+	extra      []Route
+}
+
+// New returns a Service; it starts nothing.
+func New(o Options) *Service {
+	if o.AnonymousRole == "" {
+		o.AnonymousRole = policy.Discovery
+	}
+	if o.LeaderWait == 0 {
+		o.LeaderWait = leaderWait
+	}
+	if o.OpTimeout == 0 {
+		o.OpTimeout = opTimeout
+	}
+	if o.Concurrent == 0 {
+		o.Concurrent = maxConcurrent
+	}
+	if o.Watches == 0 {
+		o.Watches = maxWatches
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	return &Service{
+		local: o.Local, options: o, log: o.Log,
+		concurrent: newLimiter(o.Concurrent),
+		watches:    newLimiter(o.Watches),
+		forwarded:  newLimiter(maxForwarded),
+		barrier:    barrier{limit: o.LeaderWait},
+	}
+}
+
+// Local returns what the Service was built on, for the dialects that serve beside it.
+func (s *Service) Local() Local { return s.local }
+
+// Applied is a command that took effect in the log: its result (which may still be a refusal by the state, in
+// Result.Code), where it stands, and which agent led.
+type Applied struct {
+	Result state.Result
+	Proposed
+	Node string
+}

@@ -1,0 +1,265 @@
+package consensus
+
+import (
+	"fmt"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/parley-mesh/parley/clock"
+)
+
+// Limits of the Raft library, from measurements: larger messages delay heartbeats, smaller ones
+// cost round trips; the uncommitted limit is what a leader without followers may pile up.
+const (
+	maxSizePerMsg       = 1 << 20
+	maxCommittedSize    = 16 << 20
+	maxUncommittedSize  = 64 << 20
+	maxInflightMsgs     = 512
+	maxInflightBytes    = 32 << 20
+	lostLeaderTimeouts  = 2 // election timeouts a proposal waits for its fate after leadership was lost
+	saveRetryTimeouts   = 4 // election timeouts between attempts to write a snapshot
+	maxTermJump         = 1 << 32
+	maxManifestBytes    = 1 << 20
+	maxMessageEntries   = 1 << 16
+	transferContext     = "CampaignTransfer" // raft's mark on votes asked for by a leadership transfer
+	readRoundContextLen = 8
+)
+
+// coreConfig is what the core needs to know; Options documents and defaults the fields.
+type coreConfig struct {
+	id               uint64
+	clock            *clock.Clock
+	electionTicks    int
+	heartbeatTicks   int
+	batchCommands    int
+	batchBytes       int
+	inflightBatches  int
+	snapshotEntries  uint64
+	snapshotBytes    int
+	trailingEntries  uint64
+	maxLogBytes      int
+	snapshotTimeout  int // ticks
+	stamp            clock.Stamp
+	logger           raft.Logger
+	skipReadIndexFor func() bool // tests only: the control that answers reads without a round
+}
+
+// core is the replica as a step function: every method is an event, and the effects that the
+// events asked for pile up until take. It is owned by one goroutine.
+//
+// After every event raft's Ready is drained at once. So between two events nothing is hidden in
+// raft: memLog ends where raft's log ends, and the entries that show up while an event is handled
+// are the ones that this event caused. Proposals learn their index that way.
+//
+// A restarted voter votes at once. Reads here always take a read-index round, so that is safe.
+// With lease reads it would not be: a voter must then ignore votes for one election timeout after
+// its start, because it forgot the promise it made before. That rule belongs in admit, with the
+// other checks that need our state.
+type core struct {
+	cfg coreConfig
+	rn  *raft.RawNode
+	log *memLog
+	out effects
+
+	ticks     uint64
+	role      raft.StateType
+	leader    uint64
+	term      uint64
+	commit    uint64
+	applying  uint64 // last index handed out to be applied
+	applied   uint64 // last index reported applied
+	conf      *raftpb.ConfState
+	termStart uint64 // as leader: index of this term's first entry, 0 until seen
+	issued    uint64 // as leader: highest read position sent out in a heartbeat of this term
+	maxStamp  clock.Stamp
+	written   *raftpb.HardState // last one handed out to be written
+	unsynced  bool              // entries, term or vote were handed out since the last sync
+	halted    error             // applying stopped for good; the log goes on
+
+	props    proposals
+	reads    readRounds
+	change   *confChange
+	transfer *transfer
+	snaps    snapshots
+}
+
+// newCore builds a core from the recovered log. It performs no event; start does.
+func newCore(cfg coreConfig, log *memLog) (*core, error) {
+	c := &core{cfg: cfg, log: log, conf: raftpb.EnsureConfState(log.snap.ConfState), maxStamp: cfg.stamp}
+	rc := &raft.Config{
+		ID: cfg.id, ElectionTick: cfg.electionTicks, HeartbeatTick: cfg.heartbeatTicks,
+		Storage: log, Applied: log.snap.Index, AsyncStorageWrites: true,
+		MaxSizePerMsg: maxSizePerMsg, MaxCommittedSizePerReady: maxCommittedSize,
+		MaxUncommittedEntriesSize: maxUncommittedSize, MaxInflightMsgs: maxInflightMsgs,
+		MaxInflightBytes: maxInflightBytes, CheckQuorum: true, PreVote: true,
+		DisableProposalForwarding: true, StepDownOnRemoval: true, Logger: cfg.logger,
+	}
+	if err := checkRaftConfig(rc); err != nil {
+		return nil, err
+	}
+	rn, err := raft.NewRawNode(rc)
+	if err != nil {
+		return nil, fmt.Errorf("start raft node %x: %w", cfg.id, err)
+	}
+	c.rn = rn
+	c.term, c.commit = log.hard.GetTerm(), max(log.hard.GetCommit(), log.snap.Index)
+	c.applying, c.applied = log.snap.Index, log.snap.Index
+	c.snaps.last = log.snap.Index
+	c.written = log.hard
+	c.observe(log.entries)
+	return c, nil
+}
+
+// checkRaftConfig refuses what raft would answer with a panic.
+func checkRaftConfig(rc *raft.Config) error {
+	if rc.ID == raft.None || raft.IsLocalMsgTarget(rc.ID) {
+		return fmt.Errorf("raft id %d is reserved", rc.ID)
+	}
+	if rc.HeartbeatTick < 1 || rc.ElectionTick <= rc.HeartbeatTick {
+		return fmt.Errorf("election timeout of %d ticks must be longer than the heartbeat's %d",
+			rc.ElectionTick, rc.HeartbeatTick)
+	}
+	if rc.Applied > 0 {
+		_, cs, _ := rc.Storage.InitialState()
+		if err := checkConfState(cs); err != nil {
+			return fmt.Errorf("snapshot at %d: %w", rc.Applied, err)
+		}
+	}
+	return nil
+}
+
+// start performs what is due before the first event: the only voter need not wait for a timeout.
+func (c *core) start() {
+	c.campaignAlone()
+	c.drain()
+}
+
+// tick advances raft's timers and ours by one tick.
+func (c *core) tick() {
+	c.ticks++
+	c.rn.Tick()
+	c.drain()
+	c.campaignAlone()
+	c.tickProposals()
+	c.tickReads()
+	c.tickTransfer()
+	c.tickSnapshots()
+	c.drain()
+}
+
+// campaignAlone makes the only voter stand at once. Raft refuses while a committed change of the
+// core is unapplied, hence the repetition at each tick.
+func (c *core) campaignAlone() {
+	cs := c.conf
+	if c.role == raft.StateFollower && c.leader == raft.None && len(cs.GetVoters()) == 1 &&
+		cs.GetVoters()[0] == c.cfg.id && len(cs.GetVotersOutgoing()) == 0 {
+		_ = c.rn.Campaign() // a refusal shows as no change of role
+	}
+}
+
+// step hands a peer's message to raft. The caller has run checkMessage; what depends on our own
+// state is checked here. A snapshot is stepped only after it was fetched (see installed).
+func (c *core) step(m *raftpb.Message) error {
+	if err := c.admit(m); err != nil {
+		return err
+	}
+	if m.GetType() == raftpb.MsgSnap && m.GetSnapshot().GetMetadata().GetIndex() > c.commit {
+		c.offerSnapshot(m)
+		return nil
+	}
+	if m.GetType() == raftpb.MsgApp {
+		c.observe(m.GetEntries())
+	}
+	_ = c.rn.Step(m) // errors are "unknown peer" and "dropped": raft's way to ignore
+	c.drain()
+	return nil
+}
+
+// appended delivers the responses of finished log writes to raft, in the order of the writes.
+func (c *core) appended(responses []*raftpb.Message) {
+	for _, m := range responses {
+		_ = c.rn.Step(m)
+		c.drain()
+	}
+}
+
+// appliedTask reports that everything in t is applied (or skipped by a halt, which never reports).
+// Changes of the core enter raft here: after the machine saw them, before raft hears "applied".
+// stamp is the machine's newest stamp when t restored a snapshot.
+func (c *core) appliedTask(t *applyTask, stamp clock.Stamp) {
+	c.seen(stamp)
+	for _, e := range t.entries {
+		c.applyConfChange(e)
+	}
+	c.applied = max(c.applied, t.index)
+	if t.capture {
+		c.captured(t)
+	}
+	for _, m := range t.responses {
+		_ = c.rn.Step(m)
+	}
+	c.drain()
+	c.adopt()
+}
+
+// halt stops this replica's service but not its log: it keeps voting and replicating, so that the
+// others keep their quorum, and passes leadership on.
+func (c *core) halt(err error) {
+	c.halted = fmt.Errorf("%w: %w", ErrStopped, err)
+	c.failProposals(c.halted)
+	c.failReads(c.halted)
+	c.out.changed = true
+	c.handOver()
+	c.drain()
+}
+
+// unreachable reports that messages to a peer were lost.
+func (c *core) unreachable(id uint64) {
+	c.rn.ReportUnreachable(id)
+	c.drain()
+}
+
+// flush proposes what was submitted and starts a read round if one is due. The shell calls it once
+// for each turn of its loop, so that everything that arrived together travels together.
+func (c *core) flush() {
+	c.flushProposals()
+	c.flushReads()
+}
+
+// observe lifts the clock over the stamps of entries, so that what we stamp when we lead later is
+// greater. Entries that are never committed count too: that costs nothing.
+func (c *core) observe(entries []*raftpb.Entry) {
+	newest := clock.Stamp(0)
+	for _, e := range entries {
+		if e.GetType() != raftpb.EntryNormal {
+			continue
+		}
+		if s, ok := batchStamp(e.GetData()); ok && s > newest {
+			newest = s
+		}
+	}
+	c.seen(newest)
+}
+
+// seen lifts the clock over one stamp. A stamp too far ahead leaves the clock as it is; maxStamp
+// remembers it, and this node refuses to stamp commands until its clock has passed it.
+func (c *core) seen(s clock.Stamp) {
+	if s <= c.maxStamp {
+		return
+	}
+	c.maxStamp = s
+	if _, err := c.cfg.clock.Update(s); err != nil {
+		c.out.clockErr = err
+	}
+}
+
+func (c *core) leads() bool { return c.role == raft.StateLeader }
+
+// notLeader returns the error that sends a caller to the leader.
+func (c *core) notLeader() error {
+	if c.leads() {
+		return &NotLeaderError{}
+	}
+	return &NotLeaderError{Leader: c.leader}
+}

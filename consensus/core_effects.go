@@ -1,0 +1,277 @@
+package consensus
+
+import (
+	"io"
+	"sync/atomic"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/parley-mesh/parley/clock"
+)
+
+// effects is what a turn of the core asks the shell to do. appends and applies must be performed
+// in order, each kind by one goroutine; the rest in any order.
+type effects struct {
+	appends  []*appendTask
+	applies  []*applyTask
+	messages []*raftpb.Message
+	answers  []answer
+	installs []*installTask
+	saves    []*saveTask
+	reports  []snapReport
+	compact  uint64 // compact the log on disk up to here; 0 = no
+	changed  bool   // leader, role, term or membership changed: publish the status
+	clockErr error  // a stamp from a peer that the clock refused
+}
+
+// appendTask is one write of the log. The responses go out when it is written, and if sync is set
+// durable. Without responses nobody depends on it yet; a commit index alone is only a hint for the
+// next start. So a sync is due with the first response after entries, term or vote were written.
+type appendTask struct {
+	entries  []*raftpb.Entry
+	hard     *raftpb.HardState // nil if unchanged
+	snapshot *SnapshotRef      // not nil: restart the log behind it before anything else
+	local    []*raftpb.Message // to be stepped by us, in order; MsgStorageAppendResp is the last
+	remote   []*raftpb.Message // to be sent
+	sync     bool
+}
+
+// applyTask is committed entries for the machine, or a snapshot to restore instead. batches runs
+// parallel to entries: the waiting proposers where the entry is our own batch, else nil.
+type applyTask struct {
+	entries   []*raftpb.Entry
+	batches   []*batch
+	responses []*raftpb.Message
+	restore   *SnapshotRef
+	index     uint64 // last index of the task
+	term      uint64
+	capture   bool // capture the machine's state when done
+	write     func(io.Writer) error
+}
+
+// saveTask is a captured state to be written as a snapshot. Chain is still to be filled in.
+type saveTask struct {
+	ref   SnapshotRef
+	write func(io.Writer) error
+}
+
+// installTask is a peer's snapshot to be fetched and made durable; then msg is stepped.
+type installTask struct {
+	from uint64
+	ref  SnapshotRef
+	msg  *raftpb.Message
+}
+
+// snapReport tells the sender of a snapshot how it ended.
+type snapReport struct {
+	to, index uint64
+	ok        bool
+}
+
+// answer ends a request.
+type answer struct {
+	to *request
+	outcome
+}
+
+type outcome struct {
+	done  Proposed
+	index uint64
+	err   error
+}
+
+// Proposed is the receipt of a command: where it stands in the log, the leader's stamp, and what
+// the state machine returned.
+type Proposed struct {
+	Index, Term uint64
+	Stamp       clock.Stamp
+	Data        []byte
+}
+
+// request is one caller's wait: a proposal, a read, a change of the core or a transfer. The core
+// treats reply as opaque; the shell calls it once.
+type request struct {
+	command []byte               // proposal
+	change  *raftpb.ConfChangeV2 // change of the core
+	target  uint64               // transfer
+	state   atomic.Uint32        // requestWaiting, then one of the others, once
+	reply   func(outcome)
+}
+
+const (
+	requestWaiting   = iota
+	requestTaken     // handed to the log: the outcome may be unknown from here on
+	requestCancelled // the caller left before that: certain not to happen
+)
+
+// take claims the request for the log. False: the caller has gone.
+func (r *request) take() bool { return r.state.CompareAndSwap(requestWaiting, requestTaken) }
+
+// cancel gives the request up. False: it is too late, the log has it.
+func (r *request) cancel() bool { return r.state.CompareAndSwap(requestWaiting, requestCancelled) }
+
+// take returns the effects since the last call.
+func (c *core) take() effects {
+	out := c.out
+	c.out = effects{}
+	return out
+}
+
+func (c *core) answer(r *request, o outcome) {
+	c.out.answers = append(c.out.answers, answer{to: r, outcome: o})
+}
+
+func (c *core) fail(r *request, err error) { c.answer(r, outcome{err: err}) }
+
+// drain turns everything that raft has ready into effects.
+func (c *core) drain() {
+	for {
+		for c.rn.HasReady() {
+			c.ready(c.rn.Ready())
+		}
+		if !c.snapshotOnDemand() {
+			return
+		}
+	}
+}
+
+func (c *core) ready(rd raft.Ready) {
+	c.hardState(rd)
+	if rd.SoftState != nil {
+		c.softState(rd.SoftState)
+	}
+	for _, m := range rd.Messages {
+		switch m.GetTo() {
+		case raft.LocalAppendThread:
+			c.onAppend(m)
+		case raft.LocalApplyThread:
+			c.onApply(m)
+		default:
+			c.send(m)
+		}
+	}
+	for _, rs := range rd.ReadStates {
+		c.readDone(rs)
+	}
+}
+
+func (c *core) hardState(rd raft.Ready) {
+	if raft.IsEmptyHardState(rd.HardState) {
+		return
+	}
+	if term := rd.GetTerm(); term != c.term {
+		c.term, c.termStart, c.issued = term, 0, 0
+		c.out.changed = true
+	}
+	c.commit = rd.GetCommit()
+}
+
+func (c *core) softState(s *raft.SoftState) {
+	led := c.leads()
+	c.role, c.leader = s.RaftState, s.Lead
+	c.out.changed = true
+	if led && !c.leads() {
+		c.lostLeadership()
+	}
+	c.transferMoved()
+}
+
+// lostLeadership fails what was not proposed and lets what was wait a little for its fate.
+func (c *core) lostLeadership() {
+	c.termStart, c.issued = 0, 0
+	c.props.dropQueue(c, c.notLeader())
+	c.failReads(c.notLeader())
+	deadline := c.ticks + uint64(lostLeaderTimeouts*c.cfg.electionTicks)
+	c.props.deadline = deadline
+	if c.change != nil {
+		c.change.deadline = deadline
+	}
+	clear(c.snaps.sent)
+}
+
+// send queues a message for a peer and notes what its answer will be checked against.
+func (c *core) send(m *raftpb.Message) {
+	switch m.GetType() {
+	case raftpb.MsgHeartbeat:
+		if ctx := m.GetContext(); len(ctx) == readRoundContextLen {
+			c.issued = max(c.issued, readPosition(ctx))
+		}
+	case raftpb.MsgSnap:
+		c.snaps.note(m.GetTo(), c.ticks)
+	}
+	c.out.messages = append(c.out.messages, m)
+}
+
+// onAppend turns a storage write into a task. The entries enter the log in memory now, before any
+// of the responses can be stepped.
+func (c *core) onAppend(m *raftpb.Message) {
+	t := &appendTask{entries: m.GetEntries()}
+	if m.Term != nil || m.Vote != nil || m.Commit != nil {
+		t.hard = &raftpb.HardState{Term: new(m.GetTerm()), Vote: new(m.GetVote()), Commit: new(m.GetCommit())}
+	}
+	if !raft.IsEmptySnap(m.GetSnapshot()) {
+		t.snapshot = c.restored(m.GetSnapshot())
+	}
+	c.log.append(t.entries)
+	c.markSync(t, len(m.GetResponses()) > 0)
+	for _, r := range m.GetResponses() {
+		if r.GetTo() == c.cfg.id {
+			t.local = append(t.local, r)
+		} else {
+			t.remote = append(t.remote, r)
+		}
+	}
+	for _, e := range t.entries {
+		c.ownEntry(e)
+	}
+	c.out.appends = append(c.out.appends, t)
+}
+
+func (c *core) markSync(t *appendTask, responses bool) {
+	voteMoved := t.hard != nil && (t.hard.GetTerm() != c.written.GetTerm() || t.hard.GetVote() != c.written.GetVote())
+	c.unsynced = c.unsynced || len(t.entries) > 0 || voteMoved
+	if t.hard != nil {
+		c.written = t.hard
+	}
+	if responses && c.unsynced {
+		t.sync, c.unsynced = true, false
+	}
+}
+
+// ownEntry recognizes what we just put into the log as leader: the first entry of the term, a
+// batch or a change of the core that is being proposed right now.
+func (c *core) ownEntry(e *raftpb.Entry) {
+	if !c.leads() || e.GetTerm() != c.term {
+		return
+	}
+	if c.termStart == 0 {
+		c.termStart = e.GetIndex()
+		return
+	}
+	switch {
+	case e.GetType() != raftpb.EntryNormal:
+		if c.change != nil && c.change.index == 0 {
+			c.change.index, c.change.term = e.GetIndex(), e.GetTerm()
+		}
+	case len(e.GetData()) > 0 && c.props.proposing != nil:
+		c.props.proposing.index, c.props.proposing.term = e.GetIndex(), e.GetTerm()
+	}
+}
+
+// onApply hands committed entries to the applier together with the proposers that wait for them.
+func (c *core) onApply(m *raftpb.Message) {
+	ents := m.GetEntries()
+	last := ents[len(ents)-1]
+	t := &applyTask{
+		entries: ents, batches: make([]*batch, len(ents)), responses: m.GetResponses(),
+		index: last.GetIndex(), term: last.GetTerm(),
+	}
+	for i, e := range ents {
+		t.batches[i] = c.props.committed(c, e)
+		c.snaps.bytes += len(e.GetData())
+	}
+	c.applying = t.index
+	t.capture = c.captureDue()
+	c.out.applies = append(c.out.applies, t)
+}

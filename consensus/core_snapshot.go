@@ -1,0 +1,178 @@
+package consensus
+
+import (
+	"slices"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+)
+
+// snapshots decides when our own are taken and follows those that travel.
+//
+// A peer's snapshot is fetched and made durable before raft hears of it, because raft has no way
+// to be told that restoring failed. Its sender pauses replication until it learns the end: from
+// the append response, from a report of the receiver, or by the timeout here. Forgetting all three
+// would leave the receiver behind for ever.
+type snapshots struct {
+	last       uint64 // index of the last one captured or installed
+	bytes      int    // payload handed out for applying since
+	saving     bool
+	retryAt    uint64            // tick before which none is captured, after a failure
+	installing bool              // one at a time
+	held       *installTask      // durable, waits until what is being applied is done
+	ready      SnapshotRef       // the last one made durable
+	sent       map[uint64]uint64 // receiver -> tick of sending
+}
+
+// captureDue decides at the end of an apply task whether the machine shall be captured after it.
+func (c *core) captureDue() bool {
+	s := &c.snaps
+	if s.saving || c.ticks < s.retryAt || c.applying <= s.last {
+		return false
+	}
+	if !c.log.wanted && c.applying-s.last < c.cfg.snapshotEntries && s.bytes < c.cfg.snapshotBytes {
+		return false
+	}
+	s.saving, s.last, s.bytes = true, c.applying, 0
+	return true
+}
+
+// snapshotOnDemand asks for a capture when a peer needs a snapshot and nothing is being applied.
+// It reports whether that made new effects.
+func (c *core) snapshotOnDemand() bool {
+	if !c.log.wanted || !c.captureDue() {
+		return false
+	}
+	term, err := c.log.Term(c.applying)
+	if err != nil {
+		return false
+	}
+	c.out.applies = append(c.out.applies, &applyTask{index: c.applying, term: term, capture: true})
+	return true
+}
+
+// captured turns the machine's captured state into a snapshot to be written. The configuration is
+// the one at t.index: later changes are in later tasks, which are not reported yet.
+func (c *core) captured(t *applyTask) {
+	ref := SnapshotRef{Index: t.index, Term: t.term, ConfState: c.conf}
+	c.out.saves = append(c.out.saves, &saveTask{ref: ref, write: t.write})
+}
+
+// saved ends the writing of a snapshot. The log then drops what it covers, except a tail for
+// followers that are a little behind and whatever follows a snapshot on its way to a peer.
+func (c *core) saved(ref SnapshotRef, err error) {
+	c.snaps.saving = false
+	if err != nil {
+		c.snaps.retryAt = c.ticks + uint64(saveRetryTimeouts*c.cfg.electionTicks)
+		c.snaps.last = c.log.snap.Index
+		return
+	}
+	c.log.saved(ref)
+	if to := c.compactTo(); to > c.log.offset {
+		c.log.compact(to)
+		c.out.compact = to
+	}
+	c.drain()
+}
+
+func (c *core) compactTo() uint64 {
+	to := c.log.snap.Index - min(c.log.snap.Index, c.cfg.trailingEntries)
+	if c.log.bytes > c.cfg.maxLogBytes/2 {
+		return c.log.snap.Index
+	}
+	c.visitProgress(func(_ uint64, pr tracker.Progress) {
+		if c.leads() && pr.State == tracker.StateSnapshot && pr.RecentActive {
+			to = min(to, pr.PendingSnapshot)
+		}
+	})
+	return to
+}
+
+// offerSnapshot has a peer's snapshot fetched, one at a time; others are dropped with a report.
+func (c *core) offerSnapshot(m *raftpb.Message) {
+	meta := m.GetSnapshot().GetMetadata()
+	if c.snaps.installing {
+		return // the sender repeats it after its timeout or when we report the running one
+	}
+	c.snaps.installing = true
+	c.out.installs = append(c.out.installs, &installTask{from: m.GetFrom(), msg: m, ref: SnapshotRef{
+		Index: meta.GetIndex(), Term: meta.GetTerm(),
+		ConfState: meta.GetConfState(), Manifest: m.GetSnapshot().GetData(),
+	}})
+}
+
+// installed ends the fetch of a peer's snapshot. The sender hears how it ended in any case.
+func (c *core) installed(t *installTask, err error) {
+	c.snaps.installing = false
+	c.out.reports = append(c.out.reports, snapReport{to: t.from, index: t.ref.Index, ok: err == nil})
+	if err == nil {
+		c.snaps.held = t
+		c.adopt()
+	}
+}
+
+// adopt steps a fetched snapshot. Raft ignores it if its term has passed or if we have caught up
+// otherwise. It waits while entries are being applied: a change of the core among them would reach
+// raft after the newer configuration of the snapshot, and undo it.
+func (c *core) adopt() {
+	t := c.snaps.held
+	if t == nil || c.applied < c.applying {
+		return
+	}
+	c.snaps.held, c.snaps.ready = nil, t.ref
+	_ = c.rn.Step(t.msg)
+	c.drain()
+}
+
+// restored is called when raft adopted a snapshot: the log restarts behind it, and the machine is
+// restored before anything later is applied.
+func (c *core) restored(s *raftpb.Snapshot) *SnapshotRef {
+	ref := c.snaps.ready
+	if ref.Index != s.GetMetadata().GetIndex() {
+		panic("raft adopted a snapshot that was not made durable")
+	}
+	c.log.reset(ref)
+	c.log.confIndex = 0
+	c.conf = raftpb.EnsureConfState(ref.ConfState)
+	c.applying, c.snaps.last, c.snaps.bytes = ref.Index, ref.Index, 0
+	c.props.overtaken(c, ref.Index)
+	c.out.applies = append(c.out.applies, &applyTask{restore: &ref, index: ref.Index, term: ref.Term})
+	c.out.changed = true
+	return &ref
+}
+
+// report tells raft how a snapshot that we sent ended.
+func (c *core) report(id uint64, ok bool) {
+	if _, sent := c.snaps.sent[id]; !sent {
+		return
+	}
+	delete(c.snaps.sent, id)
+	status := raft.SnapshotFinish
+	if !ok {
+		status = raft.SnapshotFailure
+	}
+	c.rn.ReportSnapshot(id, status)
+	c.drain()
+}
+
+// tickSnapshots reports snapshots as failed whose receiver stays silent for too long.
+func (c *core) tickSnapshots() {
+	var late []uint64
+	for id, at := range c.snaps.sent {
+		if c.ticks-at >= uint64(c.cfg.snapshotTimeout) {
+			late = append(late, id)
+		}
+	}
+	slices.Sort(late)
+	for _, id := range late {
+		c.report(id, false)
+	}
+}
+
+func (s *snapshots) note(to, tick uint64) {
+	if s.sent == nil {
+		s.sent = make(map[uint64]uint64)
+	}
+	s.sent[to] = tick
+}

@@ -1,0 +1,75 @@
+package consensus
+
+import (
+	"slices"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/tracker"
+)
+
+// Status is a node's view of the core. A follower's is as old as what its leader told it.
+type Status struct {
+	ID        uint64
+	Term      uint64
+	Leader    uint64 // 0 = none known
+	Role      string // leader, follower, candidate or learner; "none" for a node that was never added or is removed
+	Commit    uint64
+	Applied   uint64
+	Voters    []uint64
+	Outgoing  []uint64 // the old voters during a joint change, else empty
+	Learners  []uint64
+	Confirmed bool                // this leader has committed in its own term
+	Progress  map[uint64]Progress // on the leader only: every other member
+	Stopped   error               // why this node no longer serves, nil while it does
+}
+
+// Progress is what the leader knows of one member.
+type Progress struct {
+	Match  uint64 // its log agrees with the leader's up to here
+	Active bool   // it was heard within the last election timeout or two
+}
+
+// status describes the core; Applied and Stopped are the shell's to fill in.
+func (c *core) status() Status {
+	s := Status{
+		ID: c.cfg.id, Term: c.term, Leader: c.leader, Role: c.roleName(), Commit: c.commit, Applied: c.applied,
+		Voters: slices.Sorted(slices.Values(c.conf.GetVoters())), Outgoing: slices.Sorted(slices.Values(c.conf.GetVotersOutgoing())),
+		Learners:  slices.Sorted(slices.Values(slices.Concat(c.conf.GetLearners(), c.conf.GetLearnersNext()))),
+		Confirmed: c.leads() && c.termStart > 0 && c.commit >= c.termStart, Stopped: c.halted,
+	}
+	if c.leads() {
+		s.Progress = make(map[uint64]Progress)
+		c.visitProgress(func(id uint64, pr tracker.Progress) {
+			if id != c.cfg.id {
+				s.Progress[id] = Progress{Match: pr.Match, Active: pr.RecentActive}
+			}
+		})
+	}
+	return s
+}
+
+func (c *core) roleName() string {
+	switch {
+	case c.role == raft.StateLeader:
+		return "leader"
+	case c.role == raft.StateCandidate || c.role == raft.StatePreCandidate:
+		return "candidate"
+	case slices.Contains(c.conf.GetVoters(), c.cfg.id) || slices.Contains(c.conf.GetVotersOutgoing(), c.cfg.id):
+		return "follower"
+	case slices.Contains(c.conf.GetLearners(), c.cfg.id):
+		return "learner"
+	}
+	return "none"
+}
+
+// members returns everybody in the configuration, none for a node that does not know it yet, and
+// the leader, which may not be in the one that we know.
+func (c *core) members() []uint64 {
+	if len(c.conf.GetVoters()) == 0 {
+		return nil
+	}
+	ids := slices.Concat(c.conf.GetVoters(), c.conf.GetVotersOutgoing(), c.conf.GetLearners(), c.conf.GetLearnersNext())
+	ids = append(ids, c.leader)
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}

@@ -1,0 +1,216 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// TestCore runs the scripts in testdata: each is a claim about the core, with what must be seen.
+func TestCore(t *testing.T) {
+	datadriven.Walk(t, "testdata/core", func(t *testing.T, path string) {
+		s := newSim(t, 1)
+		s.tune = func(c *coreConfig) { c.trailingEntries, c.snapshotEntries = 2, 1000 }
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			s.t = t
+			out := s.script(d)
+			for _, b := range s.broken {
+				t.Errorf("%s: %s", d.Pos, b)
+			}
+			return out
+		})
+	})
+}
+
+func (s *sim) script(d *datadriven.TestData) string {
+	switch d.Cmd {
+	case "add-nodes":
+		return s.cmdAdd(d)
+	case "add-blank":
+		s.add(arg(s, d, 0))
+		return s.describe()
+	case "propose":
+		return s.cmdPropose(d)
+	case "read":
+		n := s.nodes[arg(s, d, 0)]
+		s.held = n.read()
+		s.settle()
+		return describeOutcome(*s.held)
+	case "get":
+		n := s.nodes[arg(s, d, 0)]
+		return fmt.Sprintf("%s=%s applied=%d\n", d.CmdArgs[1].Key, n.machine.get(d.CmdArgs[1].Key), n.core.applied)
+	case "outcome":
+		return describeOutcome(*s.held)
+	case "change":
+		return s.cmdChange(d)
+	case "transfer":
+		n := s.nodes[arg(s, d, 0)]
+		r := n.ask(&request{target: arg(s, d, 1)}, (*core).transferTo)
+		s.settle()
+		s.tick(2)
+		return describeOutcome(*r) + s.describe()
+	case "hand-over":
+		n := s.nodes[arg(s, d, 0)]
+		n.do(func() { n.core.handOver() })
+		s.settle()
+		s.tick(2)
+		return s.describe()
+	case "halt":
+		n := s.nodes[arg(s, d, 0)]
+		n.do(func() { n.core.halt(errors.New("unknown command")) })
+		s.settle()
+		return s.describe()
+	default:
+		return s.cmdWorld(d)
+	}
+}
+
+func (s *sim) cmdWorld(d *datadriven.TestData) string {
+	switch d.Cmd {
+	case "crash":
+		s.nodes[arg(s, d, 0)].crash(true)
+	case "restart":
+		s.nodes[arg(s, d, 0)].start()
+		s.settle()
+	case "partition":
+		s.partition(arg(s, d, 0))
+	case "heal":
+		clear(s.cut)
+		s.tick(4)
+	case "tick":
+		s.tick(int(arg(s, d, 0)))
+	case "elect":
+		s.elect()
+	case "snapshot":
+		n := s.nodes[arg(s, d, 0)]
+		n.core.cfg.snapshotEntries = 1
+		n.propose("snapshot", "taken")
+		s.settle()
+		n.core.cfg.snapshotEntries = 1000
+		return fmt.Sprintf("first=%d last=%d snapshot=%d\n", n.core.log.first(), n.core.log.last(), n.core.log.snap.Index)
+	case "status":
+	default:
+		s.t.Fatalf("%s: unknown command %s", d.Pos, d.Cmd)
+	}
+	return s.describe()
+}
+
+func (s *sim) cmdAdd(d *datadriven.TestData) string {
+	count := arg(s, d, 0)
+	voters := make([]uint64, count)
+	for i := range voters {
+		voters[i] = uint64(i + 1)
+	}
+	for _, id := range voters {
+		s.add(id, voters...)
+	}
+	s.settle()
+	return s.describe()
+}
+
+// cmdPropose proposes and settles; "held" leaves it in flight.
+func (s *sim) cmdPropose(d *datadriven.TestData) string {
+	n := s.nodes[arg(s, d, 0)]
+	key, value := d.CmdArgs[1].Key, strings.Join(d.CmdArgs[1].Vals, ",")
+	r := n.propose(key, value)
+	if d.HasArg("held") {
+		s.held = r
+		return describeOutcome(*r)
+	}
+	s.settle()
+	s.tick(2)
+	if d.HasArg("until") {
+		s.tick(40)
+	}
+	return describeOutcome(*r)
+}
+
+func (s *sim) cmdChange(d *datadriven.TestData) string {
+	var spec []string
+	for _, a := range d.CmdArgs[1:] {
+		spec = append(spec, a.Key)
+	}
+	changes, err := raftpb.ConfChangesFromString(strings.Join(spec, " "))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	n := s.nodes[arg(s, d, 0)]
+	r := n.ask(&request{change: &raftpb.ConfChangeV2{Changes: changes}}, (*core).changeCore)
+	s.settle()
+	s.tick(4)
+	return describeOutcome(*r) + s.describe()
+}
+
+// partition separates one node from all others.
+func (s *sim) partition(id uint64) {
+	for _, other := range s.ids {
+		if other != id {
+			s.cut[[2]uint64{id, other}], s.cut[[2]uint64{other, id}] = true, true
+		}
+	}
+}
+
+func arg(s *sim, d *datadriven.TestData, i int) uint64 {
+	v, err := strconv.ParseUint(d.CmdArgs[i].Key, 10, 64)
+	if err != nil {
+		s.t.Fatalf("%s: %v", d.Pos, err)
+	}
+	return v
+}
+
+func describeOutcome(o *outcome) string {
+	switch {
+	case o == nil:
+		return "waiting\n"
+	case o.err != nil:
+		return fmt.Sprintf("error: %v\n", o.err)
+	case o.done.Index > 0:
+		return fmt.Sprintf("acknowledged index=%d\n", o.done.Index)
+	case o.index > 0:
+		return fmt.Sprintf("read index=%d\n", o.index)
+	}
+	return "done\n"
+}
+
+func (s *sim) describe() string {
+	var b strings.Builder
+	for _, id := range s.ids {
+		c := s.nodes[id].core
+		if c == nil {
+			fmt.Fprintf(&b, "%d: down\n", id)
+			continue
+		}
+		st := c.status()
+		fmt.Fprintf(&b, "%d: %s term=%d leader=%d applied=%d voters=%v", id, st.Role, st.Term, st.Leader, st.Applied, st.Voters)
+		if len(st.Outgoing) > 0 {
+			fmt.Fprintf(&b, " outgoing=%v", st.Outgoing)
+		}
+		if len(st.Learners) > 0 {
+			fmt.Fprintf(&b, " learners=%v", st.Learners)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// TestElectionTimeoutsAreSeeded: the simulator owns raft's randomness, so that a seed replays.
+func TestElectionTimeoutsAreSeeded(t *testing.T) {
+	run := func() []uint64 {
+		s := newSim(t, 7)
+		s.add(1, 1, 2, 3)
+		s.add(2, 1, 2, 3)
+		s.add(3, 1, 2, 3)
+		first := s.elect()
+		s.nodes[first].crash(true)
+		return []uint64{first, s.elect(), s.nodes[s.current()].core.ticks}
+	}
+	if a, b := run(), run(); !slices.Equal(a, b) {
+		t.Errorf("two runs of one seed: %v and %v", a, b)
+	}
+}

@@ -1,0 +1,97 @@
+package consensus
+
+import (
+	"fmt"
+	"slices"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/tracker"
+)
+
+// transfer is a leadership transfer under way. Raft gives up after one election timeout.
+type transfer struct {
+	to  uint64
+	req *request // nil for a hand-over
+}
+
+// transferTo starts moving the lead to r.target.
+func (c *core) transferTo(r *request) {
+	switch {
+	case !c.leads():
+		c.fail(r, c.notLeader())
+	case r.target == c.cfg.id:
+		c.answer(r, outcome{})
+	case !slices.Contains(c.conf.GetVoters(), r.target):
+		c.fail(r, fmt.Errorf("%w: %x is not a voter", ErrTransfer, r.target))
+	case c.transfer != nil:
+		c.fail(r, fmt.Errorf("%w: a transfer to %x is in progress", ErrTransfer, c.transfer.to))
+	default:
+		r.take()
+		c.beginTransfer(r.target, r)
+	}
+}
+
+func (c *core) beginTransfer(to uint64, r *request) {
+	c.transfer = &transfer{to: to, req: r}
+	c.rn.TransferLeader(to)
+	c.drain()
+}
+
+// handOver passes the lead to the most caught-up voter that was heard lately. It reports whether
+// there is one.
+func (c *core) handOver() bool {
+	if !c.leads() || c.transfer != nil {
+		return c.leads()
+	}
+	best, match := raft.None, uint64(0)
+	c.visitProgress(func(id uint64, pr tracker.Progress) {
+		if id == c.cfg.id || pr.IsLearner || !pr.RecentActive || !slices.Contains(c.conf.GetVoters(), id) {
+			return
+		}
+		if best == raft.None || pr.Match > match {
+			best, match = id, pr.Match
+		}
+	})
+	if best == raft.None {
+		return false
+	}
+	c.beginTransfer(best, nil)
+	return true
+}
+
+// visitProgress calls f for every member in ascending order of id. Only the leader's are real.
+func (c *core) visitProgress(f func(id uint64, pr tracker.Progress)) {
+	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) { f(id, pr) })
+}
+
+// transferMoved is called when leader or role changed. The transfer ends when the next leader is
+// known, not when we step down: with two voters our vote is still needed in between.
+func (c *core) transferMoved() {
+	if c.transfer == nil || c.leads() || c.leader == raft.None {
+		return
+	}
+	t := c.transfer
+	c.transfer = nil
+	switch {
+	case t.req == nil:
+	case c.leader == t.to:
+		c.answer(t.req, outcome{})
+	default:
+		c.fail(t.req, fmt.Errorf("%w: %x was elected instead", ErrTransfer, c.leader))
+	}
+}
+
+// tickTransfer notices that raft gave up, and lets a halted leader try again.
+func (c *core) tickTransfer() {
+	c.tickChange()
+	if c.transfer != nil && c.leads() && c.rn.BasicStatus().LeadTransferee == raft.None {
+		t := c.transfer
+		c.transfer = nil
+		if t.req != nil {
+			c.fail(t.req, fmt.Errorf("%w: %x did not take over within an election timeout", ErrTransfer, t.to))
+		}
+	}
+	if c.halted != nil && c.leads() && c.ticks%uint64(c.cfg.electionTicks) == 0 {
+		c.handOver()
+	}
+}

@@ -1,0 +1,96 @@
+package consensus
+
+import (
+	"context"
+	"fmt"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// Propose replicates one command and returns when it is committed and applied on this node, which
+// must lead. Errors: *NotLeaderError, ErrBusy, ErrTooLarge, *UnavailableError, ErrStopped and ctx's
+// (wrapped) mean that nothing happened; *OutcomeUnknownError that it may have.
+func (n *Node) Propose(ctx context.Context, command []byte) (Proposed, error) {
+	if why := n.full.Load(); why != nil {
+		return Proposed{}, &UnavailableError{Cause: *why}
+	}
+	o := n.ask(ctx, n.proposals, &request{command: command})
+	return o.done, o.err
+}
+
+// ReadIndex returns an index such that a read after WaitApplied of it sees everything that was
+// acknowledged before the call. This node must lead. All waiting calls share one round of
+// heartbeats. On *NotLeaderError ask the next leader.
+func (n *Node) ReadIndex(ctx context.Context) (uint64, error) {
+	o := n.ask(ctx, n.reads, &request{})
+	return o.index, o.err
+}
+
+// WaitApplied waits until the machine has applied everything up to index.
+func (n *Node) WaitApplied(ctx context.Context, index uint64) error { return n.waits.wait(ctx, index) }
+
+// ChangeCore proposes a change of voters and learners and returns when it is applied here. A joint
+// change is then in its joint phase, which raft leaves by itself (Status.Outgoing empties). One at
+// a time: ErrChangePending. ErrChangeInvalid says what is wrong with it.
+func (n *Node) ChangeCore(ctx context.Context, change *raftpb.ConfChangeV2) error {
+	return n.ask(ctx, n.control, &request{change: change}).err
+}
+
+// TransferLeader moves the lead to a voter and returns when it leads, or ErrTransfer (wrapped).
+func (n *Node) TransferLeader(ctx context.Context, to uint64) error {
+	return n.ask(ctx, n.control, &request{target: to}).err
+}
+
+// Status returns this node's view of the core. It never blocks.
+func (n *Node) Status() Status {
+	s := *n.status.Load()
+	s.Commit, s.Applied = max(s.Commit, n.commit.Load()), n.waits.applied.Load()
+	select {
+	case <-n.done:
+		s.Stopped = n.stopError()
+	default:
+	}
+	return s
+}
+
+// Changed signals that leader, role, term or membership changed: look at Status again. A level of
+// capacity 1, for one reader.
+func (n *Node) Changed() <-chan struct{} { return n.changed }
+
+// ask hands r to the loop and waits for the answer.
+func (n *Node) ask(ctx context.Context, inbox chan<- *request, r *request) outcome {
+	answers := make(chan outcome, 1)
+	r.reply = func(o outcome) { answers <- o }
+	if err := ctx.Err(); err != nil {
+		return outcome{err: fmt.Errorf("consensus: nothing was proposed: %w", err)}
+	}
+	if n.stopping.Load() {
+		return outcome{err: ErrStopped}
+	}
+	select {
+	case inbox <- r:
+	default:
+		return outcome{err: ErrBusy}
+	}
+	select {
+	case o := <-answers:
+		return o
+	case <-ctx.Done():
+		return abandoned(r, answers, ctx.Err())
+	case <-n.done:
+		return abandoned(r, answers, n.stopError())
+	}
+}
+
+// abandoned decides what a caller may conclude that waits no longer.
+func abandoned(r *request, answers <-chan outcome, cause error) outcome {
+	if r.cancel() {
+		return outcome{err: fmt.Errorf("consensus: given up before it was proposed: %w", cause)}
+	}
+	select {
+	case o := <-answers:
+		return o
+	default:
+		return outcome{err: &OutcomeUnknownError{Cause: cause}}
+	}
+}

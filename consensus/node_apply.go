@@ -1,0 +1,174 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/clock"
+)
+
+// runApply owns the machine. An entry that cannot be applied (an unknown command, a panic) stops
+// it for good: skipping the entry would make this replica differ from the others. The log goes on.
+func (n *Node) runApply(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.applies.signal:
+		}
+		for _, t := range n.applies.take() {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err := n.apply(t); err != nil {
+				n.halt(err)
+				<-ctx.Done()
+				return nil
+			}
+		}
+	}
+}
+
+func (n *Node) halt(err error) {
+	n.log.Error("applying stopped", zap.Uint64("index", n.waits.applied.Load()+1), zap.Error(err))
+	n.waits.fail(fmt.Errorf("%w: %w", ErrStopped, err))
+	n.events.put(func(c *core) { c.halt(err) })
+}
+
+func (n *Node) apply(t *applyTask) error {
+	stamp := clock.Stamp(0)
+	if t.restore != nil {
+		var err error
+		if stamp, err = restoreMachine(n.opts, *t.restore); err != nil {
+			return err
+		}
+		n.waits.advance(t.index)
+	}
+	for i, e := range t.entries {
+		if err := n.applyEntry(e, t.batches[i]); err != nil {
+			n.giveUp(t.batches[i:], err)
+			return err
+		}
+		n.waits.advance(e.GetIndex())
+	}
+	if t.capture {
+		t.write = n.opts.Machine.Capture()
+	}
+	n.events.put(func(c *core) { c.appliedTask(t, stamp) })
+	return nil
+}
+
+// applyEntry applies one entry and answers its proposers.
+func (n *Node) applyEntry(e *raftpb.Entry, b *batch) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("apply entry %d: the state machine panicked: %v\n%s", e.GetIndex(), p, debug.Stack())
+		}
+	}()
+	var stamp clock.Stamp
+	var commands [][]byte
+	if e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0 {
+		if stamp, commands, err = decodeBatch(e.GetData()); err != nil {
+			return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
+		}
+	}
+	results, err := n.opts.Machine.Apply(e.GetIndex(), e.GetTerm(), stamp, commands)
+	if err == nil && len(results) != len(commands) {
+		err = fmt.Errorf("%d results for %d commands", len(results), len(commands))
+	}
+	if err != nil {
+		return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
+	}
+	if b == nil {
+		return nil
+	}
+	for i, r := range b.requests {
+		r.reply(outcome{done: Proposed{Index: e.GetIndex(), Term: e.GetTerm(), Stamp: stamp, Data: results[i]}})
+	}
+	return nil
+}
+
+// giveUp answers proposers whose entries are committed but will not be applied here.
+func (n *Node) giveUp(batches []*batch, cause error) {
+	for _, b := range batches {
+		if b == nil {
+			continue
+		}
+		for _, r := range b.requests {
+			r.reply(outcome{err: &OutcomeUnknownError{Cause: cause}})
+		}
+	}
+}
+
+// runSave writes captured states, one at a time, beside everything else.
+func (n *Node) runSave(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.saves.signal:
+		}
+		for _, t := range n.saves.take() {
+			ref := t.ref
+			manifest, err := n.opts.Snapshots.Save(ref, t.write)
+			if err != nil {
+				n.log.Error("snapshot not written", zap.Uint64("index", ref.Index), zap.Error(err))
+			}
+			ref.Manifest = manifest
+			n.events.put(func(c *core) { c.saved(ref, err) })
+		}
+	}
+}
+
+// runInstall fetches snapshots that peers offer, one at a time.
+func (n *Node) runInstall(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.installs.signal:
+		}
+		for _, t := range n.installs.take() {
+			err := n.install(ctx, t)
+			if err != nil {
+				n.log.Warn("snapshot not installed", zap.Uint64("peer", t.from), zap.Uint64("index", t.ref.Index), zap.Error(err))
+			}
+			n.events.put(func(c *core) { c.installed(t, err) })
+		}
+	}
+}
+
+var errForged = errors.New("the manifest is not of the snapshot that the message names")
+
+// installTimeout bounds a fetch: a gigabyte over a slow link takes longer than a sender waits, and
+// what arrives late still counts.
+const installTimeout = 10 * time.Minute
+
+func (n *Node) install(ctx context.Context, t *installTask) error {
+	ref, err := n.opts.Snapshots.Parse(t.ref.Manifest)
+	if err != nil {
+		return fmt.Errorf("manifest: %w", err)
+	}
+	if ref.Index != t.ref.Index || ref.Term != t.ref.Term || ref.ConfState.Equivalent(t.ref.ConfState) != nil {
+		return fmt.Errorf("%w: index %d, term %d", errForged, ref.Index, ref.Term)
+	}
+	if n.opts.Fetch == nil {
+		return errors.New("this node has no way to fetch chunks")
+	}
+	ctx, cancel := context.WithTimeout(ctx, installTimeout)
+	defer cancel()
+	err = n.opts.Snapshots.Install(ctx, t.ref.Manifest, func(ctx context.Context, hash [32]byte) ([]byte, error) {
+		return n.opts.Fetch(ctx, t.from, hash)
+	})
+	if err != nil {
+		return fmt.Errorf("fetch from %x: %w", t.from, err)
+	}
+	t.ref.Chain = ref.Chain
+	return nil
+}

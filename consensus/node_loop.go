@@ -1,0 +1,235 @@
+package consensus
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// PanicError is returned by Run when the core panicked. The state in memory is not to be trusted
+// any more, so the node stops; what is on disk is as before. Message is what was being handled.
+type PanicError struct {
+	Value   any
+	Message string
+	Stack   []byte
+}
+
+func (e *PanicError) Error() string {
+	return fmt.Sprintf("consensus core panicked while handling %s: %v; the node is stopped, restart it and report the log",
+		e.Message, e.Value)
+}
+
+// loop owns the core until ctx ends and the lead is handed over, until inner ends because another
+// goroutine failed, or until the core panics.
+func (n *Node) loop(ctx, inner context.Context) error {
+	ticker := time.NewTicker(n.opts.Tick)
+	defer ticker.Stop()
+	defer n.stopping.Store(true)
+	if err := n.guard("start", n.core.start); err != nil {
+		return err
+	}
+	n.perform()
+	stop, limit := ctx.Done(), (<-chan time.Time)(nil)
+	for {
+		ended, ticked := false, false
+		err := n.guard("", func() { ended, ticked = n.turn(ticker.C, stop, limit, inner) })
+		if err != nil {
+			return err
+		}
+		if ticked {
+			n.publish()
+		}
+		n.perform()
+		switch {
+		case inner.Err() != nil:
+			return nil
+		case limit == nil && ctx.Err() != nil:
+			timer := time.NewTimer(n.opts.HandOver)
+			defer timer.Stop()
+			stop, limit = nil, timer.C
+			if ended = !n.beginHandOver(); !ended {
+				continue
+			}
+		case limit != nil:
+			ended = ended || n.core.transfer == nil
+		}
+		if ended {
+			return nil
+		}
+	}
+}
+
+// turn waits for one event, takes what else is there, and flushes.
+func (n *Node) turn(tick <-chan time.Time, stop <-chan struct{}, limit <-chan time.Time, inner context.Context) (ended, ticked bool) {
+	proposals, reads := n.proposals, n.reads
+	if n.core.room() == 0 {
+		proposals = nil
+	}
+	if n.core.readRoom(n.opts.InboxSize) == 0 {
+		reads = nil
+	}
+	select {
+	case <-inner.Done():
+	case <-stop:
+	case <-limit:
+		return true, false
+	case <-tick:
+		n.core.tick()
+		ticked = true
+	case in := <-n.inbound:
+		n.receive(in)
+	case <-n.events.signal:
+	case r := <-n.control:
+		n.handleControl(r)
+	case r := <-proposals:
+		n.core.submit(r)
+	case r := <-reads:
+		n.core.read(r)
+	}
+	n.takeRest(proposals, reads)
+	n.core.flush()
+	return false, ticked
+}
+
+// takeRest handles what arrived meanwhile, so that it shares the entry, the round and the sync of
+// what woke us. Each source is bounded: a turn must end for the ticks to be seen.
+func (n *Node) takeRest(proposals, reads <-chan *request) {
+	for _, f := range n.events.take() {
+		f(n.core)
+	}
+	for range inboundSize {
+		select {
+		case in := <-n.inbound:
+			n.receive(in)
+			continue
+		default:
+		}
+		break
+	}
+	for proposals != nil && n.core.room() > 0 {
+		select {
+		case r := <-proposals:
+			n.core.submit(r)
+			continue
+		default:
+		}
+		break
+	}
+	for reads != nil && n.core.readRoom(n.opts.InboxSize) > 0 {
+		select {
+		case r := <-reads:
+			n.core.read(r)
+			continue
+		default:
+		}
+		break
+	}
+}
+
+func (n *Node) handleControl(r *request) {
+	if r.change != nil {
+		n.core.changeCore(r)
+	} else {
+		n.core.transferTo(r)
+	}
+}
+
+// receive hands a peer's frame to the core, message by message.
+func (n *Node) receive(in inbound) {
+	for _, m := range in.messages {
+		err := n.guard(describe(m), func() {
+			if err := n.core.step(m); err != nil {
+				n.refused.log(n.log, m, err)
+			}
+		})
+		if err != nil {
+			panic(err) // caught by the turn's guard, with the message named
+		}
+	}
+	for _, r := range in.reports {
+		n.core.report(r.from, r.ok)
+	}
+}
+
+func describe(m *raftpb.Message) string {
+	return fmt.Sprintf("%v from %x (term %d, log term %d, index %d, commit %d, %d entries)",
+		m.GetType(), m.GetFrom(), m.GetTerm(), m.GetLogTerm(), m.GetIndex(), m.GetCommit(), len(m.GetEntries()))
+}
+
+// guard turns a panic into a *PanicError.
+func (n *Node) guard(what string, f func()) (err error) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case *PanicError:
+			err = p
+		default:
+			if what == "" {
+				what = "a local event"
+			}
+			err = &PanicError{Value: p, Message: what, Stack: debug.Stack()}
+			n.log.Error("consensus core panicked", zap.Any("error", p), zap.String("message", what), zap.ByteString("stack", debug.Stack()))
+		}
+	}()
+	f()
+	return nil
+}
+
+func (n *Node) beginHandOver() bool {
+	n.stopping.Store(true)
+	under := false
+	err := n.guard("the hand-over", func() { under = n.core.handOver() })
+	n.perform()
+	return err == nil && under
+}
+
+// perform does what the core asked for. Nothing here blocks.
+func (n *Node) perform() {
+	out := n.core.take()
+	for _, t := range out.appends {
+		n.logTasks.put(logTask{append: t})
+	}
+	n.peers.send(out.messages...)
+	n.applies.put(out.applies...)
+	for _, t := range out.saves {
+		n.logTasks.put(logTask{save: t})
+	}
+	if out.compact > 0 {
+		n.logTasks.put(logTask{compact: out.compact})
+	}
+	n.installs.put(out.installs...)
+	for _, r := range out.reports {
+		n.peers.report(r.to, peerReport{from: n.opts.ID, index: r.index, ok: r.ok})
+	}
+	for _, a := range out.answers {
+		a.to.reply(a.outcome)
+	}
+	if out.clockErr != nil {
+		n.log.Warn("clock refused a stamp from the log", zap.Error(out.clockErr))
+	}
+	n.commit.Store(n.core.commit)
+	if out.changed {
+		n.peers.retain(n.core.members())
+		n.publish()
+		notify(n.changed)
+	}
+}
+
+func (n *Node) publish() {
+	s := n.core.status()
+	n.status.Store(&s)
+}
+
+// lost is called by a peer's writer when messages were dropped.
+func (n *Node) lost(id uint64, snapshot bool) {
+	n.events.put(func(c *core) {
+		c.unreachable(id)
+		if snapshot {
+			c.report(id, false)
+		}
+	})
+}

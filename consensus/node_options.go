@@ -1,0 +1,124 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/clock"
+)
+
+// Options for New. ID, Clock, Log, Snapshots and Machine are required.
+type Options struct {
+	ID        uint64       // Raft id of this node, never used before by another
+	Clock     *clock.Clock // owned by the node from New on
+	Log       Log
+	Recovered Recovered
+	Snapshots Snapshots
+	Machine   StateMachine
+	// MachineStamp returns the newest stamp in the machine's state; nil = 0. It is called right
+	// after Machine.Restore, so that this node never stamps below what a snapshot holds.
+	MachineStamp func() clock.Stamp
+	Peers        PeerOptions
+	// Fetch returns one stored chunk of a snapshot from the node that sent its manifest.
+	Fetch func(ctx context.Context, id uint64, hash [32]byte) ([]byte, error)
+
+	// Tick is the unit of the timers, 50 ms. ElectionTicks (10) without a leader start an election;
+	// the leader is heard every HeartbeatTicks (2). Fewer election ticks find a dead leader sooner
+	// and mistake a pause for one more often.
+	Tick           time.Duration
+	ElectionTicks  int
+	HeartbeatTicks int
+
+	InboxSize          int // proposals and reads that may wait, each; beyond it ErrBusy. 4096
+	MaxBatchCommands   int // commands in one entry, 2048
+	MaxBatchBytes      int // encoded size of one entry, 1 MiB
+	MaxInflightBatches int // entries proposed and not yet committed, 2
+
+	SnapshotEntries uint64        // entries between snapshots, 100,000
+	SnapshotBytes   int           // or payload bytes between snapshots, 64 MiB
+	TrailingEntries uint64        // entries kept behind a snapshot for followers slightly behind, 5,000
+	MaxLogBytes     int           // payload bytes in memory beyond which writes are refused, 1 GiB
+	SnapshotTimeout time.Duration // a receiver silent for this long is sent a snapshot anew, 10 s; one that is fetching ignores it
+	HandOver        time.Duration // how long a leader that stops waits for its successor, 1 s
+
+	// Retryable reports errors of Log.Append that pass by themselves, such as a full disk: the write
+	// is repeated with back-off and proposals are refused meanwhile. Nil = none.
+	Retryable func(error) bool
+	// Fatal is called, once, when the log or the snapshots failed for good; it should end the
+	// process, since what is on disk is unknown after a failed sync. Nil = Run returns the error.
+	Fatal func(error)
+	// Logger gets one line for each notable event; nil = none.
+	Logger *zap.Logger
+}
+
+// Defaults of Options.
+const (
+	defaultTick            = 50 * time.Millisecond
+	defaultElectionTicks   = 10
+	defaultHeartbeatTicks  = 2
+	defaultInbox           = 4096
+	defaultBatchCommands   = 2048
+	defaultBatchBytes      = 1 << 20
+	defaultInflightBatches = 2
+	defaultSnapshotEntries = 100_000
+	defaultSnapshotBytes   = 64 << 20
+	defaultTrailing        = 5_000
+	defaultMaxLogBytes     = 1 << 30
+	defaultSnapshotTimeout = 10 * time.Second
+	defaultHandOver        = time.Second
+)
+
+// withDefaults fills in what is zero and refuses what cannot work.
+func (o Options) withDefaults() (Options, error) {
+	if o.Clock == nil || o.Log == nil || o.Snapshots == nil || o.Machine == nil {
+		return o, errors.New("consensus: Clock, Log, Snapshots and Machine are required")
+	}
+	orDefault(&o.Tick, defaultTick)
+	orDefault(&o.ElectionTicks, defaultElectionTicks)
+	orDefault(&o.HeartbeatTicks, defaultHeartbeatTicks)
+	orDefault(&o.InboxSize, defaultInbox)
+	orDefault(&o.MaxBatchCommands, defaultBatchCommands)
+	orDefault(&o.MaxBatchBytes, defaultBatchBytes)
+	orDefault(&o.MaxInflightBatches, defaultInflightBatches)
+	orDefault(&o.SnapshotEntries, defaultSnapshotEntries)
+	orDefault(&o.SnapshotBytes, defaultSnapshotBytes)
+	orDefault(&o.TrailingEntries, defaultTrailing)
+	orDefault(&o.MaxLogBytes, defaultMaxLogBytes)
+	orDefault(&o.SnapshotTimeout, defaultSnapshotTimeout)
+	orDefault(&o.HandOver, defaultHandOver)
+	if o.MaxBatchCommands > maxBatchCommands || o.MaxBatchBytes > maxBatchBytes || o.MaxBatchBytes <= batchSize(1, 0) {
+		return o, fmt.Errorf("consensus: batches of %d commands or %d bytes are outside of the limits %d and %d",
+			o.MaxBatchCommands, o.MaxBatchBytes, maxBatchCommands, maxBatchBytes)
+	}
+	if o.Retryable == nil {
+		o.Retryable = func(error) bool { return false }
+	}
+	if o.MachineStamp == nil {
+		o.MachineStamp = func() clock.Stamp { return 0 }
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	return o, nil
+}
+
+func orDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (o Options) core(stamp clock.Stamp) coreConfig {
+	return coreConfig{
+		id: o.ID, clock: o.Clock, electionTicks: o.ElectionTicks, heartbeatTicks: o.HeartbeatTicks,
+		batchCommands: o.MaxBatchCommands, batchBytes: o.MaxBatchBytes, inflightBatches: o.MaxInflightBatches,
+		snapshotEntries: o.SnapshotEntries, snapshotBytes: o.SnapshotBytes, trailingEntries: o.TrailingEntries,
+		maxLogBytes: o.MaxLogBytes, snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
+		stamp: stamp, logger: raftLogger{log: o.Logger.Named("raft").Sugar()},
+	}
+}

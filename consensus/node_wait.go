@@ -1,0 +1,83 @@
+package consensus
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// appliedWaits lets callers wait until the machine has reached an index.
+type appliedWaits struct {
+	applied atomic.Uint64
+	mu      struct {
+		sync.Mutex // nothing is called under it; closing a channel never blocks
+		waiting    map[chan struct{}]uint64
+		failed     error
+	}
+}
+
+func newAppliedWaits(index uint64) *appliedWaits {
+	w := &appliedWaits{}
+	w.applied.Store(index)
+	w.mu.waiting = make(map[chan struct{}]uint64)
+	return w
+}
+
+// advance wakes everybody who waits for index or less.
+func (w *appliedWaits) advance(index uint64) {
+	w.applied.Store(index)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for ch, want := range w.mu.waiting {
+		if want <= index {
+			delete(w.mu.waiting, ch)
+			close(ch)
+		}
+	}
+}
+
+// fail wakes everybody: the index will not move again.
+func (w *appliedWaits) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mu.failed == nil {
+		w.mu.failed = err
+	}
+	for ch := range w.mu.waiting {
+		delete(w.mu.waiting, ch)
+		close(ch)
+	}
+}
+
+func (w *appliedWaits) wait(ctx context.Context, index uint64) error {
+	if w.applied.Load() >= index {
+		return nil
+	}
+	ch := make(chan struct{})
+	w.mu.Lock()
+	switch {
+	case w.applied.Load() >= index:
+		w.mu.Unlock()
+		return nil
+	case w.mu.failed != nil:
+		defer w.mu.Unlock()
+		return w.mu.failed
+	}
+	w.mu.waiting[ch] = index
+	w.mu.Unlock()
+	select {
+	case <-ch:
+	case <-ctx.Done():
+		w.mu.Lock()
+		delete(w.mu.waiting, ch)
+		w.mu.Unlock()
+		return fmt.Errorf("consensus: wait until index %d is applied: %w", index, ctx.Err())
+	}
+	if w.applied.Load() >= index {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.mu.failed
+}

@@ -1,0 +1,368 @@
+package consensus
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// PeerOptions connects a node with the others. Both functions are called concurrently.
+type PeerOptions struct {
+	// Dial opens the Raft connection to a peer, authenticated both ways. A node without it sends
+	// nothing: a core of one.
+	Dial func(ctx context.Context, id uint64) (net.Conn, error)
+	// NodeOf returns the name in the certificate of a peer. False: unknown, nothing is taken from it.
+	NodeOf func(id uint64) (string, bool)
+}
+
+const (
+	peerDialTimeout  = 5 * time.Second
+	peerWriteTimeout = 10 * time.Second
+	peerPauseMin     = 50 * time.Millisecond
+	peerPauseMax     = 2 * time.Second
+	maxPeers         = 64 // nobody needs a core that large; a bound against a confused configuration
+)
+
+// peers owns the outgoing connections, one a peer, each with its writer goroutine, and knows the
+// incoming ones in order to close them. Incoming connections are only read: a peer that can dial
+// us but cannot be dialled is one-way, and raft sees that.
+type peers struct {
+	opts PeerOptions
+	log  *zap.Logger
+	lost func(id uint64, snapshot bool) // must not block
+	mu   struct {
+		sync.Mutex // never held while dialling, writing or calling lost
+		ctx        context.Context
+		out        map[uint64]*peer
+		in         map[string]net.Conn // newest connection of each node
+		closed     bool
+	}
+	writers sync.WaitGroup
+}
+
+func newPeers(o PeerOptions, log *zap.Logger, lost func(uint64, bool)) *peers {
+	p := &peers{opts: o, log: log, lost: lost}
+	p.mu.out = make(map[uint64]*peer)
+	p.mu.in = make(map[string]net.Conn)
+	return p
+}
+
+// run lets the writers work until ctx ends, then closes every connection and waits for the writers.
+func (p *peers) run(ctx context.Context) error {
+	p.mu.Lock()
+	p.mu.ctx = ctx
+	for _, q := range p.mu.out {
+		p.start(q)
+	}
+	p.mu.Unlock()
+	<-ctx.Done()
+	p.mu.Lock()
+	p.mu.closed = true
+	for _, c := range p.mu.in {
+		_ = c.Close()
+	}
+	p.mu.Unlock()
+	p.writers.Wait()
+	return nil
+}
+
+// start runs the writer of q; the caller holds mu.
+func (p *peers) start(q *peer) {
+	ctx, cancel := context.WithCancel(p.mu.ctx)
+	q.cancel = cancel
+	p.writers.Go(func() {
+		defer cancel()
+		q.run(ctx)
+	})
+}
+
+// send queues messages for their receivers. Never blocks.
+func (p *peers) send(messages ...*raftpb.Message) {
+	for _, m := range messages {
+		if q := p.peer(m.GetTo()); q != nil {
+			q.drop(q.queue.put(m))
+		}
+	}
+}
+
+// report queues a report on a snapshot for its sender.
+func (p *peers) report(to uint64, r peerReport) {
+	if q := p.peer(to); q != nil {
+		q.queue.report(r)
+	}
+}
+
+// peer returns the peer's queue, making it when needed.
+func (p *peers) peer(id uint64) *peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if q := p.mu.out[id]; q != nil {
+		return q
+	}
+	if p.mu.closed || p.opts.Dial == nil || len(p.mu.out) >= maxPeers {
+		return nil
+	}
+	q := &peer{id: id, queue: newPeerQueue(), owner: p}
+	p.mu.out[id] = q
+	if p.mu.ctx != nil {
+		p.start(q)
+	}
+	return q
+}
+
+// retain ends the writers of everybody who is not in ids, unless ids is empty: a node that was not
+// added yet answers whoever talks to it. A message to one that ended starts a new one.
+func (p *peers) retain(ids []uint64) {
+	if len(ids) == 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, q := range p.mu.out {
+		if !slices.Contains(ids, id) {
+			delete(p.mu.out, id)
+			if q.cancel != nil {
+				q.cancel()
+			}
+		}
+	}
+}
+
+// peer is one outgoing connection.
+type peer struct {
+	id      uint64
+	queue   *peerQueue
+	owner   *peers
+	cancel  context.CancelFunc // guarded by peers.mu
+	dropped atomic.Uint64
+}
+
+// drop tells raft about lost messages, so that it probes instead of streaming into the void.
+func (q *peer) drop(n int, snapshot bool) {
+	if n > 0 {
+		q.dropped.Add(uint64(n))
+		q.owner.lost(q.id, snapshot)
+	}
+}
+
+// run connects when there is something to say, and again after a pause when that failed.
+func (q *peer) run(ctx context.Context) {
+	log := q.owner.log.With(zap.Uint64("peer", q.id))
+	pause := peerPauseMin
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-q.queue.signal:
+		}
+		started := time.Now() // paces reconnects only
+		err := q.connect(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		q.drop(q.queue.clear()) // old by the time we are connected again
+		log.Debug("raft connection lost", zap.Error(err))
+		if time.Since(started) > 2*peerPauseMax {
+			pause = peerPauseMin
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+		pause = min(2*pause, peerPauseMax)
+	}
+}
+
+// connect dials and writes until something fails.
+func (q *peer) connect(ctx context.Context) error {
+	dialCtx, cancel := context.WithTimeout(ctx, peerDialTimeout)
+	conn, err := q.owner.opts.Dial(dialCtx, q.id)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("dial: %w", err)
+	}
+	ctx, cancel = context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer func() {
+		if stop() {
+			_ = conn.Close()
+		}
+	}()
+	// The peer never writes here. Reading finds out that it closed, which a write would only
+	// notice a lost message later.
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		_, _ = conn.Read(make([]byte, 1))
+		cancel()
+	}()
+	defer func() {
+		_ = conn.Close()
+		<-watched
+	}()
+	return q.write(ctx, conn)
+}
+
+func (q *peer) write(ctx context.Context, conn net.Conn) error {
+	var buf []byte
+	notify(q.queue.signal) // what we connected for
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-q.queue.signal:
+		}
+		messages, reports := q.queue.next(frameTarget)
+		var err error
+		if buf, err = q.writeFrame(conn, buf[:0], messages, reports); err != nil {
+			q.drop(len(messages), hasSnapshot(messages))
+			return err
+		}
+		if cap(buf) > 4*frameTarget {
+			buf = nil
+		}
+	}
+}
+
+// writeFrame encodes and writes one frame. A message over the limit is left out and reported.
+func (q *peer) writeFrame(conn net.Conn, buf []byte, messages []*raftpb.Message, reports []peerReport) ([]byte, error) {
+	buf = append(buf, 0, 0, 0, 0)
+	for _, r := range reports {
+		buf = appendReport(buf, r)
+	}
+	for _, m := range messages {
+		var err error
+		before := len(buf)
+		if buf, err = appendMessage(buf, m); err == nil && len(buf)-frameHeader > maxFrame {
+			buf, err = buf[:before], fmt.Errorf("frame over %d bytes", maxFrame)
+		}
+		if err != nil {
+			q.owner.log.Error("raft message not sent", zap.Uint64("peer", q.id), zap.Error(err))
+			q.drop(1, m.GetType() == raftpb.MsgSnap)
+		}
+	}
+	if len(buf) == frameHeader {
+		return buf, nil
+	}
+	binary.BigEndian.PutUint32(buf, uint32(len(buf)-frameHeader))
+	if err := conn.SetWriteDeadline(time.Now().Add(peerWriteTimeout)); err != nil {
+		return buf, fmt.Errorf("write deadline: %w", err)
+	}
+	if _, err := conn.Write(buf); err != nil {
+		return buf, fmt.Errorf("write frame of %d bytes: %w", len(buf), err)
+	}
+	return buf, nil
+}
+
+// ServePeer reads a peer's Raft connection until it ends, ctx ends or the node stops, and closes
+// it. node is the name in the peer's certificate: messages must come from the Raft id that belongs
+// to it. A newer connection of the same node replaces the older one. A malformed message ends the
+// connection.
+func (n *Node) ServePeer(ctx context.Context, conn net.Conn, node string) {
+	if !n.peers.enter(node, conn) {
+		_ = conn.Close()
+		return
+	}
+	defer n.peers.leave(node, conn)
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	err := n.readPeer(ctx, conn, node)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, io.ErrClosedPipe) && ctx.Err() == nil {
+		n.log.Warn("raft connection closed", zap.String("node", node), zap.Error(err))
+	}
+}
+
+func (n *Node) readPeer(ctx context.Context, conn net.Conn, node string) error {
+	r := bufio.NewReaderSize(conn, 64<<10)
+	var buf []byte
+	for {
+		body, err := readFrame(r, buf)
+		if err != nil {
+			return err
+		}
+		buf = body
+		if cap(buf) > 4*frameTarget {
+			buf = nil
+		}
+		in, err := decodeFrame(body)
+		if err != nil {
+			return err
+		}
+		if err := n.checkInbound(in, node); err != nil {
+			return err
+		}
+		select {
+		case n.inbound <- in: // full: the peer waits, TCP tells it
+		case <-n.done:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// checkInbound compares each sender with the certificate and refuses malformed messages.
+func (n *Node) checkInbound(in inbound, node string) error {
+	for _, m := range in.messages {
+		if err := n.checkSender(m.GetFrom(), node); err != nil {
+			return err
+		}
+		if err := checkMessage(n.opts.ID, m); err != nil {
+			return fmt.Errorf("malformed message: %w", err)
+		}
+	}
+	for _, r := range in.reports {
+		if err := n.checkSender(r.from, node); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Node) checkSender(id uint64, node string) error {
+	if n.opts.Peers.NodeOf == nil {
+		return errors.New("this node takes no messages from peers")
+	}
+	if name, ok := n.opts.Peers.NodeOf(id); !ok || name != node {
+		return fmt.Errorf("message claims to come from raft id %x, which does not belong to node %q", id, node)
+	}
+	return nil
+}
+
+// enter notes an incoming connection and closes the one it replaces.
+func (p *peers) enter(node string, conn net.Conn) bool {
+	p.mu.Lock()
+	old := p.mu.in[node]
+	ok := !p.mu.closed && (old != nil || len(p.mu.in) < maxPeers)
+	if ok {
+		p.mu.in[node] = conn
+	}
+	p.mu.Unlock()
+	if ok && old != nil {
+		_ = old.Close()
+	}
+	return ok
+}
+
+func (p *peers) leave(node string, conn net.Conn) {
+	p.mu.Lock()
+	if p.mu.in[node] == conn {
+		delete(p.mu.in, node)
+	}
+	p.mu.Unlock()
+	_ = conn.Close()
+}

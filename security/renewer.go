@@ -1,0 +1,90 @@
+package security
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// RenewerOptions is what a Renewer needs.
+type RenewerOptions struct {
+	Source *Source
+	// Renew asks an issuer for the certificate. It returns the chain (DER, leaf first) and the
+	// bundle that the issuer holds now; roots may be empty when it has nothing newer.
+	Renew func(ctx context.Context, r LeafRequest) (chain [][]byte, bundleSeq uint64, roots [][]byte, err error)
+	// TTL of the certificates asked for; 0 means DefaultLeafTTL.
+	TTL time.Duration
+	Now func() time.Time
+	Log *zap.Logger // nil: silent
+}
+
+// Renewer keeps the certificate of a Source fresh: a new key and a new certificate at half of the
+// life of the one in use, +-10 %. While renewals fail the old one stays in use, also when it has
+// expired, and attempts go on: an issuer may come back, or recognise the host by its host key.
+type Renewer struct {
+	o RenewerOptions
+	u *upkeep
+}
+
+// NewRenewer prepares a Renewer; Run starts it. It panics when TTL is out of bounds, which the
+// configuration has checked before.
+func NewRenewer(o RenewerOptions) *Renewer {
+	if o.TTL == 0 {
+		o.TTL = DefaultLeafTTL
+	}
+	if o.TTL < MinLeafTTL || o.TTL > MaxLeafTTL {
+		panic(fmt.Sprintf("security: leaf TTL %s is outside %s..%s", o.TTL, MinLeafTTL, MaxLeafTTL))
+	}
+	o.Log = orNop(o.Log).Named("leaf")
+	r := &Renewer{o: o}
+	r.u = &upkeep{now: o.Now, log: o.Log, life: r.life, renew: r.renew}
+	return r
+}
+
+// Run renews until ctx ends and returns ctx.Err().
+func (r *Renewer) Run(ctx context.Context) error { return r.u.run(ctx) }
+
+// Err is why the last renewal failed, nil while renewals work. Safe for concurrent use.
+func (r *Renewer) Err() error { return r.u.err() }
+
+func (r *Renewer) life() (issued, notAfter time.Time) {
+	leaf := r.o.Source.Leaf()
+	return leaf.NotBefore.Add(Backdate), leaf.NotAfter
+}
+
+// renew takes the bundle before the certificate, because the certificate may be signed below a root
+// that only the new bundle has.
+func (r *Renewer) renew(ctx context.Context) error {
+	src := r.o.Source
+	key, err := newKey()
+	if err != nil {
+		return err
+	}
+	req, err := NewLeafRequest(src.host, src.node, src.td, &key.PublicKey, r.o.Now().Add(r.o.TTL))
+	if err != nil {
+		return err
+	}
+	chain, seq, roots, err := r.o.Renew(ctx, req)
+	if err != nil {
+		return err
+	}
+	if len(roots) > 0 {
+		if err := r.unlessUnsaved(src.SetBundle(seq, roots)); err != nil && !errors.Is(err, ErrBundleOlder) {
+			return err
+		}
+	}
+	return r.unlessUnsaved(src.SetLeaf(chain, key))
+}
+
+// unlessUnsaved turns "in use, but not on disk" into a warning: asking for another certificate would
+// not make room on the disk.
+func (r *Renewer) unlessUnsaved(err error) error {
+	if errors.Is(err, ErrNotSaved) {
+		r.o.Log.Warn("renewed identity is in use but not on disk", zap.Error(err))
+		return nil
+	}
+	return err
+}

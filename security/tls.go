@@ -1,0 +1,136 @@
+package security
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/parley-mesh/parley/transport"
+)
+
+// baseTLS is what every TLS setting of the program starts from.
+//
+// Sessions are never resumed: a resumed handshake shows no certificate and skips
+// VerifyPeerCertificate, which once let an evicted client in. VerifyConnection runs in every
+// handshake; resumption is off on both sides besides, so that no identity outlives its certificate.
+func (s *Source) baseTLS() *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		SessionTicketsDisabled: true,
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.leaf.Load(), nil },
+		GetClientCertificate:   func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return s.leaf.Load(), nil },
+		Time:                   s.now,
+	}
+}
+
+// serverTLS wants a certificate of an agent. A client that offers protocols must offer one of protos;
+// one that offers none gets by, see meshTLS.
+func (s *Source) serverTLS(protos ...string) *tls.Config {
+	c := s.baseTLS()
+	c.NextProtos = protos
+	// The certificate is required here and verified in VerifyConnection: the library's own
+	// verification knows host names, not SPIFFE IDs.
+	c.ClientAuth = tls.RequireAnyClientCert
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		_, err := s.verifier().peer(cs.PeerCertificates, "")
+		return err
+	}
+	return c
+}
+
+// meshTLS is serverTLS for a port that dispatches by protocol: it refuses a client that offers none,
+// which the library would let in.
+func (s *Source) meshTLS(protos ...string) *tls.Config {
+	c := s.serverTLS(protos...)
+	verify := c.VerifyConnection
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		if cs.NegotiatedProtocol == "" {
+			return ErrNoALPN
+		}
+		return verify(cs)
+	}
+	return c
+}
+
+// ServerTLS is for the mesh's TCP port. It serves protos only, and wants an agent's certificate except
+// for transport.ALPNJoin, where the peer has none yet. A peer that offers that protocol beside others
+// is not taken for a joiner.
+func (s *Source) ServerTLS(protos ...string) *tls.Config {
+	mesh := slices.DeleteFunc(slices.Clone(protos), func(p string) bool { return p == transport.ALPNJoin })
+	agents := s.meshTLS(mesh...)
+	if len(mesh) == len(protos) {
+		return agents
+	}
+	joiners := s.joinServerTLS()
+	agents.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		offers := func(p string) bool { return slices.Contains(hello.SupportedProtos, p) }
+		if offers(transport.ALPNJoin) && !slices.ContainsFunc(mesh, offers) {
+			return joiners, nil
+		}
+		return nil, nil // agents
+	}
+	return agents
+}
+
+// QUICServerTLS is for the mesh's UDP port: an agent's certificate, always.
+func (s *Source) QUICServerTLS(protos ...string) *tls.Config { return s.meshTLS(protos...) }
+
+// HTTPSTLS is for the https listener: mutual TLS with an agent's certificate. API tokens and the
+// identities of workloads and people come with a later issue.
+func (s *Source) HTTPSTLS() *tls.Config { return s.serverTLS("h2", "http/1.1") }
+
+// joinServerTLS asks the peer for nothing and shows the roots beside the chain: a joiner has only
+// their hashes.
+func (s *Source) joinServerTLS() *tls.Config {
+	c := s.baseTLS()
+	c.NextProtos = []string{transport.ALPNJoin}
+	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		withRoots := *s.leaf.Load()
+		withRoots.Certificate = slices.Concat(withRoots.Certificate, s.bundle.Load().ders)
+		return &withRoots, nil
+	}
+	return c
+}
+
+// ClientTLS is for dialling node, or with "" any agent of the trust domain, over TCP or QUIC, for the
+// one protocol alpn. A peer that speaks another one is refused.
+func (s *Source) ClientTLS(node, alpn string) *tls.Config {
+	c := s.baseTLS()
+	c.NextProtos = []string{alpn}
+	c.InsecureSkipVerify = true // host names mean nothing here: VerifyConnection judges
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		if cs.NegotiatedProtocol != alpn {
+			return ErrNoALPN
+		}
+		_, err := s.verifier().peer(cs.PeerCertificates, node)
+		return err
+	}
+	return c
+}
+
+// Identify tells who is at the other end of a connection whose handshake one of this source's
+// configurations has completed, and thereby verified. A joiner is the zero Peer.
+func (s *Source) Identify(cs tls.ConnectionState) (transport.Peer, error) {
+	if !cs.HandshakeComplete {
+		return transport.Peer{}, errors.New("the handshake is not complete")
+	}
+	if len(cs.PeerCertificates) == 0 {
+		if cs.NegotiatedProtocol == transport.ALPNJoin {
+			return transport.Peer{}, nil
+		}
+		return transport.Peer{}, ErrNoCertificate
+	}
+	id, err := idOf(cs.PeerCertificates[0])
+	if err != nil {
+		return transport.Peer{}, err
+	}
+	node, err := NodeOf(id)
+	if err != nil {
+		return transport.Peer{}, err
+	}
+	if id.TrustDomain() != s.td {
+		return transport.Peer{}, fmt.Errorf("identify: %w", &TrustDomainError{Peer: id, Want: s.td})
+	}
+	return transport.Peer{ID: id, Node: node}, nil
+}

@@ -1,0 +1,63 @@
+package security
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// What refuses a peer's certificate. They reach whoever dialled or accepted the connection; the peer
+// learns only that its certificate is bad.
+var (
+	// ErrNoCertificate: the peer showed none.
+	ErrNoCertificate = errors.New("the peer showed no certificate: every connection between agents needs one, and a new host joins with a token")
+	// ErrUnknownRoot: the chain ends at no root of the bundle.
+	ErrUnknownRoot = errors.New("the certificate was signed by a root that this cluster does not trust: the peer belongs to another cluster, or one side misses a rotation of the root")
+	// ErrNotLeaf: a certificate that may sign others was presented as the peer's own, or one
+	// whose usage is not an agent's.
+	ErrNotLeaf = errors.New("the certificate is not one of an agent")
+	// ErrDenied: SourceOptions.Denied said so.
+	ErrDenied = errors.New("this identity was evicted from the cluster")
+	// ErrNoALPN: the peer offered no protocol that the port serves.
+	ErrNoALPN = errors.New("the peer offered no protocol of the mesh: it is not an agent, or one of an incompatible version")
+)
+
+// TrustDomainError refuses a certificate of another trust domain.
+type TrustDomainError struct {
+	Peer spiffeid.ID
+	Want spiffeid.TrustDomain
+}
+
+func (e *TrustDomainError) Error() string {
+	return fmt.Sprintf("the peer is %s, of trust domain %s, not %s: check the address and --trust-domain", e.Peer, e.Peer.TrustDomain(), e.Want)
+}
+
+// WrongNodeError refuses a peer that is an agent of the cluster, but not the one that was dialled.
+type WrongNodeError struct {
+	Got, Want string // node names
+}
+
+func (e *WrongNodeError) Error() string {
+	return fmt.Sprintf("dialled node %s, but node %s answered: its address changed hands, the next member list corrects it", e.Want, e.Got)
+}
+
+// ValidityError refuses a certificate outside of its life.
+type ValidityError struct {
+	Kind                string // "certificate" or "issuer"
+	NotBefore, NotAfter time.Time
+	Now                 time.Time
+}
+
+// Expired tells whether the life is over, as opposed to not begun.
+func (e *ValidityError) Expired() bool { return e.Now.After(e.NotAfter) }
+
+func (e *ValidityError) Error() string {
+	if e.Expired() {
+		return fmt.Sprintf("the peer's %s expired %s ago (at %s): see why its renewal fails, or whether the clock here is ahead",
+			e.Kind, e.Now.Sub(e.NotAfter).Round(time.Second), e.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return fmt.Sprintf("the peer's %s is valid only in %s (from %s): the clock here is behind, or the peer's issuer is ahead",
+		e.Kind, e.NotBefore.Sub(e.Now).Round(time.Second), e.NotBefore.UTC().Format(time.RFC3339))
+}

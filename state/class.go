@@ -1,0 +1,104 @@
+package state
+
+import "fmt"
+
+// A Class says who may hold a row. The change stream is filtered by it on the serving side.
+type Class uint8
+
+const (
+	ClassPublic Class = 1 + iota // every agent: cluster, nodes, core members, bundle
+	ClassKV                      // key/value: core members, and agents granted a prefix
+	ClassCore                    // core members only: tokens and sealed root keys
+
+	classCount = 3
+)
+
+// String returns the name used in logs and tests.
+func (c Class) String() string {
+	switch c {
+	case ClassPublic:
+		return "public"
+	case ClassKV:
+		return "kv"
+	case ClassCore:
+		return "core"
+	}
+	return fmt.Sprintf("class(%d)", uint8(c))
+}
+
+// Valid reports whether this binary knows the class.
+func (c Class) Valid() bool { return c >= ClassPublic && c <= ClassCore }
+
+// A ClassSet is a set of classes, one bit each. The zero value is empty.
+type ClassSet uint8
+
+// AllClasses is what a core member holds.
+const AllClasses = ClassSet(1<<ClassPublic | 1<<ClassKV | 1<<ClassCore)
+
+// NewClassSet returns the set of the given classes. An unknown class is a programmer error.
+func NewClassSet(classes ...Class) ClassSet {
+	var s ClassSet
+	for _, c := range classes {
+		if !c.Valid() {
+			panic(fmt.Sprintf("state: no such class: %d", c))
+		}
+		s |= 1 << c
+	}
+	return s
+}
+
+// Has reports whether c is in the set.
+func (s ClassSet) Has(c Class) bool { return s&(1<<c) != 0 }
+
+// Valid reports whether the set is neither empty nor holds a class that this binary does not know.
+func (s ClassSet) Valid() bool { return s != 0 && s&^AllClasses == 0 }
+
+// A Table is one kind of row. The numbers are on the wire and on disk, and order a snapshot.
+type Table uint8
+
+const (
+	TableCluster   Table = 1 + iota // one row: ids, epoch, version, counters
+	TableNode                       // by name
+	TableCore                       // Raft ids, by number
+	TableBundle                     // one row: the trust bundle
+	TableKV                         // by key
+	TableTombstone                  // deleted keys; internal, follows TableKV
+	TableFloor                      // one row: the highest forgotten tombstone; internal
+	TableToken                      // by id
+	TableSeal                       // the root key sealed to a core member, by node
+
+	tableEnd // one more than the last
+)
+
+// tableClass and tableNames are indexed by Table.
+var (
+	tableClass = [tableEnd]Class{
+		TableCluster: ClassPublic, TableNode: ClassPublic, TableCore: ClassPublic,
+		TableBundle: ClassPublic, TableKV: ClassKV, TableTombstone: ClassKV,
+		TableFloor: ClassKV, TableToken: ClassCore, TableSeal: ClassCore,
+	}
+	tableNames = [tableEnd]string{
+		TableCluster: "cluster", TableNode: "node", TableCore: "core", TableBundle: "bundle",
+		TableKV: "kv", TableTombstone: "tombstone", TableFloor: "floor", TableToken: "token",
+		TableSeal: "seal",
+	}
+)
+
+// Valid reports whether this binary knows the table.
+func (t Table) Valid() bool { return t > 0 && t < tableEnd }
+
+// Class returns the table's class, or 0 for a table that this binary does not know.
+func (t Table) Class() Class {
+	if !t.Valid() {
+		return 0
+	}
+	return tableClass[t]
+}
+
+// String returns the name used in logs and tests.
+func (t Table) String() string {
+	if !t.Valid() {
+		return fmt.Sprintf("table(%d)", uint8(t))
+	}
+	return tableNames[t]
+}

@@ -1,0 +1,275 @@
+package state
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+	"github.com/parley-mesh/parley/security/policy"
+)
+
+// The files of testdata are the semantics of the commands as text: apply runs each input line as a
+// command, all lines as one entry; the other directives show the state.
+func TestCommands(t *testing.T) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		if strings.Contains(path, "fuzz") {
+			return
+		}
+		m := testGenesis()
+		var touched Touched
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			if d.Cmd != "apply" {
+				return show(t, m.View(), touched, d)
+			}
+			ms := int(m.View().Index())
+			d.MaybeScanArgs(t, "at", &ms)
+			var commands []Command
+			for _, line := range strings.Split(d.Input, "\n") {
+				commands = append(commands, parseCommand(t, line))
+			}
+			results, what := apply(t, m, stampAt(ms), commands...)
+			touched = what
+			var out strings.Builder
+			for i, res := range results {
+				showResult(t, &out, commands[i], res)
+			}
+			return out.String()
+		})
+	})
+}
+
+func showResult(t *testing.T, out *strings.Builder, c Command, res Result) {
+	code := string(res.Code)
+	if code == "" {
+		code = "ok"
+	}
+	fmt.Fprintf(out, "%s revision=%d", code, res.Revision)
+	if res.Message != "" {
+		fmt.Fprintf(out, ": %s", res.Message)
+	}
+	switch c.(type) {
+	case Txn:
+		a, err := DecodeTxnAnswer(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(out, " succeeded=%v failed=%d", a.Succeeded, a.Failed)
+		for _, r := range a.Results {
+			fmt.Fprintf(out, "\n  found=%v deleted=%d %s", r.Found, r.Deleted, showKV(r.KV))
+		}
+	case NodeJoin:
+		if res.Code == CodeOK {
+			n, err := DecodeNode(res.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(out, "\n  %s", showNode(n))
+		}
+	case CoreAssign, DeletePrefix:
+		fmt.Fprintf(out, " number=%d", res.Number())
+	}
+	out.WriteString("\n")
+}
+
+func showKV(kv KV) string {
+	if kv.Key == "" {
+		return "-"
+	}
+	return fmt.Sprintf("%s=%q flags=%d create=%d mod=%d version=%d", kv.Key, kv.Value, kv.Flags,
+		kv.CreateRevision, kv.ModRevision, kv.Version)
+}
+
+func showNode(n Node) string {
+	return fmt.Sprintf("%s key=%q epoch=%d role=%s effective=%s grant=%v zone=%q left=%v", n.Name,
+		n.HostKey, n.BindingEpoch, n.Role, n.EffectiveRole(), n.CoreGrant, n.Zone, n.Left)
+}
+
+func show(t *testing.T, v *View, touched Touched, d *datadriven.TestData) string {
+	var out strings.Builder
+	arg := func(i int) string {
+		if i < len(d.CmdArgs) {
+			return d.CmdArgs[i].Key
+		}
+		return ""
+	}
+	switch d.Cmd {
+	case "get":
+		kv, ok := v.Get(arg(0))
+		if !ok {
+			return "none\n"
+		}
+		fmt.Fprintf(&out, "%s modified=%s\n", showKV(kv), kv.ModifiedAt)
+	case "list":
+		limit, _ := strconv.Atoi(arg(1))
+		for _, kv := range v.List(arg(0), limit) {
+			fmt.Fprintln(&out, showKV(kv))
+		}
+	case "keys":
+		limit, _ := strconv.Atoi(arg(2))
+		fmt.Fprintln(&out, strings.Join(v.Keys(arg(0), arg(1), limit), " "))
+	case "revisions":
+		for _, a := range d.CmdArgs {
+			fmt.Fprintf(&out, "%s key=%d/%d prefix=%d/%d\n", a.Key, v.KeyRevision(a.Key),
+				v.RowRevision(TableKV, a.Key), v.PrefixRevision(a.Key), v.PrefixChanged(a.Key))
+		}
+		fmt.Fprintf(&out, "kv=%d all=%d tombstones=%d\n", v.KVRevision(), v.Revision(), v.Rows(TableTombstone))
+	case "changes":
+		for _, c := range touched.Changes {
+			fmt.Fprintf(&out, "%s %s %q deleted=%v revision=%d\n", c.Class, c.Table, c.Key, c.Row == nil, c.Revision)
+		}
+	default:
+		showCluster(t, &out, v, d)
+	}
+	return out.String()
+}
+
+func showCluster(t *testing.T, out *strings.Builder, v *View, d *datadriven.TestData) {
+	switch d.Cmd {
+	case "nodes":
+		for _, n := range v.Nodes() {
+			fmt.Fprintln(out, showNode(n))
+		}
+	case "tokens":
+		for _, k := range v.Tokens() {
+			fmt.Fprintf(out, "%s uses=%d redeemed=%d revoked=%v\n", k.ID, k.Uses, len(k.Redeemed), k.Revoked)
+		}
+	case "core":
+		for _, c := range v.Core() {
+			fmt.Fprintf(out, "%x %s\n", c.RaftID, c.Node)
+		}
+		c := v.Cluster()
+		fmt.Fprintf(out, "size=%d next=%d grants=%d version=%d\n", c.CoreSize, c.NextRaftID, c.AutoGrants, c.Version)
+	case "seals":
+		for _, n := range v.Nodes() {
+			if s, ok := v.Seal(n.Name); ok {
+				fmt.Fprintf(out, "%s %q\n", s.Node, s.Sealed)
+			}
+		}
+	case "bundle":
+		fmt.Fprintf(out, "sequence=%d roots=%q\n", v.Bundle().Sequence, v.Bundle().Roots)
+	default:
+		t.Fatalf("%s: unknown directive %q", d.Pos, d.Cmd)
+	}
+}
+
+// words splits a line into positional words and name=value options.
+func words(line string) (pos []string, options map[string]string) {
+	options = map[string]string{}
+	for _, w := range strings.Fields(line) {
+		if name, value, ok := strings.Cut(w, ":="); ok {
+			options[name] = value
+		} else {
+			pos = append(pos, w)
+		}
+	}
+	return append(pos, "", "", ""), options
+}
+
+func parseCommand(t *testing.T, line string) Command {
+	w, o := words(line)
+	cas := func() *uint64 {
+		if o["cas"] == "" {
+			return nil
+		}
+		return ptr(parseNumber(t, o["cas"]))
+	}
+	switch w[0] {
+	case "put":
+		return Put{Key: w[1], Value: []byte(w[2]), Flags: parseNumber(t, o["flags"]), Compare: cas()}
+	case "delete":
+		return Delete{Key: w[1], Compare: cas()}
+	case "delete-prefix":
+		return DeletePrefix{Prefix: w[1]}
+	case "txn":
+		return parseTxn(t, strings.TrimPrefix(line, "txn "))
+	}
+	return parseClusterCommand(t, w, o)
+}
+
+func parseClusterCommand(t *testing.T, w []string, o map[string]string) Command {
+	switch w[0] {
+	case "token":
+		k := testToken(int(parseNumber(t, w[1])))
+		k.Uses = max(1, int(parseNumber(t, o["uses"])))
+		k.BoundNode, k.Replace, k.Core = o["node"], o["replace"], o["core"] == "true"
+		if o["role"] != "" {
+			k.Role = policy.Role(o["role"])
+		}
+		if o["expires"] != "" {
+			k.Expires = stampAt(int(parseNumber(t, o["expires"])))
+		}
+		return TokenCreate{Token: k}
+	case "revoke":
+		return TokenRevoke{ID: fmt.Sprintf("%016x", parseNumber(t, w[1]))}
+	case "join":
+		j := testJoin(int(parseNumber(t, w[1])), w[2])
+		if o["host"] != "" {
+			j.HostKey, j.SealKey = hostKey(o["host"]), sealKey(o["host"])
+		}
+		if o["csr"] != "" {
+			j.CSRKeyHash = [32]byte{byte(parseNumber(t, o["csr"]))}
+		}
+		return j
+	case "role":
+		return NodeSetRole{Node: w[1], Role: policy.Role(w[2])}
+	case "left":
+		return NodeSetLeft{Node: w[1], Left: w[2] == "true"}
+	case "grant":
+		return CoreGrant{Node: w[1], Allow: w[2] == "true"}
+	case "assign":
+		return CoreAssign{Node: w[1]}
+	case "retire":
+		return CoreRetire{RaftID: parseNumber(t, w[1])}
+	case "seal":
+		return CoreSeal{Node: w[1], Sealed: []byte(w[2])}
+	case "size":
+		return SetCoreSize{Size: int(parseNumber(t, w[1]))}
+	case "version":
+		return SetClusterVersion{Version: uint32(parseNumber(t, w[1]))}
+	case "bundle":
+		return SetBundle{Bundle{Sequence: parseNumber(t, w[1]), Roots: [][]byte{[]byte(w[2])}}}
+	}
+	t.Fatalf("unknown command %q", w[0])
+	return nil
+}
+
+// parseTxn reads "if KEY TARGET RELATION WHAT ; then OP ; else OP", each part any number of times.
+func parseTxn(t *testing.T, line string) Command {
+	var txn Txn
+	for _, part := range strings.Split(line, ";") {
+		w, o := words(part)
+		if w[0] == "if" {
+			c := Compare{Key: w[1], Target: Target(w[2]), Relation: Relation(w[3])}
+			if c.Target == TargetValue {
+				c.Value = []byte(w[4])
+			} else {
+				c.Number = parseNumber(t, w[4])
+			}
+			txn.Compare = append(txn.Compare, c)
+			continue
+		}
+		op := Op{Kind: OpKind(w[1]), Key: w[2], Value: []byte(w[3])}
+		if o["cas"] != "" {
+			op.Compare = ptr(parseNumber(t, o["cas"]))
+		}
+		if w[0] == "then" {
+			txn.Then = append(txn.Then, op)
+		} else {
+			txn.Else = append(txn.Else, op)
+		}
+	}
+	return txn
+}
+
+func parseNumber(t *testing.T, s string) uint64 {
+	if s == "" {
+		return 0
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

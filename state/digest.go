@@ -1,0 +1,95 @@
+package state
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+)
+
+// DigestBuckets is the number of buckets that rows are added up in. Two replicas whose digests
+// differ compare buckets, then the rows of the bucket that differs.
+const DigestBuckets = 4096
+
+const (
+	pageBuckets = 64 // buckets in a copy-on-write page
+	pageCount   = DigestBuckets / pageBuckets
+)
+
+// A sum adds up row hashes, four lanes of 64 bits that wrap around, so that a row can be taken out
+// again and the order does not matter. It catches mistakes and bad memory. It would not stop
+// someone who can choose rows to make two states collide, and need not: those who write the rows
+// of a core are trusted with all of them.
+type sum [4]uint64
+
+func (s *sum) add(hash *[32]byte) {
+	for i := range s {
+		s[i] += binary.LittleEndian.Uint64(hash[8*i:])
+	}
+}
+
+func (s *sum) sub(hash *[32]byte) {
+	for i := range s {
+		s[i] -= binary.LittleEndian.Uint64(hash[8*i:])
+	}
+}
+
+func (s *sum) append(b []byte) []byte {
+	for _, lane := range s {
+		b = binary.LittleEndian.AppendUint64(b, lane)
+	}
+	return b
+}
+
+type page [pageBuckets]sum
+
+// hashRow covers the table, the key, the revision and the row.
+func hashRow(t Table, key string, revision uint64, row []byte) [32]byte {
+	const head = 32 // table, revision and the key's length
+	var stack [512]byte
+	b := stack[:0]
+	if n := head + len(key) + len(row); n > len(stack) {
+		b = make([]byte, 0, n)
+	}
+	b = append(b, byte(t))
+	b = binary.AppendUvarint(b, revision)
+	b = appendString(b, key)
+	return sha256.Sum256(append(b, row...))
+}
+
+// bucketOf is FNV-1a of table and key, folded. It must not depend on the row: both versions of a
+// row that two replicas disagree about belong in the same bucket.
+func bucketOf(t Table, key string) int {
+	const offset, prime = 2166136261, 16777619
+	h := (uint32(offset) ^ uint32(t)) * prime
+	for i := range len(key) {
+		h = (h ^ uint32(key[i])) * prime
+	}
+	return int((h ^ h>>12 ^ h>>24) % DigestBuckets)
+}
+
+// classDigest covers the class's rows and, for each of its tables, the count of rows and the
+// revision of the last change, deletions included.
+func (s *store) classDigest(c Class) [32]byte {
+	b := append([]byte("parley class 1\n"), byte(c))
+	b = s.sums[c-1].append(b)
+	for t := Table(1); t < tableEnd; t++ {
+		if t.Class() == c {
+			b = append(b, byte(t))
+			b = binary.LittleEndian.AppendUint64(b, uint64(s.tables[t].rows))
+			b = binary.LittleEndian.AppendUint64(b, s.tables[t].revision)
+		}
+	}
+	return sha256.Sum256(b)
+}
+
+// digestOf covers the revision and the digests of the set's classes.
+func (s *store) digestOf(set ClassSet) [32]byte {
+	b := []byte("parley state 1\n")
+	b = binary.LittleEndian.AppendUint64(b, s.at.Revision)
+	for c := ClassPublic; c <= ClassCore; c++ {
+		if set.Has(c) {
+			d := s.classDigest(c)
+			b = append(append(b, byte(c)), d[:]...)
+		}
+	}
+	return sha256.Sum256(b)
+}

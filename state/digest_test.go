@@ -1,0 +1,141 @@
+package state
+
+import (
+	"reflect"
+	"strconv"
+	"testing"
+)
+
+// rowTypes has one full row of each type, how it is stored, and where.
+var rowTypes = []struct {
+	table  Table
+	key    string
+	row    any
+	encode func(any) []byte
+	beside []string // fields kept beside the row: its key and revision
+}{
+	{TableKV, "k", KV{Key: "k", Value: []byte("v"), CreateRevision: 1, Version: 1},
+		func(x any) []byte { return encodeKV(x.(KV)) }, []string{"Key", "ModRevision"}},
+	{TableNode, "a1", Node{Name: "a1", HostKey: []byte("h"), SealKey: []byte("s"), Role: "local"},
+		func(x any) []byte { return EncodeNode(x.(Node)) }, nil},
+	{TableToken, "t", Token{ID: "t", Verify: []byte("v"), Role: "local", Redeemed: []Redemption{{Node: "n"}}},
+		func(x any) []byte { return encodeToken(x.(Token)) }, nil},
+	{TableCore, "c", CoreMember{RaftID: 1, Node: "n"},
+		func(x any) []byte { return encodeCore(x.(CoreMember)) }, nil},
+	{TableCluster, "", Cluster{ID: "i", TrustDomain: "t"},
+		func(x any) []byte { return encodeCluster(x.(Cluster)) }, nil},
+	{TableBundle, "", Bundle{Sequence: 1, Roots: [][]byte{{1}}},
+		func(x any) []byte { return encodeBundle(x.(Bundle)) }, nil},
+	{TableSeal, "n", Seal{Node: "n", Sealed: []byte("s")},
+		func(x any) []byte { return encodeSeal(x.(Seal)) }, nil},
+}
+
+// The digest notices a change of any single field of any row type, and of key, revision and table.
+// Fields are found by reflection: one added without an encoding fails here.
+func TestDigestNoticesEveryField(t *testing.T) {
+	for _, rt := range rowTypes {
+		base := digestWith(rt.table, rt.key, 1, rt.encode(rt.row))
+		changed := 0
+		mutate(reflect.ValueOf(rt.row), func(path string, row reflect.Value) {
+			for _, f := range rt.beside {
+				if path == f {
+					return
+				}
+			}
+			changed++
+			if digestWith(rt.table, rt.key, 1, rt.encode(row.Interface())) == base {
+				t.Errorf("%s.%s changed, the digest did not", rt.table, path)
+			}
+		})
+		if changed == 0 {
+			t.Errorf("%s: no field was changed", rt.table)
+		}
+		row := rt.encode(rt.row)
+		if digestWith(rt.table, rt.key+"x", 1, row) == base || digestWith(rt.table, rt.key, 2, row) == base {
+			t.Errorf("%s: the digest ignores the key or the revision", rt.table)
+		}
+	}
+	if digestWith(TableTombstone, "k", 1, nil) == digestWith(TableTombstone, "k", 2, nil) {
+		t.Error("the digest ignores a tombstone's revision")
+	}
+	if digestWith(TableFloor, "", 1, encodeFloor(1)) == digestWith(TableFloor, "", 1, encodeFloor(2)) {
+		t.Error("the digest ignores the floor")
+	}
+	a, b := newStore(AllClasses), newStore(AllClasses)
+	if b.at.Revision = 1; a.digestOf(AllClasses) == b.digestOf(AllClasses) {
+		t.Error("the digest ignores the revision")
+	}
+	b = newStore(AllClasses)
+	if b.tables[TableNode].revision = 1; a.digestOf(AllClasses) == b.digestOf(AllClasses) {
+		t.Error("the digest ignores a table's revision")
+	}
+}
+
+func digestWith(table Table, key string, revision uint64, row []byte) [32]byte {
+	s := newStore(AllClasses)
+	s.set(table, key, revision, row)
+	return s.digestOf(AllClasses)
+}
+
+// mutate calls f once for each leaf of v, with a copy of v in which only that leaf is different.
+func mutate(v reflect.Value, f func(path string, changed reflect.Value)) {
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Name
+		with := func(x reflect.Value) reflect.Value {
+			c := reflect.New(v.Type()).Elem()
+			c.Set(v)
+			c.Field(i).Set(x)
+			return c
+		}
+		mutateValue(name, v.Field(i), func(path string, x reflect.Value) { f(path, with(x)) })
+	}
+}
+
+func mutateValue(path string, v reflect.Value, f func(string, reflect.Value)) {
+	x := reflect.New(v.Type()).Elem()
+	x.Set(v)
+	switch v.Kind() {
+	case reflect.String:
+		x.SetString(v.String() + "z")
+	case reflect.Bool:
+		x.SetBool(!v.Bool())
+	case reflect.Int:
+		x.SetInt(v.Int() + 1)
+	case reflect.Uint8, reflect.Uint32, reflect.Uint64:
+		x.SetUint(v.Uint() + 1)
+	case reflect.Struct:
+		mutate(v, func(p string, changed reflect.Value) { f(path+"."+p, changed) })
+		return
+	case reflect.Array:
+		x.Index(v.Len() - 1).SetUint(99)
+	case reflect.Slice:
+		if v.Type().Elem().Kind() == reflect.Uint8 {
+			x.SetBytes(append([]byte{'z'}, v.Bytes()...))
+			break
+		}
+		mutateValue(path+"[0]", v.Index(0), func(p string, changed reflect.Value) {
+			c := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
+			reflect.Copy(c, v)
+			c.Index(0).Set(changed)
+			f(p, c)
+		})
+		x = reflect.Append(v, v.Index(0))
+	default:
+		panic("no mutation for " + path)
+	}
+	f(path, x)
+}
+
+// Rows fall into all buckets, about evenly: a bucket that differs leads to few rows.
+func TestBucketsAreEven(t *testing.T) {
+	const keys = 100 * DigestBuckets
+	var count [DigestBuckets]int
+	for i := range keys {
+		count[bucketOf(TableKV, "service/"+strconv.Itoa(i))]++
+	}
+	for i, n := range count {
+		if n < 25 || n > 300 {
+			t.Fatalf("bucket %d has %d of %d keys, want about 100", i, n, keys)
+		}
+	}
+}

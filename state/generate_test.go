@@ -1,0 +1,95 @@
+package state
+
+import (
+	"fmt"
+
+	"github.com/parley-mesh/parley/security/policy"
+	"pgregory.net/rapid"
+)
+
+// Few names, so that commands meet.
+var (
+	genKey   = rapid.SampledFrom([]string{"a", "a/1", "a/2", "ab", "b/1", "b/2/x", "c"})
+	genNode  = rapid.SampledFrom([]string{"a1", "a2", "a3", "a4", "a5"})
+	genValue = rapid.SliceOfN(rapid.Byte(), 0, 4)
+	genCAS   = rapid.Custom(func(t *rapid.T) *uint64 {
+		if rapid.Bool().Draw(t, "without compare") {
+			return nil
+		}
+		return ptr(rapid.Uint64Range(0, 12).Draw(t, "compare"))
+	})
+)
+
+var genOp = rapid.Custom(func(t *rapid.T) Op {
+	op := Op{Kind: rapid.SampledFrom(opKinds).Draw(t, "op"), Key: genKey.Draw(t, "key")}
+	if op.Kind == OpPut {
+		op.Value, op.Flags = genValue.Draw(t, "value"), rapid.Uint64().Draw(t, "flags")
+	}
+	if op.Kind == OpPut || op.Kind == OpDelete {
+		op.Compare = genCAS.Draw(t, "compare")
+	}
+	return op
+})
+
+var genCompare = rapid.Custom(func(t *rapid.T) Compare {
+	return Compare{
+		Key: genKey.Draw(t, "key"), Target: rapid.SampledFrom(targets).Draw(t, "target"),
+		Relation: rapid.SampledFrom(relations).Draw(t, "relation"),
+		Number:   rapid.Uint64Range(0, 12).Draw(t, "number"), Value: genValue.Draw(t, "value"),
+	}
+})
+
+// genCommand draws key/value commands more often than the others.
+var genCommand = rapid.Custom(func(t *rapid.T) Command {
+	switch rapid.IntRange(0, 19).Draw(t, "kind") {
+	case 0, 1, 2, 3, 4:
+		return Put{Key: genKey.Draw(t, "key"), Value: genValue.Draw(t, "value"), Compare: genCAS.Draw(t, "cas")}
+	case 5, 6:
+		return Delete{Key: genKey.Draw(t, "key"), Compare: genCAS.Draw(t, "cas")}
+	case 7:
+		return DeletePrefix{Prefix: rapid.SampledFrom([]string{"", "a", "b/"}).Draw(t, "prefix")}
+	case 8, 9:
+		return Txn{
+			Compare: rapid.SliceOfN(genCompare, 0, 2).Draw(t, "compares"),
+			Then:    rapid.SliceOfN(genOp, 0, 3).Draw(t, "then"),
+			Else:    rapid.SliceOfN(genOp, 0, 3).Draw(t, "else"),
+		}
+	case 10:
+		k := testToken(rapid.IntRange(1, 3).Draw(t, "token"))
+		k.Uses = rapid.IntRange(1, 3).Draw(t, "uses")
+		k.Core = rapid.Bool().Draw(t, "core")
+		k.Replace = rapid.SampledFrom([]string{"", "a2"}).Draw(t, "replace")
+		return TokenCreate{Token: k}
+	case 11:
+		return TokenRevoke{ID: fmt.Sprintf("%016x", rapid.IntRange(1, 3).Draw(t, "token"))}
+	case 12, 13:
+		j := testJoin(rapid.IntRange(1, 3).Draw(t, "token"), genNode.Draw(t, "node"))
+		j.HostKey = hostKey(genNode.Draw(t, "host"))
+		j.CSRKeyHash[31] = rapid.ByteRange(0, 1).Draw(t, "attempt")
+		return j
+	}
+	return drawCoreCommand(t)
+})
+
+func drawCoreCommand(t *rapid.T) Command {
+	node := genNode.Draw(t, "node")
+	switch rapid.IntRange(0, 8).Draw(t, "core kind") {
+	case 0:
+		return NodeSetRole{Node: node, Role: rapid.SampledFrom(policy.Roles()).Draw(t, "role")}
+	case 1:
+		return NodeSetLeft{Node: node, Left: rapid.Bool().Draw(t, "left")}
+	case 2:
+		return CoreGrant{Node: node, Allow: rapid.Bool().Draw(t, "allow")}
+	case 3, 4:
+		return CoreAssign{Node: node}
+	case 5:
+		return CoreRetire{RaftID: rapid.Uint64Range(1, 5).Draw(t, "id")}
+	case 6:
+		return CoreSeal{Node: node, Sealed: rapid.SliceOfN(rapid.Byte(), 1, 3).Draw(t, "sealed")}
+	case 7:
+		return SetCoreSize{Size: rapid.SampledFrom([]int{1, 3, 5, 7}).Draw(t, "size")}
+	}
+	return SetBundle{Bundle{Sequence: rapid.Uint64Range(1, 6).Draw(t, "sequence"), Roots: [][]byte{{1}}}}
+}
+
+var genEntry = rapid.SliceOfN(genCommand, 0, 4)

@@ -1,0 +1,71 @@
+package state
+
+// A kind is a command's number in the log. Numbers are never reused.
+type kind uint64
+
+const (
+	kindPut kind = 1 + iota
+	kindDelete
+	kindDeletePrefix
+	kindTxn
+	kindTokenCreate
+	kindTokenRevoke
+	kindNodeJoin
+	kindNodeSetRole
+	kindNodeSetLeft
+	kindCoreGrant
+	kindCoreAssign
+	kindCoreRetire
+	kindCoreSeal
+	kindSetCoreSize
+	kindSetClusterVersion
+	kindSetBundle
+
+	kindEnd
+)
+
+// kindSpec describes a kind: the version of its encoding that Encode writes, and the cluster
+// version that introduced it.
+type kindSpec struct {
+	name    string
+	version uint64
+	since   uint32
+	decode  func(*reader) Command
+}
+
+// kinds is indexed by kind.
+var kinds = [kindEnd]kindSpec{
+	kindPut:               {"put", 1, 1, readPut},
+	kindDelete:            {"delete", 1, 1, readDelete},
+	kindDeletePrefix:      {"delete prefix", 1, 1, readDeletePrefix},
+	kindTxn:               {"txn", 1, 1, readTxn},
+	kindTokenCreate:       {"token create", 1, 1, readTokenCreate},
+	kindTokenRevoke:       {"token revoke", 1, 1, readTokenRevoke},
+	kindNodeJoin:          {"node join", 1, 1, readNodeJoin},
+	kindNodeSetRole:       {"node set role", 1, 1, readNodeSetRole},
+	kindNodeSetLeft:       {"node set left", 1, 1, readNodeSetLeft},
+	kindCoreGrant:         {"core grant", 1, 1, readCoreGrant},
+	kindCoreAssign:        {"core assign", 1, 1, readCoreAssign},
+	kindCoreRetire:        {"core retire", 1, 1, readCoreRetire},
+	kindCoreSeal:          {"core seal", 1, 1, readCoreSeal},
+	kindSetCoreSize:       {"set core size", 1, 1, readSetCoreSize},
+	kindSetClusterVersion: {"set cluster version", 1, 1, readSetClusterVersion},
+	kindSetBundle:         {"set bundle", 1, 1, readSetBundle},
+}
+
+func (Put) kind() kind               { return kindPut }
+func (Delete) kind() kind            { return kindDelete }
+func (DeletePrefix) kind() kind      { return kindDeletePrefix }
+func (Txn) kind() kind               { return kindTxn }
+func (TokenCreate) kind() kind       { return kindTokenCreate }
+func (TokenRevoke) kind() kind       { return kindTokenRevoke }
+func (NodeJoin) kind() kind          { return kindNodeJoin }
+func (NodeSetRole) kind() kind       { return kindNodeSetRole }
+func (NodeSetLeft) kind() kind       { return kindNodeSetLeft }
+func (CoreGrant) kind() kind         { return kindCoreGrant }
+func (CoreAssign) kind() kind        { return kindCoreAssign }
+func (CoreRetire) kind() kind        { return kindCoreRetire }
+func (CoreSeal) kind() kind          { return kindCoreSeal }
+func (SetCoreSize) kind() kind       { return kindSetCoreSize }
+func (SetClusterVersion) kind() kind { return kindSetClusterVersion }
+func (SetBundle) kind() kind         { return kindSetBundle }

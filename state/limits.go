@@ -1,0 +1,51 @@
+package state
+
+// Limits of what a command may carry. They are part of the meaning of version 1 of the commands:
+// changing one would let two binaries disagree about the same entry.
+const (
+	MaxKeyBytes     = 1 << 10   // a key; a prefix may be empty but not longer
+	MaxValueBytes   = 512 << 10 // a value
+	MaxCommandBytes = 1 << 20   // an encoded command, envelope included
+	MaxTxnOps       = 128       // compares, then-ops and else-ops together
+	MaxTxnAnswer    = 1 << 20   // bytes that the gets of one transaction may return together
+	MaxDeletePrefix = 1 << 17   // keys that one delete-prefix may delete
+
+	MaxNameBytes    = 63        // a node name
+	MaxCallerBytes  = 512       // a caller's SPIFFE ID or uid
+	MaxZoneBytes    = 128       // a zone
+	MaxAddressBytes = 256       // an address
+	MaxHostKeyBytes = 512       // a host key, SubjectPublicKeyInfo DER
+	SealKeyBytes    = 32        // an X25519 public key
+	VerifyBytes     = 32        // a token's verification key
+	MaxSealedBytes  = 4 << 10   // a sealed root key
+	MaxRoots        = 16        // roots in the bundle
+	MaxRootBytes    = 8 << 10   // one root certificate, DER
+	maxSessionBytes = 128       // a session id in a key's row
+	maxRowBytes     = 768 << 10 // any encoded row
+
+	MaxNodes       = 100_000 // nodes, those that left included
+	MaxTokens      = 10_000  // tokens that are not yet swept away
+	MaxTokenUses   = 1000    // joins that one token allows
+	MaxCoreMembers = 64      // Raft ids not retired
+	MaxRetired     = 256     // retired Raft ids that are still listed; older ones are forgotten
+)
+
+const (
+	// MaxTombstones is how many deleted keys are remembered. One more, and all but the newest
+	// half are forgotten together: rarely, because a forgotten tombstone costs every waiting
+	// prefix one look.
+	MaxTombstones = 1 << 16
+
+	// MaxListRows bounds View.List and View.Keys.
+	MaxListRows = 1 << 16
+
+	// TokenRetention is how long, in milliseconds, a token stays listed after it expired.
+	TokenRetention = 24 * 60 * 60 * 1000
+)
+
+// Version is the newest cluster version that this binary can apply, and OldestVersion the oldest
+// whose encodings it can still produce.
+const (
+	Version       uint32 = 1
+	OldestVersion uint32 = 1
+)

@@ -1,0 +1,188 @@
+package state
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+)
+
+// MaxSnapshotBytes bounds what a loader takes.
+const MaxSnapshotBytes = 8 << 30
+
+// loader builds a store from a snapshot that arrives in pieces. What it has built is nobody's
+// until finish has verified all of it.
+type loader struct {
+	s       *store // nil before the header
+	classes ClassSet
+	want    [tableEnd]tableInfo
+	hash    hash.Hash
+	pending []byte // the start of an item whose rest has not come
+	last    *record
+	left    int64 // bytes that may still come
+	ended   bool  // the trailer was right
+	err     error // the first one, kept
+}
+
+func newLoader(classes ClassSet) *loader {
+	return &loader{classes: classes, hash: sha256.New(), left: MaxSnapshotBytes}
+}
+
+// readSnapshot reads a snapshot of exactly the given classes.
+func readSnapshot(r io.Reader, classes ClassSet) (*store, error) {
+	l := newLoader(classes)
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := r.Read(buf)
+		if werr := l.write(buf[:n]); werr != nil {
+			return nil, werr
+		}
+		if errors.Is(err, io.EOF) {
+			return l.finish()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read snapshot: %w", err)
+		}
+	}
+}
+
+// write takes the next piece, of any size; it keeps no reference to it.
+func (l *loader) write(p []byte) error {
+	if l.err != nil {
+		return l.err
+	}
+	if l.left -= int64(len(p)); l.left < 0 {
+		l.err = fmt.Errorf("snapshot over its limit: %w", ErrTooLarge)
+		return l.err
+	}
+	l.pending = append(l.pending, p...)
+	rest := l.pending
+	for l.err == nil {
+		body, n, err := cutItem(rest)
+		if err != nil || n == 0 {
+			l.err = err
+			break
+		}
+		l.err = l.item(rest[:n], body)
+		rest = rest[n:]
+	}
+	l.pending = append(l.pending[:0], rest...)
+	return l.err
+}
+
+// cutItem returns the first item's body and how many bytes it took with its length, 0 when it is
+// not complete.
+func cutItem(b []byte) (body []byte, n int, err error) {
+	size, head := binary.Uvarint(b)
+	switch {
+	case head < 0 || head > 0 && (size == 0 || size > maxItemBytes):
+		return nil, 0, fmt.Errorf("%w: snapshot item of %d bytes", ErrMalformed, size)
+	case head == 0 || uint64(len(b)-head) < size:
+		return nil, 0, nil
+	}
+	n = head + int(size)
+	return b[head:n], n, nil
+}
+
+func (l *loader) item(whole, body []byte) error {
+	r := &reader{b: body[1:]}
+	kind := body[0]
+	switch {
+	case l.ended:
+		return fmt.Errorf("%w: snapshot goes on behind its trailer", ErrMalformed)
+	case kind == itemTrailer && l.s != nil:
+		return l.trailer(r)
+	}
+	l.hash.Write(whole)
+	switch {
+	case kind == itemHeader && l.s == nil:
+		return l.header(r)
+	case kind == itemRow && l.s != nil:
+		return l.row(r)
+	}
+	return fmt.Errorf("%w: snapshot item %q out of place", ErrMalformed, kind)
+}
+
+func (l *loader) header(r *reader) error {
+	if magic := r.take(len(snapshotMagic), "magic"); !bytes.Equal(magic, []byte(snapshotMagic)) {
+		return fmt.Errorf("%w: not a snapshot of the state", ErrMalformed)
+	}
+	if format := r.uvarint(); format != snapshotFormat && r.err == nil {
+		return fmt.Errorf("%w: snapshot format %d is unknown to this binary: run the version that "+
+			"wrote it", ErrMalformed, format)
+	}
+	if set := ClassSet(r.byte("classes")); set != l.classes && r.err == nil {
+		return fmt.Errorf("snapshot of classes %b instead of %b: %w", set, l.classes, ErrClass)
+	}
+	s := newStore(l.classes)
+	s.at = readPosition(r)
+	for t := Table(1); t < tableEnd; t++ {
+		if l.classes.Has(t.Class()) {
+			if Table(r.byte("table")) != t {
+				r.fail("tables out of order")
+			}
+			l.want[t] = tableInfo{rows: readInt(r, "rows"), revision: r.uvarint()}
+		}
+	}
+	l.s = s
+	return r.done()
+}
+
+func (l *loader) row(r *reader) error {
+	next := &record{table: Table(r.byte("table")), revision: r.uvarint()}
+	next.key = r.string(MaxKeyBytes, "key")
+	next.row = bytes.Clone(r.bytes(maxRowBytes, "row"))
+	if err := r.done(); err != nil {
+		return err
+	}
+	if !next.table.Valid() || !l.classes.Has(next.table.Class()) {
+		return fmt.Errorf("snapshot row of table %s: %w", next.table, ErrClass)
+	}
+	if next.revision > l.s.at.Revision || l.last != nil && !recordLess(l.last, next) {
+		return fmt.Errorf("%w: snapshot row out of order", ErrMalformed)
+	}
+	if err := checkRow(next.table, next.key, next.revision, next.row); err != nil {
+		return err
+	}
+	next.hash = hashRow(next.table, next.key, next.revision, next.row)
+	l.s.tree.Load(next)
+	l.s.account(next, +1)
+	l.last = next
+	return nil
+}
+
+func (l *loader) trailer(r *reader) error {
+	checksum, digest := r.fixed32("checksum"), r.fixed32("digest")
+	if err := r.done(); err != nil {
+		return err
+	}
+	if !bytes.Equal(checksum[:], l.hash.Sum(nil)) {
+		return fmt.Errorf("%w: snapshot checksum", ErrMalformed)
+	}
+	for t := Table(1); t < tableEnd; t++ {
+		if l.s.tables[t].rows != l.want[t].rows {
+			return fmt.Errorf("%w: snapshot has %d rows of table %s, not %d", ErrMalformed,
+				l.s.tables[t].rows, t, l.want[t].rows)
+		}
+		l.s.tables[t].revision = l.want[t].revision
+	}
+	if l.s.digestOf(l.classes) != digest {
+		return fmt.Errorf("snapshot at index %d: %w", l.s.at.Index, ErrDigest)
+	}
+	l.ended = true
+	return nil
+}
+
+// finish returns the store if the snapshot came whole.
+func (l *loader) finish() (*store, error) {
+	if l.err != nil {
+		return nil, l.err
+	}
+	if !l.ended || len(l.pending) > 0 {
+		return nil, fmt.Errorf("%w: snapshot cut off", ErrMalformed)
+	}
+	return l.s, nil
+}

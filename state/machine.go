@@ -1,0 +1,135 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/parley-mesh/parley/clock"
+)
+
+// Machine is the replicated state and belongs to one goroutine. The zero value is not usable.
+type Machine struct {
+	s    *store
+	view *View // of s, once somebody asked for it
+}
+
+// NewMachine returns an empty state at index 0, to be filled by Restore or Apply.
+func NewMachine() *Machine { return &Machine{s: newStore(AllClasses)} }
+
+// View returns the state as of the last Apply.
+func (m *Machine) View() *View {
+	if m.view == nil {
+		m.view = &View{m.s.copyStore()}
+	}
+	return m.view
+}
+
+// Apply performs the commands of one Raft entry and returns their encoded results in order; an
+// entry without commands only moves the index. It reads no clock: at is the leader's stamp.
+//
+// With an error (*UnknownCommandError, or an index that is not the next) nothing of the entry has
+// happened: the machine is where it was, and must not be given later entries. The same holds if
+// Apply panics: it works on a copy and takes it over at the end. A command that was damaged before
+// it was proposed is answered with CodeInvalid, on every replica alike.
+//
+// The index may jump ahead, as Raft does not hand out its own entries to some users; it never goes
+// back. Results and changes alias the commands: do not change those later.
+func (m *Machine) Apply(index, term uint64, at clock.Stamp, commands [][]byte) (
+	results [][]byte, touched Touched, err error) {
+
+	if index <= m.s.at.Index {
+		return nil, Touched{}, fmt.Errorf("apply index %d: already at %d", index, m.s.at.Index)
+	}
+	decoded := make([]Command, len(commands))
+	damaged := make([]error, len(commands))
+	for i, command := range commands {
+		e, err := Decode(command)
+		var unknown *UnknownCommandError
+		if errors.As(err, &unknown) {
+			return nil, Touched{}, fmt.Errorf("apply index %d, command %d: %w", index, i, unknown)
+		}
+		decoded[i], damaged[i] = e.Command, err
+	}
+
+	a := &applying{s: m.s.copyStore(), at: at}
+	results = make([][]byte, len(commands))
+	for i, c := range decoded {
+		results[i] = EncodeResult(a.run(c, damaged[i]))
+	}
+	a.s.at.Index, a.s.at.Term = index, term
+	if at != 0 {
+		a.s.at.Stamp = at
+	}
+	m.s, m.view = a.s, nil
+	return results, Touched{Changes: a.changes}, nil
+}
+
+// Restore replaces the whole state by a snapshot of all classes. With an error the machine is
+// unchanged.
+func (m *Machine) Restore(r io.Reader) error {
+	s, err := readSnapshot(r, AllClasses)
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	m.s, m.view = s, nil
+	return nil
+}
+
+// applying is one entry being applied, to a copy of the machine's store.
+type applying struct {
+	s       *store
+	at      clock.Stamp
+	changes []Change
+}
+
+// run does one command as one step of the revision, if it changes anything.
+func (a *applying) run(c Command, damaged error) Result {
+	before := len(a.changes)
+	res := a.do(c, damaged)
+	if len(a.changes) > before {
+		a.limitTombstones()
+		a.s.at.Revision++
+	}
+	res.Revision = a.s.at.Revision
+	return res
+}
+
+func (a *applying) do(c Command, damaged error) Result {
+	if damaged != nil {
+		return refuse(CodeInvalid, "%v", damaged)
+	}
+	if err := c.check(); err != nil {
+		return refuse(CodeInvalid, "%v", err)
+	}
+	return c.apply(a)
+}
+
+// revision is that of the command being run.
+func (a *applying) revision() uint64 { return a.s.at.Revision + 1 }
+
+// set stores a row, or deletes it when row is nil, and notes the change.
+func (a *applying) set(t Table, key string, row []byte) {
+	c := Change{Class: t.Class(), Table: t, Key: key, Row: row, Revision: a.revision()}
+	a.s.apply(c)
+	a.changes = append(a.changes, c)
+}
+
+func (a *applying) setNode(n Node)       { a.set(TableNode, n.Name, EncodeNode(n)) }
+func (a *applying) setToken(t Token)     { a.set(TableToken, t.ID, encodeToken(t)) }
+func (a *applying) setCluster(c Cluster) { a.set(TableCluster, "", encodeCluster(c)) }
+func (a *applying) setCore(c CoreMember) { a.set(TableCore, coreKey(c.RaftID), encodeCore(c)) }
+
+// mark and undo take back what a command did since, when it finds out late that it cannot go on.
+type mark struct {
+	s       *store
+	changes int
+}
+
+func (a *applying) mark() mark { return mark{a.s.copyStore(), len(a.changes)} }
+
+func (a *applying) undo(to mark) {
+	a.s = to.s
+	clear(a.changes[to.changes:])
+	a.changes = a.changes[:to.changes]
+}

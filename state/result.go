@@ -1,0 +1,131 @@
+package state
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// A Code says how a command ended. CodeOK is the empty string.
+type Code string
+
+const (
+	CodeOK       Code = ""
+	CodeNotFound Code = "not_found" // no such key, node, token or Raft id
+	CodeConflict Code = "conflict"  // a compare did not hold, or a retry differs from the original
+	CodeInvalid  Code = "invalid"   // it could never be done
+	CodeExists   Code = "exists"    // the name or id is taken
+	CodeExpired  Code = "expired"   // the token expired
+	CodeUsed     Code = "used"      // the token has no uses left
+	CodeRevoked  Code = "revoked"   // the token was revoked
+	CodeDenied   Code = "denied"    // the token or the missing grant does not allow it
+	CodeLimit    Code = "limit"     // a limit would be passed
+)
+
+// codes is in the order of their numbers on the wire.
+var codes = []Code{
+	CodeOK, CodeNotFound, CodeConflict, CodeInvalid, CodeExists, CodeExpired, CodeUsed,
+	CodeRevoked, CodeDenied, CodeLimit,
+}
+
+// Result is the answer to a command. Revision is the state's after it: that of the change if the
+// command made one. Message is for people and empty if Code is.
+type Result struct {
+	Code     Code
+	Message  string
+	Revision uint64
+	Body     []byte
+}
+
+// maxMessageBytes bounds Message, which may quote a key.
+const maxMessageBytes = 8 << 10
+
+// EncodeResult returns the result's bytes.
+func EncodeResult(r Result) []byte {
+	b := appendWord(make([]byte, 0, 16+len(r.Message)+len(r.Body)), codes, r.Code)
+	b = binary.AppendUvarint(b, r.Revision)
+	b = appendString(b, r.Message)
+	return append(b, r.Body...)
+}
+
+// DecodeResult reads what EncodeResult wrote. The error is ErrMalformed, wrapped.
+func DecodeResult(b []byte) (Result, error) {
+	r := &reader{b: b}
+	out := Result{Code: readWord(r, codes, "code"), Revision: r.uvarint()}
+	out.Message = r.string(maxMessageBytes, "message")
+	if len(r.b) > 0 {
+		out.Body = r.b
+	}
+	return out, r.err
+}
+
+// Number returns the number that the result carries: the Raft id of a CoreAssign, the count of a
+// DeletePrefix. It is 0 for other results.
+func (r Result) Number() uint64 {
+	rd := &reader{b: r.Body}
+	n := rd.uvarint()
+	if rd.done() != nil {
+		return 0
+	}
+	return n
+}
+
+func refuse(code Code, format string, args ...any) Result {
+	return Result{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+func number(n uint64) Result { return Result{Body: binary.AppendUvarint(nil, n)} }
+
+// TxnAnswer is the Body of a transaction's result. Results has one element for each op of the
+// branch that ran; it is empty when the transaction was refused, and Failed is then the op that
+// could not be done, -1 otherwise.
+type TxnAnswer struct {
+	Succeeded bool // the compares held, so Then was meant to run
+	Failed    int
+	Results   []OpResult
+}
+
+// OpResult is one op's answer: the row of a get or put, the count of the deletes.
+type OpResult struct {
+	Found   bool
+	KV      KV
+	Deleted uint64
+}
+
+func encodeTxnAnswer(a TxnAnswer) []byte {
+	b := appendBool(nil, a.Succeeded)
+	b = binary.AppendUvarint(b, uint64(a.Failed+1))
+	b = binary.AppendUvarint(b, uint64(len(a.Results)))
+	for _, r := range a.Results {
+		b = binary.AppendUvarint(b, r.Deleted)
+		b = appendBool(b, r.Found)
+		if r.Found {
+			b = appendString(b, r.KV.Key)
+			b = binary.AppendUvarint(b, r.KV.ModRevision)
+			b = appendBytes(b, encodeKV(r.KV))
+		}
+	}
+	return b
+}
+
+// DecodeTxnAnswer reads the Body of a transaction's result. The error is ErrMalformed, wrapped.
+func DecodeTxnAnswer(body []byte) (TxnAnswer, error) {
+	r := &reader{b: body}
+	a := TxnAnswer{Succeeded: r.bool("succeeded"), Failed: readInt(r, "failed op") - 1}
+	for range r.count(MaxTxnOps, "results") {
+		op := OpResult{Deleted: r.uvarint(), Found: r.bool("found")}
+		if op.Found {
+			key, revision := r.string(MaxKeyBytes, "key"), r.uvarint()
+			row := r.bytes(maxRowBytes, "row")
+			if r.err != nil {
+				break
+			}
+			kv, err := decodeKV(key, revision, row)
+			if err != nil {
+				return TxnAnswer{}, err
+			}
+			op.KV = kv
+		}
+		a.Results = append(a.Results, op)
+	}
+	return a, r.done()
+}

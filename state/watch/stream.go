@@ -1,0 +1,192 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/parley-mesh/parley/state"
+)
+
+// ErrBehind is returned (wrapped) by Stream when the caller has more than this agent: it should
+// ask another one.
+var ErrBehind = errors.New("this agent is behind the follower")
+
+// Stream sends the changes of the given classes, and no byte of any other, until ctx ends, send
+// fails, or Run ends. It resumes from the cursor while the ring has what came since, otherwise it
+// sends a snapshot first. It starts no goroutine: send may block, and a slow one costs the follower
+// a snapshot, nobody else anything.
+//
+// Changes go out as they happen. Progress that concerns only other classes is reported as an empty
+// delta at the pace of Timing.Quiet, silence is broken by a heartbeat with a digest.
+//
+// The classes that the agent's own View lacks, ErrBehind and ErrTooMany end it at once.
+func (h *Hub) Stream(ctx context.Context, from Cursor, classes []state.Class, send func([]byte) error) error {
+	set, err := h.offered(classes)
+	if err != nil {
+		return err
+	}
+	sub := &Subscription{hub: h, classes: set}
+	if err := h.enter(sub); err != nil {
+		return err
+	}
+	defer sub.Close()
+	s := &stream{hub: h, classes: set, send: send, place: h.ring.start(from.Revision)}
+	if v := h.View(); from.Revision > v.Revision() {
+		return fmt.Errorf("revision %d was asked for, revision %d is here: %w",
+			from.Revision, v.Revision(), ErrBehind)
+	}
+	s.at.Revision = from.Revision
+	return s.run(ctx, sub)
+}
+
+// offered returns the set of classes, which another agent named, if this one can serve it.
+func (h *Hub) offered(classes []state.Class) (set state.ClassSet, err error) {
+	v := h.View()
+	for _, c := range classes {
+		if !c.Valid() || !v.Holds(c) {
+			return 0, fmt.Errorf("change stream of class %s: this agent does not hold it", c)
+		}
+		set |= state.NewClassSet(c)
+	}
+	if !set.Valid() {
+		return 0, errors.New("change stream of no class: name at least one")
+	}
+	return set, nil
+}
+
+// stream is one follower being served.
+type stream struct {
+	hub     *Hub
+	classes state.ClassSet
+	send    func([]byte) error
+	place   place          // in the ring
+	at      state.Position // what the follower has
+	silent  time.Duration  // since the last frame
+}
+
+func (s *stream) run(ctx context.Context, sub *Subscription) error {
+	if err := s.begin(); err != nil {
+		return err
+	}
+	tick := time.NewTicker(s.hub.timing.Quiet)
+	defer tick.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.hub.done:
+			return ErrStopped
+		case <-sub.c:
+			err = s.catchUp(false)
+		case <-tick.C:
+			s.silent += s.hub.timing.Quiet
+			err = s.catchUp(true)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// begin brings the follower up to date, and lets it compare digests before anything else: what it
+// has may come from another life of the cluster.
+func (s *stream) begin() error {
+	now := s.hub.ring.since(s.place)
+	if s.at.Revision == 0 || now.gone {
+		return s.snapshot(now)
+	}
+	if now.view.Revision() > s.at.Revision {
+		if err := s.deltas(now, filter(now.entries, s.at.Revision, s.classes)); err != nil {
+			return err
+		}
+	}
+	return s.heartbeat(now.view)
+}
+
+// catchUp sends what is new in the classes. On a tick it also reports progress elsewhere.
+func (s *stream) catchUp(tick bool) error {
+	now := s.hub.ring.since(s.place)
+	if now.gone {
+		return s.snapshot(now)
+	}
+	changes := filter(now.entries, s.at.Revision, s.classes)
+	to := now.view.Position()
+	switch {
+	case len(changes) > 0 || tick && to.Revision > s.at.Revision:
+		return s.deltas(now, changes)
+	case tick && (to.Index > s.at.Index || s.silent >= s.hub.timing.Heartbeat):
+		return s.heartbeat(now.view)
+	}
+	return nil
+}
+
+func (s *stream) deltas(now recent, changes []state.Change) error {
+	packed, err := pack(s.at.Revision, now.view.Position(), changes, state.MaxDeltaBytes)
+	if err != nil {
+		return s.snapshot(now)
+	}
+	for _, d := range packed {
+		if err := s.frame(Frame{Kind: FrameDelta, Delta: d}); err != nil {
+			return err
+		}
+	}
+	s.reached(now)
+	return nil
+}
+
+// heartbeat must describe the revision that the follower has. When the state has moved on
+// meanwhile, the next look sends that first.
+func (s *stream) heartbeat(v *state.View) error {
+	if v.Revision() != s.at.Revision {
+		return nil
+	}
+	s.at = v.Position()
+	return s.frame(Frame{Kind: FrameHeartbeat, Position: s.at, Digest: v.DigestOf(s.classes)})
+}
+
+func (s *stream) snapshot(now recent) error {
+	if err := s.frame(Frame{Kind: FrameSnapshotBegin}); err != nil {
+		return err
+	}
+	if err := now.view.WriteSnapshotOf(s.classes, chunks{s}); err != nil {
+		return err
+	}
+	end := Frame{
+		Kind: FrameSnapshotEnd, Position: now.view.Position(), Digest: now.view.DigestOf(s.classes),
+	}
+	if err := s.frame(end); err != nil {
+		return err
+	}
+	s.reached(now)
+	return nil
+}
+
+func (s *stream) reached(now recent) {
+	s.place, s.at = now.place, now.view.Position()
+}
+
+func (s *stream) frame(f Frame) error {
+	b, err := EncodeFrame(f)
+	if err != nil {
+		return err
+	}
+	s.silent = 0
+	return s.send(b)
+}
+
+// chunks sends what is written to it as snapshot chunks.
+type chunks struct{ s *stream }
+
+func (c chunks) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		n := min(len(rest), ChunkBytes)
+		if err := c.s.frame(Frame{Kind: FrameSnapshotChunk, Data: rest[:n]}); err != nil {
+			return 0, err
+		}
+		rest = rest[n:]
+	}
+	return len(p), nil
+}

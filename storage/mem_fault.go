@@ -1,0 +1,173 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"syscall"
+)
+
+// Op is one operation that changes a Mem: create, write, sync, rename, remove, mkdir or syncdir.
+type Op struct {
+	Kind string
+	Path string
+}
+
+// Fault is what happens to one operation of a Mem.
+type Fault int
+
+// The faults.
+const (
+	FaultCrash    Fault = iota + 1 // the power is cut before it
+	FaultTorn                      // a write reaches the disk in part, then the power is cut; else as FaultCrash
+	FaultLostSync                  // a sync reports success and does nothing; no effect on others
+	FaultNoSpace                   // ENOSPC if it needs space, else no effect
+	FaultIO                        // EIO
+)
+
+// CrashMode is what a power cut does to what was never synced.
+type CrashMode int
+
+// The crash modes.
+const (
+	LoseUnsynced CrashMode = iota // all of it is gone
+	KeepUnsynced                  // all of it is there: also what a killed process leaves behind
+	LosePart                      // each sector and each name by the toss of a coin
+)
+
+// How begin tells the operation that it has to misbehave in its own way.
+var (
+	errLostSync = errors.New("lost sync")
+	errTorn     = fmt.Errorf("torn: %w", ErrCrashed)
+)
+
+// Ops returns every operation so far, the refused ones included.
+func (m *Mem) Ops() []Op {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.mu.ops)
+}
+
+// Inject makes the n-th operation, counted from 0 at NewMem or Crash, suffer fault.
+func (m *Mem) Inject(n int, fault Fault) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mu.faults[n] = fault
+}
+
+// Lie makes every sync of a path (a file, or a directory's names) for which lies is true do nothing
+// and succeed; nil ends it.
+func (m *Mem) Lie(lies func(path string) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mu.lies = lies
+}
+
+// Limit makes writes that grow files beyond size bytes in total fail with ENOSPC; 0 lifts it.
+func (m *Mem) Limit(size int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mu.limit = size
+}
+
+// Used returns the bytes in all files.
+func (m *Mem) Used() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mu.used
+}
+
+// FailReads makes reads of path fail with EIO.
+func (m *Mem) FailReads(path string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mu.bad[filepath.Clean(path)] = true
+}
+
+// Flip inverts the bits of mask in the byte of path at offset, on the disk and in the cache.
+func (m *Mem) Flip(path string, offset int64, mask byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	node := m.mu.names[filepath.Clean(path)]
+	if node == nil || offset >= int64(len(node.data)) {
+		panic(fmt.Sprintf("storage: flip %s at %d: no such byte", path, offset))
+	}
+	node.sync()
+	node.data[offset] ^= mask
+	node.durable[offset] ^= mask
+}
+
+// Crash cuts the power. It returns the disk as it is found at the next start, with no faults, limits
+// or counts; m itself refuses everything from now on, but can be crashed again, to look at another
+// outcome of the same cut. seed decides LosePart.
+func (m *Mem) Crash(mode CrashMode, seed uint64) *Mem {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mu.crashed = true
+	random := rand.New(rand.NewPCG(seed, uint64(mode)))
+	keep := func() bool {
+		return mode == KeepUnsynced || mode == LosePart && random.IntN(2) == 0
+	}
+	durable := maps.Clone(m.mu.durable)
+	for _, change := range m.mu.waiting {
+		if keep() {
+			change.apply(durable)
+		}
+	}
+	next := NewMem()
+	next.mu.dirs = maps.Clone(m.mu.dirs)
+	for _, path := range slices.Sorted(maps.Keys(durable)) {
+		content := durable[path].afterCrash(keep)
+		node := &memNode{data: content, durable: slices.Clone(content)}
+		next.mu.names[path], next.mu.durable[path] = node, node
+		next.mu.used += int64(len(content))
+	}
+	return next
+}
+
+func (n *memNode) afterCrash(keep func() bool) []byte {
+	content := slices.Clone(n.durable)
+	for _, w := range n.dirty {
+		for _, sector := range w.sectors() {
+			if keep() {
+				content = sector.apply(content)
+			}
+		}
+	}
+	return content
+}
+
+// begin counts an operation and returns the error that it must give, if any.
+func (m *Mem) begin(kind, path string) error {
+	if m.mu.crashed {
+		return pathError(kind, path, ErrCrashed)
+	}
+	fault := m.mu.faults[len(m.mu.ops)]
+	m.mu.ops = append(m.mu.ops, Op{kind, path})
+	isSync := kind == "sync" || kind == "syncdir"
+	if isSync && m.mu.lies != nil && m.mu.lies(path) {
+		return errLostSync
+	}
+	switch fault {
+	case FaultCrash, FaultTorn:
+		m.mu.crashed = true
+		if fault == FaultTorn && kind == "write" {
+			return errTorn
+		}
+		return pathError(kind, path, ErrCrashed)
+	case FaultLostSync:
+		if isSync {
+			return errLostSync
+		}
+	case FaultNoSpace:
+		if !isSync && kind != "remove" {
+			return pathError(kind, path, syscall.ENOSPC)
+		}
+	case FaultIO:
+		return pathError(kind, path, syscall.EIO)
+	}
+	return nil
+}

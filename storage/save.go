@@ -1,0 +1,207 @@
+package storage
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	stdhash "hash"
+	"io"
+	"path/filepath"
+
+	"go.uber.org/zap"
+)
+
+// Save stores the content that write produces as the snapshot meta describes, and returns its
+// manifest once the snapshot is durable and was read back. Content must not exceed what a manifest
+// can list (6 GiB). Errors: write's own, ErrNoSpace and ErrOldSnapshot (wrapped), *FatalError when
+// a sync failed, others; the snapshots before stay as they were.
+func (s *Snapshots) Save(meta SnapshotMeta, write func(io.Writer) error) (manifest []byte, err error) {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	if err := s.checkNewer(meta.Index); err != nil {
+		return nil, err
+	}
+	w := newChunkWriter(s, meta)
+	defer func() { s.unpin(w.manifest.chunks) }()
+	data, err := w.run(write)
+	if err == nil {
+		err = s.commit(w.manifest, data)
+	}
+	if err != nil {
+		return nil, s.abandon(fmt.Errorf("save snapshot at %d: %w", meta.Index, err), w.manifest.chunks)
+	}
+	return data, nil
+}
+
+// checkNewer refuses to go back; the same index may be saved again.
+func (s *Snapshots) checkNewer(index uint64) error {
+	if newest, _, ok := s.Latest(); ok && index < newest.Index {
+		return fmt.Errorf("snapshot at %d: %w (%d)", index, ErrOldSnapshot, newest.Index)
+	}
+	return nil
+}
+
+// abandon gives back the space of an unfinished snapshot, so that a full disk does not stay full.
+func (s *Snapshots) abandon(err error, chunks []chunkRef) error {
+	var fatal *FatalError
+	if errors.As(err, &fatal) {
+		return err
+	}
+	s.unpin(chunks)
+	collectErr := s.collect()
+	s.pin(chunks) // the caller's deferred unpin takes it back
+	return errors.Join(err, collectErr)
+}
+
+// chunkWriter cuts a stream into stored chunks.
+type chunkWriter struct {
+	snapshots *Snapshots
+	manifest  manifest
+	sum       stdhash.Hash
+	buf       []byte
+}
+
+func newChunkWriter(s *Snapshots, meta SnapshotMeta) *chunkWriter {
+	return &chunkWriter{
+		snapshots: s,
+		manifest:  manifest{meta: meta, cluster: s.cluster},
+		sum:       sha256.New(),
+		buf:       make([]byte, 0, s.chunkBytes),
+	}
+}
+
+// run stores everything but the manifest, and checks it as it lies on the disk.
+func (w *chunkWriter) run(write func(io.Writer) error) ([]byte, error) {
+	if err := write(w); err != nil {
+		return nil, err
+	}
+	if err := w.cut(); err != nil {
+		return nil, err
+	}
+	w.manifest.whole = [32]byte(w.sum.Sum(nil))
+	data, err := w.manifest.encode()
+	if err != nil {
+		return nil, err
+	}
+	return data, w.snapshots.readBack(data)
+}
+
+// Write implements io.Writer.
+func (w *chunkWriter) Write(p []byte) (int, error) {
+	written := 0
+	for len(p) > 0 {
+		n := min(len(p), cap(w.buf)-len(w.buf))
+		w.buf, p = append(w.buf, p[:n]...), p[n:]
+		if written += n; len(w.buf) == cap(w.buf) {
+			if err := w.cut(); err != nil {
+				return written, err
+			}
+		}
+	}
+	return written, nil
+}
+
+// cut stores what is buffered as a chunk.
+func (w *chunkWriter) cut() error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	if len(w.manifest.chunks) == maxChunks {
+		return fmt.Errorf("state is larger than a snapshot can hold (%d chunks of %d bytes)", maxChunks, cap(w.buf))
+	}
+	w.sum.Write(w.buf)
+	stored, ref := compress(w.buf)
+	w.manifest.size += uint64(len(w.buf))
+	w.manifest.chunks = append(w.manifest.chunks, ref)
+	w.buf = w.buf[:0]
+	w.snapshots.pin([]chunkRef{ref})
+	return w.snapshots.keep(ref, stored)
+}
+
+// readBack reads the whole content through Open. It comes from the page cache as a rule: that finds
+// errors of memory and of ours, not of the disk.
+func (s *Snapshots) readBack(manifest []byte) error {
+	r, err := s.Open(manifest)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, r)
+	return errors.Join(err, r.Close())
+}
+
+// commit makes a snapshot whose chunks are in place the newest, and collects what is not needed.
+func (s *Snapshots) commit(m manifest, data []byte) error {
+	if err := s.fs.SyncDir(s.chunkDir()); err != nil {
+		return classifySoft("sync", s.chunkDir(), err)
+	}
+	if err := WriteFileAtomic(s.fs, s.manifestPath(m.meta.Index), data, filePerm); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	kept := s.mu.kept
+	if n := len(kept); n > 0 && kept[n-1].meta.Index == m.meta.Index {
+		kept = kept[:n-1]
+	}
+	kept = append(kept[:len(kept):len(kept)], savedManifest{m, data})
+	s.mu.kept = kept[max(0, len(kept)-keptSnapshots):]
+	s.mu.damage = nil
+	s.mu.Unlock()
+	var fatal *FatalError
+	if err := s.collect(); errors.As(err, &fatal) {
+		return err
+	} else if err != nil {
+		s.log.Warn("old snapshots could not be removed", zap.Error(err))
+	}
+	return nil
+}
+
+// collect removes manifests that are not kept and then, durably after them, chunks that no kept one
+// lists and nobody pins.
+func (s *Snapshots) collect() error {
+	keep := map[string]bool{}
+	s.mu.Lock()
+	for _, saved := range s.mu.kept {
+		keep[filepath.Base(s.manifestPath(saved.meta.Index))] = true
+		for _, ref := range saved.chunks {
+			keep[ref.String()] = true
+		}
+	}
+	for name := range s.mu.pins {
+		keep[chunkRef{name: name}.String()] = true
+	}
+	damaged := s.mu.damage != nil
+	s.mu.Unlock()
+	if damaged {
+		return nil // evidence: only a new intact snapshot lets it go
+	}
+	for _, dir := range []string{s.dir, s.chunkDir()} {
+		if err := s.collectDir(dir, keep); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Snapshots) collectDir(dir string, keep map[string]bool) error {
+	names, err := s.fs.List(dir)
+	if err != nil {
+		return fmt.Errorf("list %s: %w", dir, err)
+	}
+	removed := false
+	for _, name := range names {
+		if keep[name] || filepath.Join(dir, name) == s.chunkDir() {
+			continue
+		}
+		if err := s.fs.Remove(filepath.Join(dir, name)); err != nil {
+			return classifySoft("remove", name, err)
+		}
+		removed = true
+	}
+	if !removed {
+		return nil
+	}
+	if err := s.fs.SyncDir(dir); err != nil {
+		return classifySoft("sync", dir, err)
+	}
+	return nil
+}

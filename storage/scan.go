@@ -1,0 +1,171 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// replay rebuilds the log from its frames, in order.
+type replay struct {
+	chainer *chainer
+	tip     tip
+	links   links
+	entries []*raftpb.Entry
+	anchor  anchorState
+}
+
+// segmentScan is what one segment's bytes hold.
+type segmentScan struct {
+	segment
+	data []byte
+	end  int64 // after the last good frame
+	// doubtful is where the frames begin that the anchor does not cover; end if there are none.
+	doubtful int64
+}
+
+// errWrong is a frame with right checksums and wrong content: two independent hash families disagree,
+// which no torn write explains.
+type errWrong struct{ detail string }
+
+func (e errWrong) Error() string { return e.detail }
+
+// run applies frames from the first on, until one is missing, torn, or of another history. An
+// errWrong ends it with the offset of that frame in s.end.
+func (s *segmentScan) run(r *replay) error {
+	s.end, s.doubtful = pageBytes, pageBytes
+	for {
+		frame, payload, err := s.frame(s.end, r.tip)
+		if err != nil {
+			return nil
+		}
+		if err := r.apply(&frame, payload, s.data[s.end:s.end+frameHeaderBytes]); err != nil {
+			return err
+		}
+		s.end += int64(frame.bytes())
+		if r.tip.seq <= r.anchor.tip.seq {
+			s.doubtful = s.end
+		}
+	}
+}
+
+// frame reads the frame at offset if it is the one that follows t.
+func (s *segmentScan) frame(offset int64, t tip) (frameHeader, []byte, error) {
+	room := s.data[offset : int64(len(s.data))-pageBytes]
+	frame, err := decodeFrameHeader(room, s.number, s.salt)
+	if err != nil {
+		return frameHeader{}, nil, err
+	}
+	if frame.seq != t.seq+1 || frame.prev != t.frame {
+		return frameHeader{}, nil, errNoFrame // left over from a tail that was cut
+	}
+	payload, err := frame.payload(room, s.salt)
+	return frame, payload, err
+}
+
+// apply advances the replay by one intact frame.
+func (r *replay) apply(f *frameHeader, payload, header []byte) error {
+	if f.durable >= f.seq {
+		return errWrong{fmt.Sprintf("frame claims that frame %d was durable before it", f.durable)}
+	}
+	if err := r.position(f); err != nil {
+		return err
+	}
+	entries, err := decodeEntries(payload, f.prevIndex, f.count)
+	if err != nil {
+		return errWrong{"checksum right, content wrong: " + err.Error()}
+	}
+	chain, term := f.before, f.prevTerm
+	added := make([]link, len(entries))
+	for i, entry := range entries {
+		chain, term = r.chainer.next(chain, entry), entry.GetTerm()
+		added[i] = link{chain, term}
+	}
+	if chain != f.after {
+		return errWrong{"checksum right, SHA-256 chain of the entries wrong"}
+	}
+	r.links.replace(f.prevIndex, added)
+	r.entries = append(r.entries, entries...)
+	r.tip = tip{seq: f.seq, frame: sumHeader(header), index: r.links.last(), term: term, chain: chain, hard: f.hard}
+	return r.checkAnchor()
+}
+
+// position makes prevIndex the last entry, as the frame says.
+func (r *replay) position(f *frameHeader) error {
+	here, known := r.links.at(f.prevIndex)
+	switch {
+	case f.kind != frameAppend && f.kind != frameReset:
+		return errWrong{fmt.Sprintf("unknown frame kind %d; a newer program wrote it", f.kind)}
+	case f.kind == frameReset || f.prevIndex < r.links.base:
+		// Below base: entries that compaction removed and this frame replaces. The frame chain
+		// vouches for its prevIndex.
+		r.links = newLinks(f.prevIndex, f.prevTerm, f.before)
+		r.entries = nil
+	case !known:
+		return errWrong{fmt.Sprintf("entries after %d follow entry %d", f.prevIndex, r.links.last())}
+	case here.chain != f.before || here.term != f.prevTerm:
+		return errWrong{fmt.Sprintf("frame disagrees about the entries up to %d", f.prevIndex)}
+	default:
+		r.entries = r.entries[:f.prevIndex-r.links.base]
+	}
+	return nil
+}
+
+// checkAnchor compares the replay with the anchor where both are at the same frame.
+func (r *replay) checkAnchor() error {
+	if r.tip.seq == r.anchor.tip.seq && r.tip.frame != r.anchor.tip.frame {
+		return errWrong{"the anchor knows another frame of this number: the files come from two copies of the directory"}
+	}
+	return nil
+}
+
+// evidence looks beyond the end of the good frames. durable is true if an intact later header says
+// that frame seq was synced. torn is where the leftovers of unfinished writes end, s.end without any.
+func (s *segmentScan) evidence(seq uint64) (durable bool, torn int64) {
+	torn = s.end
+	limit := int64(len(s.data)) - pageBytes
+	if s.end < limit && claimsFrame(s.data[s.end:], s.number) {
+		torn = s.end + pageBytes
+	}
+	for offset := s.end; offset < limit; offset += pageBytes {
+		f, err := decodeFrameHeader(s.data[offset:limit], s.number, s.salt)
+		if err != nil || f.seq < seq {
+			continue
+		}
+		durable = durable || f.durable >= seq
+		torn = max(torn, min(limit, offset+int64(f.bytes())))
+	}
+	return durable, torn
+}
+
+// readSegment loads a whole segment: entries alias its bytes instead of being copied.
+func readSegment(fsys FS, path string, number uint64, id identity) (*segmentScan, error) {
+	data, err := ReadFile(fsys, path, maxSegmentBytes)
+	if err != nil {
+		return nil, readError(path, err, hintLog)
+	}
+	if len(data) < minSegmentBytes {
+		return nil, &DamageError{Path: path, Detail: fmt.Sprintf("only %d bytes", len(data)), Hint: hintLog}
+	}
+	h, err := decodeSegmentHeader(data)
+	if err != nil {
+		var lastErr error
+		h, lastErr = decodeSegmentHeader(data[len(data)-pageBytes:])
+		if errors.Is(err, errFormat) {
+			return nil, fmt.Errorf("read %s: %w", path, err)
+		}
+		if lastErr != nil {
+			return nil, &DamageError{Path: path, Detail: "both headers are bad: " + errors.Join(err, lastErr).Error(), Hint: hintLog}
+		}
+	}
+	switch {
+	case h.id != id:
+		return nil, &ForeignError{Path: path, Have: h.id.String(), Want: id.String()}
+	case h.size != int64(len(data)):
+		return nil, &DamageError{Path: path, Offset: int64(len(data)), Detail: fmt.Sprintf("%d bytes instead of %d", len(data), h.size), Hint: hintLog}
+	case h.number != number:
+		return nil, &DamageError{Path: path, Detail: fmt.Sprintf("the file is segment %d, renamed", h.number), Hint: hintLog}
+	}
+	return &segmentScan{segment: segment{h, path}, data: data}, nil
+}

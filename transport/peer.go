@@ -1,0 +1,19 @@
+package transport
+
+import "github.com/spiffe/go-spiffe/v2/spiffeid"
+
+// The protocols of the mesh port. The number is the version: two agents that share no version of a
+// protocol refuse each other in the handshake.
+const (
+	ALPNRPC    = "parley-rpc/1"
+	ALPNRaft   = "parley-raft/1"
+	ALPNJoin   = "parley-join/1"
+	ALPNGossip = "parley-gossip/1"
+)
+
+// Peer is who is at the other end, as its verified certificate says. It is the zero Peer for a
+// joiner, which has no certificate yet and reaches [ALPNJoin] alone.
+type Peer struct {
+	ID   spiffeid.ID
+	Node string
+}

@@ -1,0 +1,296 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// serverConn is one connection's end that answers. Goroutines: the reader (run's caller), the
+// writer, the drainer, and one for each call in progress.
+type serverConn struct {
+	*wire
+	server *Server
+	peer   Peer
+	log    *zap.Logger
+	base   context.Context // parent of every call's; ends with the connection
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+
+	// mu guards the calls. Nothing waits, sends or calls out while it is held.
+	mu struct {
+		sync.Mutex
+		calls    map[uint64]*serverCall
+		bytes    int // request bodies held by calls
+		lastID   uint64
+		draining bool
+	}
+}
+
+// serverCall is a call in progress.
+type serverCall struct {
+	id     uint64
+	size   int // bytes of the request body
+	cancel context.CancelFunc
+	window *window // nil for a unary call
+}
+
+func newServerConn(s *Server, conn net.Conn, peer Peer) *serverConn {
+	c := &serverConn{
+		wire:   newWire(conn, s.options.WriteTimeout),
+		server: s,
+		peer:   peer,
+		log:    s.options.Log.With(zap.String("peer", peer.Node)),
+	}
+	c.base, c.cancel = context.WithCancel(context.Background())
+	c.mu.calls = make(map[uint64]*serverCall)
+	return c
+}
+
+func (c *serverConn) run(ctx context.Context) {
+	c.tasks.Go(func() { c.write(c.server.options.KeepAlive) })
+	c.tasks.Go(func() { c.drainWhen(ctx) })
+	err := c.read()
+	c.fail(err)
+	c.cancel()
+	c.tasks.Wait()
+	if err := c.err; !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, errClosed) {
+		c.log.Info("rpc connection ended", zap.Error(err))
+	}
+}
+
+// drainWhen waits for ctx, says goaway, and gives the calls in progress their time. The peer closes
+// the connection when it has all its answers.
+func (c *serverConn) drainWhen(ctx context.Context) {
+	select {
+	case <-c.done:
+		return
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	c.mu.draining = true
+	last := c.mu.lastID
+	for _, call := range c.mu.calls {
+		if call.window != nil {
+			call.cancel()
+		}
+	}
+	c.mu.Unlock()
+	if err := c.out.force(&outFrame{kind: kindGoaway, id: last}); err != nil {
+		c.fail(err)
+		return
+	}
+	timeout := time.NewTimer(c.server.options.DrainTimeout)
+	defer timeout.Stop()
+	select {
+	case <-c.done:
+	case <-timeout.C:
+		c.fail(errClosed)
+	}
+}
+
+// read is the reader. It never waits for the writer.
+func (c *serverConn) read() error {
+	for {
+		h, err := c.in.next()
+		if err != nil {
+			return err
+		}
+		switch h.kind {
+		case kindRequest:
+			err = c.request(h)
+		case kindCancel:
+			c.cancelCall(h.id)
+		case kindCredit:
+			err = c.credit(h)
+		case kindPing:
+			c.out.answerPing(h.id)
+		case kindPong:
+		default:
+			err = fmt.Errorf("%w: a caller sent a frame of kind %d", errProtocol, h.kind)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// request admits a call or refuses it, and in the second case reads past its body.
+func (c *serverConn) request(h header) error {
+	refusal, draining, err := c.admit(h)
+	if err != nil {
+		return err
+	}
+	if refusal != nil || draining {
+		if err := c.in.skip(h.payload); err != nil || draining {
+			return err // the peer knows from the goaway that this call was not accepted
+		}
+		return c.out.force(&outFrame{kind: kindError, id: h.id, failure: refusal})
+	}
+	payload, err := c.in.payload(h.payload)
+	if err != nil {
+		return err
+	}
+	r, err := parseRequest(payload)
+	if err != nil {
+		return err
+	}
+	if refusal := c.refuse(r); refusal != nil {
+		c.release(h.id)
+		return c.out.force(&outFrame{kind: kindError, id: h.id, failure: refusal})
+	}
+	c.start(h, r)
+	return nil
+}
+
+// admit reserves a place for the call. Its limits hold before a byte of the body is read.
+func (c *serverConn) admit(h header) (refusal *Error, draining bool, err error) {
+	o := &c.server.options
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h.id <= c.mu.lastID {
+		return nil, false, fmt.Errorf("%w: call id %d after %d", errProtocol, h.id, c.mu.lastID)
+	}
+	places := o.MaxCalls
+	if Priority(h.flags) > PriorityHealth {
+		places -= o.MaxCalls / 8
+	}
+	switch {
+	case c.mu.draining:
+		return nil, true, nil
+	case h.payload > o.MaxBody+maxRequestHead:
+		refusal = errTooLarge("request", h.payload, o.MaxBody)
+	case len(c.mu.calls) >= places:
+		refusal = errBusy("%d calls in progress on this connection", len(c.mu.calls))
+	case c.mu.bytes+h.payload > o.MaxBytes:
+		refusal = errBusy("%d bytes of calls in progress on this connection", c.mu.bytes)
+	default:
+		c.mu.calls[h.id] = &serverCall{id: h.id, size: h.payload}
+		c.mu.bytes += h.payload
+	}
+	c.mu.lastID = h.id
+	return refusal, false, nil
+}
+
+// refuse says what is wrong with a request that was read.
+func (c *serverConn) refuse(r request) *Error {
+	if len(r.body) > c.server.options.MaxBody {
+		return errTooLarge("request", len(r.body), c.server.options.MaxBody)
+	}
+	m, ok := c.server.methods[r.method]
+	if !ok || (m.stream != nil) != (r.window > 0) {
+		return &Error{
+			Code:    CodeUnknownMethod,
+			Message: fmt.Sprintf("no method %q of this form here", r.method),
+			Hint:    "compare the versions of the two agents",
+		}
+	}
+	return nil
+}
+
+// start runs the handler of an admitted call in its own goroutine.
+func (c *serverConn) start(h header, r request) {
+	ctx, cancel := c.callContext(r)
+	if p := Priority(h.flags); p != PriorityWrite {
+		ctx = WithPriority(ctx, p)
+	}
+	c.mu.Lock()
+	call := c.mu.calls[h.id]
+	call.cancel = cancel
+	if r.window > 0 {
+		call.window = newWindow(int(r.window))
+		if c.mu.draining {
+			cancel() // the drainer came between admit and here
+		}
+	}
+	c.mu.Unlock()
+	c.tasks.Go(func() {
+		defer cancel()
+		c.answer(ctx, call, r)
+	})
+}
+
+func (c *serverConn) callContext(r request) (context.Context, context.CancelFunc) {
+	if r.deadline == 0 {
+		return context.WithCancel(c.base)
+	}
+	return context.WithTimeout(c.base, time.Duration(r.deadline)*time.Millisecond)
+}
+
+// answer runs the handler and queues what it returned.
+func (c *serverConn) answer(ctx context.Context, call *serverCall, r request) {
+	f := &outFrame{id: call.id}
+	if call.window != nil {
+		f.kind = kindEnd
+		if err := c.runStream(ctx, call, r); err != nil {
+			f.kind, f.failure = kindError, c.streamFailure(err)
+		}
+	} else {
+		body, err := c.runUnary(ctx, r)
+		if err == nil && len(body) > c.server.options.MaxBody {
+			err = errTooLarge("response", len(body), c.server.options.MaxBody)
+		}
+		if err != nil {
+			f.kind, f.failure = kindError, wireError(err)
+		} else {
+			f.kind, f.body = kindResponse, body
+		}
+	}
+	// The call's own context may have ended; its answer is still owed. A connection that is stuck
+	// ends by the writer's timeout.
+	_ = c.send(f, nil) // fails only with the connection, which its reader reports
+	c.release(call.id)
+}
+
+// streamFailure replaces the error of a stream that ended because the server drains.
+func (c *serverConn) streamFailure(err error) *Error {
+	c.mu.Lock()
+	draining := c.mu.draining
+	c.mu.Unlock()
+	if draining && errors.Is(err, context.Canceled) {
+		return errUnavailable(nil, "the agent is stopping")
+	}
+	return wireError(err)
+}
+
+func (c *serverConn) runUnary(ctx context.Context, r request) (body []byte, err error) {
+	defer c.recoverAs(r.method, &err)
+	return c.server.methods[r.method].unary(ctx, c.peer, r.body)
+}
+
+func (c *serverConn) runStream(ctx context.Context, call *serverCall, r request) (err error) {
+	defer c.recoverAs(r.method, &err)
+	send := func(item []byte) error { return c.sendItem(ctx, call, item) }
+	return c.server.methods[r.method].stream(ctx, c.peer, r.body, send)
+}
+
+// recoverAs turns a handler's panic into an internal error: one bad request must not end the agent.
+func (c *serverConn) recoverAs(method string, err *error) {
+	if p := recover(); p != nil {
+		c.log.Error("rpc handler panicked", zap.String("method", method),
+			zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+		*err = &Error{Code: CodeInternal, Message: "the handler panicked", Hint: "see the log of the agent that answered"}
+	}
+}
+
+func (c *serverConn) cancelCall(id uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if call := c.mu.calls[id]; call != nil {
+		call.cancel()
+	}
+}
+
+func (c *serverConn) release(id uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.bytes -= c.mu.calls[id].size
+	delete(c.mu.calls, id)
+}
