@@ -34,7 +34,7 @@ func (a *Agent) apiOptions() api.Options {
 // leader names the leader: by the own node inside the core, else by asking nobody: any core member
 // that gossip holds alive answers not_leader with the right name.
 func (a *Agent) leader() (node string, self, known bool) {
-	n := a.core.node()
+	n := a.core.member()
 	if n == nil {
 		return a.leaderHint.get(a.book.coreNodes())
 	}

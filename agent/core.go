@@ -60,6 +60,15 @@ func (c *coreRunner) node() *consensus.Node {
 	return nil
 }
 
+// member returns the running node once its own log feeds the View, nil before and outside the core:
+// a learner that has not caught up knows less of the core than its neighbours.
+func (c *coreRunner) member() *consensus.Node {
+	if !c.views.ownLog() {
+		return nil
+	}
+	return c.node()
+}
+
 // open prepares the node of an agent that was a core member when it stopped.
 func (c *coreRunner) open() error {
 	if c.ids.RaftID == 0 {

@@ -183,9 +183,9 @@ type renewAnswer struct {
 
 // serveRenew signs a new certificate for the agent that asks, and for no other.
 func (i *issuer) serveRenew(_ context.Context, peer transport.Peer, body []byte) ([]byte, error) {
-	var req security.LeafRequest
-	if err := json.Unmarshal(body, &req); err != nil {
-		return nil, &transport.Error{Code: api.CodeInvalid, Message: "renewal request: " + err.Error()}
+	req, err := security.DecodeLeafRequest(body)
+	if err != nil {
+		return nil, &transport.Error{Code: api.CodeInvalid, Message: err.Error()}
 	}
 	if req.Node != peer.Node {
 		return nil, &transport.Error{Code: api.CodeDenied, Message: fmt.Sprintf("%s may not renew the identity of %s", peer.Node, req.Node)}

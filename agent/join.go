@@ -116,13 +116,21 @@ func loadOrCreateHost(dir string) (*security.Host, error) {
 func (i *issuer) serveJoin(ctx context.Context, conn *tls.Conn, peer transport.Peer) {
 	server := security.NewJoinServer(i.admitOrRelay)
 	if err := server.Serve(ctx, net.Conn(conn), peer); err != nil {
-		i.log.Debug("join connection ended", zap.Error(err))
+		i.log.Debug("join connection ended without an answer", zap.Error(err))
 	}
 }
 
 // admitOrRelay admits a host on a core member and passes the request one hop on elsewhere. The
 // request's proofs cover all of it, so the relay can neither change nor use it.
 func (i *issuer) admitOrRelay(ctx context.Context, req security.JoinRequest) (security.JoinResponse, error) {
+	resp, err := i.admitHereOrElsewhere(ctx, req)
+	if err != nil {
+		i.log.Warn("did not admit an agent", zap.String("node", req.Leaf.Node), zap.String("addr", req.Address), zap.Error(err))
+	}
+	return resp, err
+}
+
+func (i *issuer) admitHereOrElsewhere(ctx context.Context, req security.JoinRequest) (security.JoinResponse, error) {
 	if i.authority.Load() != nil && i.agent.views.ownLog() {
 		return i.admit(ctx, req)
 	}
@@ -174,7 +182,10 @@ func (i *issuer) serveForwardedJoin(ctx context.Context, _ transport.Peer, body 
 
 // admit checks the proofs, redeems the token by one Raft write, and signs the first certificate.
 func (i *issuer) admit(ctx context.Context, req security.JoinRequest) (security.JoinResponse, error) {
-	a := i.agent
+	a, authority := i.agent, i.authority.Load()
+	if authority == nil {
+		return security.JoinResponse{}, security.NewJoinError(security.JoinUnavailable, "this agent has just left the core")
+	}
 	if req.ClusterID != a.ids.ClusterID {
 		return security.JoinResponse{}, security.NewJoinError(security.JoinForeign, "the token is for another cluster")
 	}
@@ -196,7 +207,7 @@ func (i *issuer) admit(ctx context.Context, req security.JoinRequest) (security.
 	if err != nil {
 		return security.JoinResponse{}, fmt.Errorf("decode the new node's row: %w", err)
 	}
-	chain, err := i.authority.Load().SignAgent(req.LeafRequest(), clock.System())
+	chain, err := authority.SignAgent(req.LeafRequest(), clock.System())
 	if err != nil {
 		return security.JoinResponse{}, err
 	}

@@ -47,7 +47,7 @@ func (a *Agent) followCore(ctx context.Context) error {
 	ticker := time.NewTicker(remoteCoreEvery)
 	defer ticker.Stop()
 	for {
-		if a.core.node() == nil {
+		if a.core.member() == nil {
 			a.askCore(ctx)
 		}
 		select {
@@ -82,7 +82,7 @@ func (a *Agent) askCore(ctx context.Context) {
 
 // serveCoreStatus answers any agent; the core's make-up is public.
 func (a *Agent) serveCoreStatus(context.Context, transport.Peer, []byte) ([]byte, error) {
-	if a.core.node() == nil {
+	if a.core.member() == nil {
 		return nil, &transport.Error{Code: api.CodeUnavailable, Message: "this agent is outside the core"}
 	}
 	return json.Marshal(a.coreStatus())

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -79,7 +80,7 @@ func (a *Agent) coreRoles() map[string]string {
 // coreStatus is the core as this agent sees it. An agent outside the core shows what a core member
 // last told it.
 func (a *Agent) coreStatus() api.CoreStatus {
-	n := a.core.node()
+	n := a.core.member()
 	if n == nil {
 		return a.remoteCore.get()
 	}
@@ -132,6 +133,17 @@ func (a *Agent) status() api.AgentStatus {
 	return api.AgentStatus{
 		Name: a.ids.Node, ClusterID: a.ids.ClusterID, TrustDomain: a.ids.TrustDomain, Version: a.opts.Version,
 		Ready: a.ready.Load(), Core: a.coreStatus(),
-		SVID: api.SVID{SPIFFEID: a.source.ID().String(), NotAfter: a.source.NotAfter().UTC()},
+		SVID:   api.SVID{SPIFFEID: a.source.ID().String(), NotAfter: a.source.NotAfter().UTC()},
+		Digest: stateDigest(a.hub.View()),
 	}
+}
+
+func stateDigest(v *state.View) *api.StateDigest {
+	public := v.ClassDigest(state.ClassPublic)
+	d := &api.StateDigest{Revision: v.Revision(), Public: hex.EncodeToString(public[:])}
+	if v.Holds(state.ClassKV) {
+		all := v.Digest()
+		d.All = hex.EncodeToString(all[:])
+	}
+	return d
 }

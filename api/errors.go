@@ -152,12 +152,16 @@ func AsError(err error) *Error {
 	return Errorf(CodeInternal, "%v", err)
 }
 
-// asWriteError is AsError for a request that may have been proposed: what is not one of our own answers leaves the
-// outcome open, and so does every context that ended.
+// asWriteError is AsError for a request that may have been proposed. What is not an answer leaves the outcome open:
+// every context that ended, and internal, which another agent says when its handler died.
 func asWriteError(err error) *Error {
 	var known *Error
-	if errors.As(err, &known) && known.Code != CodeTimeout && known.Code != CodeCanceled {
-		return AsError(known)
+	if errors.As(err, &known) {
+		switch known.Code {
+		case CodeTimeout, CodeCanceled, CodeInternal:
+		default:
+			return AsError(known)
+		}
 	}
 	return Errorf(CodeOutcomeUnknown, "no answer to the write: %v", err)
 }

@@ -44,6 +44,7 @@ func TestAsError(t *testing.T) {
 		{&Error{Code: CodeBusy}, CodeBusy, CodeBusy},
 		{fmt.Errorf("wrapped: %w", Errorf(CodeNotLeader, "x")), CodeNotLeader, CodeNotLeader},
 		{&Error{Code: CodeTimeout}, CodeTimeout, CodeOutcomeUnknown},
+		{&Error{Code: CodeInternal}, CodeInternal, CodeOutcomeUnknown},
 	} {
 		if got := AsError(test.err); got.Code != test.read || got.Hint == "" {
 			t.Errorf("AsError(%v) = %s, hint %q; want %s", test.err, got.Code, got.Hint, test.read)

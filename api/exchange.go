@@ -58,7 +58,7 @@ func (x *Exchange) Query() url.Values {
 	return x.query
 }
 
-// Only refuses parameters that the endpoint does not know: a misspelt cas must not become an unconditional write.
+// Only refuses parameters that the endpoint does not know: a misspelled cas must not become an unconditional write.
 func (x *Exchange) Only(known ...string) error {
 	for name := range x.Query() {
 		if !slices.Contains(known, name) {
@@ -184,9 +184,12 @@ func (x *Exchange) JSON(status int, v any) error {
 	return x.Write(status, "application/json", append(body, '\n'))
 }
 
-// Write sends a whole body. An error on the way to a caller that left is nobody's business.
+// Write sends a whole body, with a receipt of this agent's own unless there is a better one. An error on the way to a caller that left is nobody's business.
 func (x *Exchange) Write(status int, contentType string, body []byte) error {
 	h := x.W.Header()
+	if h[headerReceipt] == nil {
+		x.ReceiptHere()
+	}
 	h["Content-Type"] = []string{contentType}
 	h["X-Content-Type-Options"] = []string{"nosniff"}
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}

@@ -112,18 +112,16 @@ func (s *Service) forwardExecute(ctx context.Context, leader string, caller Call
 	return done, nil
 }
 
-// withLeader runs ask against the leader until it succeeds, fails for good, or the waiting time is over. Every wait
-// ends with ctx. ask is repeated only after a failure that surely did nothing.
+// withLeader runs ask against the leader until it succeeds, fails for good, or LeaderWait was spent between attempts.
+// Every wait ends with ctx. ask is repeated only after a failure that surely did nothing.
 //
 //  1. a1 has a write while the core elects: known is false, it waits.
 //  2. a1 hears that a2 leads and asks it, but a2 has just lost its term: not_leader, nothing happened.
 //  3. a1 waits a little, for its own knowledge is as old as a2's answer, and asks whoever leads by then.
 func (s *Service) withLeader(ctx context.Context, ask func(leader string, self bool) *Error) error {
-	waited, stop := context.WithTimeout(ctx, s.options.LeaderWait)
-	defer stop()
 	var last *Error
 	var named string // the leader by the last answer's word, which may be newer than our own knowledge
-	pause := retryPauseFirst
+	pause, left := retryPauseFirst, s.options.LeaderWait
 	for range maxAttempts {
 		leader, self, known := s.local.Leader()
 		if named != "" && named != s.local.Node && !self {
@@ -140,9 +138,10 @@ func (s *Service) withLeader(ctx context.Context, ask func(leader string, self b
 				named = s.anotherCore(leader)
 			}
 		}
-		if !sleep(waited, pause) {
+		if left <= 0 || !sleep(ctx, pause) {
 			break
 		}
+		left -= pause
 		pause = min(2*pause, retryPauseMax)
 	}
 	if last != nil && last.Code != CodeNotLeader {

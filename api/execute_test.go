@@ -122,7 +122,7 @@ func TestExecuteWaitsForALeader(t *testing.T) {
 	}
 	c.setLeader("")
 	_, err := c.agents["a1"].service.Execute(context.Background(), operator, state.Put{Key: "k"})
-	if e := wantCode(t, err, CodeNoLeader); e.ExitCode() != 3 || e.Status() != 503 {
+	if e := coded(t, err, CodeNoLeader); e.ExitCode() != 3 || e.Status() != 503 {
 		t.Errorf("no_leader is exit %d status %d, want 3 and 503", e.ExitCode(), e.Status())
 	}
 }
@@ -139,7 +139,7 @@ func TestOutcomeUnknown(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 		_, err := c.agents[agent].service.Execute(ctx, operator, state.Put{Key: "k"})
 		cancel()
-		if e := wantCode(t, err, CodeOutcomeUnknown); e.ExitCode() != 5 || e.Retryable() {
+		if e := coded(t, err, CodeOutcomeUnknown); e.ExitCode() != 5 || e.Retryable() {
 			t.Errorf("%s: exit %d retryable %v, want 5 and false", agent, e.ExitCode(), e.Retryable())
 		}
 	}
@@ -180,7 +180,7 @@ func TestClaimedRoleIsCapped(t *testing.T) {
 			}
 			continue
 		}
-		if e := wantCode(t, err, CodeDenied); !strings.Contains(e.Hint, "parley agent role a2") {
+		if e := coded(t, err, CodeDenied); !strings.Contains(e.Hint, "parley agent role a2") {
 			t.Errorf("hint %q does not name the remedy", e.Hint)
 		}
 	}

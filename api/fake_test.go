@@ -232,7 +232,13 @@ func (c *fakeCluster) put(key, value string) uint64 {
 // operator is a caller who may do everything.
 var operator = Caller{Role: policy.Operator, Name: "uid:0", Kind: KindSocket}
 
-func wantCode(t *testing.T, err error, code string) *Error {
+func wantCode(t *testing.T, err error, code string) {
+	t.Helper()
+	_ = coded(t, err, code)
+}
+
+// coded is err as an Error, which must have the code and a hint.
+func coded(t *testing.T, err error, code string) *Error {
 	t.Helper()
 	if err == nil {
 		t.Fatalf("got no error, want %s", code)

@@ -108,7 +108,6 @@ type handler struct {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &Exchange{W: w, R: r, service: h.service, RequestID: h.prefix + strconv.FormatUint(h.count.Add(1), 36)}
 	w.Header()[headerRequestID] = []string{x.RequestID}
-	x.ReceiptHere()
 	route, rest, allowed := h.router.find(r.Method, r.URL.Path)
 	x.Rest = rest
 	if err := h.serve(x, route, allowed); err != nil {

@@ -13,7 +13,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -470,6 +472,50 @@ func TestWatchStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("event: delete", `"key":"w/a"`)
+}
+
+// recorder is a response whose writes a test reads while the handler runs.
+type recorder struct {
+	*httptest.ResponseRecorder
+	mu sync.Mutex
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ResponseRecorder.Write(b)
+}
+
+func (r *recorder) text() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.Body.String()
+}
+
+// A stream shows every 15 seconds that it is alive, also while a missing key's revision moves with the table's.
+func TestWatchStreamHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFake(t, 1, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/parley/v1/kv/none?watch=1", nil)
+		r.Host = "localhost"
+		w := &recorder{ResponseRecorder: httptest.NewRecorder()}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.agents["a1"].service.Handler(Loopback).ServeHTTP(w, r)
+		}()
+		for range 3 {
+			time.Sleep(heartbeatEvery)
+			c.put("other", "x")
+		}
+		time.Sleep(time.Second)
+		if got := strings.Count(w.text(), ": alive"); got != 3 || strings.Contains(w.text(), "other") {
+			t.Errorf("%d heartbeats, want 3:\n%s", got, w.text())
+		}
+		cancel()
+		<-done
+	})
 }
 
 // A bad stream request is refused while a status can still say so.

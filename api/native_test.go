@@ -103,7 +103,7 @@ func TestErrorNamesTheLeader(t *testing.T) {
 	}
 }
 
-// What makes no sense is refused before it changes anything, a misspelt parameter above all.
+// What makes no sense is refused before it changes anything, a misspelled parameter above all.
 func TestNativeRefusals(t *testing.T) {
 	c := newFake(t, 1, 1)
 	c.put("k", "v")

@@ -39,7 +39,6 @@ func serveTokenCreate(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	x.ReceiptHere()
 	return x.JSON(http.StatusOK, answer)
 }
 
@@ -73,7 +72,6 @@ func serveTokenList(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	x.ReceiptHere()
 	return x.JSON(http.StatusOK, tokens)
 }
 

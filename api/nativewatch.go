@@ -55,32 +55,26 @@ func serveWatch(x *Exchange, q KVQuery) error {
 	w.start()
 	w.batch(answer)
 	w.event("ready", readyEvent{Revision: answer.Revision})
-	return w.follow(q, answer.Revision)
+	w.follow(q, answer.Revision)
+	return nil
 }
 
 // follow ends with the caller, or with an error that becomes the last event: the status line is long sent.
-func (w *watchStream) follow(q KVQuery, revision uint64) error {
+func (w *watchStream) follow(q KVQuery, revision uint64) {
 	q.Wait = heartbeatEvery
-	for {
-		if err := w.flush(); err != nil {
-			return nil // the caller left
-		}
+	for w.flush() == nil {
 		q.MinRevision = max(revision, 1)
 		answer, err := w.x.service.readCounted(w.x.Context(), w.x.Caller, q)
-		if w.x.Context().Err() != nil {
-			return nil
-		}
-		if err != nil {
+		switch {
+		case err != nil:
 			w.event("error", nativeBody(w.x, AsError(err)))
-			_ = w.flush()
-			return nil
-		}
-		if answer.Revision == revision {
+			_ = w.flush() // the caller may have left
+			return
+		case !w.batch(answer):
+			// Nothing to say. The revision may have moved all the same: that of a missing key is the table's.
 			w.comment("alive")
-			continue
 		}
 		revision = answer.Revision
-		w.batch(answer)
 	}
 }
 
@@ -92,26 +86,24 @@ func (w *watchStream) start() {
 	w.x.W.WriteHeader(http.StatusOK)
 }
 
-// batch sends what differs from what the caller knows.
-func (w *watchStream) batch(answer KVAnswer) {
+// batch sends what differs from what the caller knows, and reports whether anything did.
+func (w *watchStream) batch(answer KVAnswer) (news bool) {
 	present := make(map[string]bool, len(answer.Rows))
 	for _, row := range answer.Rows {
 		present[row.Key] = true
 		if w.known[row.Key] != row.ModRevision {
-			w.known[row.Key] = row.ModRevision
+			w.known[row.Key], news = row.ModRevision, true
 			w.event("put", pairOf(row))
 		}
 	}
-	w.deletes(present, answer.Revision)
-}
-
-func (w *watchStream) deletes(present map[string]bool, revision uint64) {
 	for _, key := range slices.Sorted(maps.Keys(w.known)) {
 		if !present[key] {
 			delete(w.known, key)
-			w.event("delete", deletedEvent{Key: key, Revision: revision})
+			news = true
+			w.event("delete", deletedEvent{Key: key, Revision: answer.Revision})
 		}
 	}
+	return news
 }
 
 // event writes one event; id lets a reader see the revision without parsing data. Errors show in flush.

@@ -69,6 +69,16 @@ type AgentStatus struct {
 	SafeMode    int        `json:"safe_mode"`
 	Core        CoreStatus `json:"core"`
 	SVID        SVID       `json:"svid"`
+
+	Digest *StateDigest `json:"digest,omitempty"`
+}
+
+// StateDigest lets two agents compare what they hold: equal revisions must show equal digests. Public covers what
+// every agent has, All, only on a core member, everything. Hex.
+type StateDigest struct {
+	Revision uint64 `json:"revision"`
+	Public   string `json:"public"`
+	All      string `json:"all,omitempty"`
 }
 
 // Capability is one thing that this agent can or cannot do at the moment; Detail says why.

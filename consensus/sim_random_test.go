@@ -174,7 +174,7 @@ func (s *sim) level(leader uint64) bool {
 // TestRandomClusters: whatever is lost, reordered, cut, crashed and replaced, acknowledged
 // proposals survive, a term has one leader, all apply the same sequence, and no read is stale.
 func TestRandomClusters(t *testing.T) {
-	seeds := uint64(150)
+	seeds := uint64(100)
 	if testing.Short() {
 		seeds = 20
 	}

@@ -341,7 +341,11 @@ func (s *sim) deliver(i int) {
 
 // settle runs everything that is queued until nothing is left.
 func (s *sim) settle() {
-	for busy := true; busy; {
+	for rounds, busy := 0, true; busy; rounds++ {
+		if rounds == 10_000 {
+			s.fail("two nodes answer each other without end")
+			return
+		}
 		busy = len(s.net) > 0
 		for _, id := range s.ids {
 			n := s.nodes[id]

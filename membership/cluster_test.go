@@ -374,7 +374,7 @@ func (c *cluster) eventually(limit time.Duration, what string, holds func() bool
 // never watches that something does not happen for a while.
 func (c *cluster) never(limit time.Duration, what string, happens func() bool) {
 	c.t.Helper()
-	for start := time.Now(); time.Since(start) < limit; time.Sleep(50 * time.Millisecond) {
+	for start := time.Now(); time.Since(start) < limit; time.Sleep(200 * time.Millisecond) {
 		if happens() {
 			c.t.Fatalf("after %v: %s\n%s", time.Since(start), what, c.dump())
 		}

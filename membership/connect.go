@@ -10,13 +10,14 @@ import (
 	"go.uber.org/zap"
 )
 
-// connect starts an attempt to reach the peer, unless one runs. It returns at once.
+// connect starts an attempt to reach the peer, unless one runs or has just made a link. It returns
+// at once.
 func (p *peer) connect() {
 	p.mu.Lock()
-	busy := p.mu.connecting
-	p.mu.connecting = true
+	needed := !p.mu.connecting && p.linkLocked() == nil
+	p.mu.connecting = p.mu.connecting || needed
 	p.mu.Unlock()
-	if busy {
+	if !needed {
 		return
 	}
 	if !p.under.spawn(p.attempt) {
@@ -100,6 +101,8 @@ func (p *peer) attempted(path Path, err error) {
 		p.mu.failures++
 		p.mu.failedAt = p.under.opts.Now()
 		if p.linkLocked() == nil {
+			// Not UDP is blocked, the peer is gone: when it is back, UDP is as good as before.
+			p.mu.udpOff = 0
 			p.mu.queueDrops += uint64(len(p.mu.queue))
 			p.mu.queue = nil
 		}

@@ -2,6 +2,7 @@ package membership
 
 import (
 	"bytes"
+	"errors"
 	"sync/atomic"
 
 	"go.uber.org/zap"
@@ -23,7 +24,7 @@ var memberVersions = []uint8{1, 5, 2, 0, 0, 0}
 //     before, at the address in the record, at an incarnation for which the record vouches (P
 //     itself may say any).
 //  5. A state exchange is held to the same rules, in both directions.
-//  6. Everything about a node is limited by rate for each P.
+//  6. What a packet says about a node is limited by rate for each P, and so are exchanges.
 //
 // What is said about ourselves can only make us refute it. Everything else is dropped. Messages
 // are decoded and encoded again, so memberlist never parses a peer's bytes. Safe for concurrent
@@ -104,6 +105,9 @@ func (f *firewall) message(from string, kind byte, body []byte) []byte {
 		if m.Node == f.self {
 			return f.aboutSelf(from, m.Incarnation, m.Meta, true)
 		}
+		if _, ok := f.known.get(m.Node); ok && !f.limits.allow(claimRate, from, m.Node) {
+			return nil
+		}
 		if r, ok := f.alive(from, m.Node, m.Incarnation, m.Meta); ok {
 			return aliveMessage(r, m.Meta, m.Incarnation)
 		}
@@ -126,7 +130,7 @@ func (f *firewall) indirectPing(from string, body []byte) []byte {
 		return nil
 	}
 	k, ok := f.known.get(m.Node)
-	if !ok || !f.limits.allow(claimRate, from, m.Node) {
+	if !ok || !f.member(from) || !f.limits.allow(claimRate, from, m.Node) {
 		return nil
 	}
 	return encodeMsg(msgIndirectPing, &wireIndirectPing{
@@ -143,13 +147,26 @@ func (f *firewall) accusation(from string, kind byte, body []byte) []byte {
 	if m.Node == f.self {
 		return f.aboutSelf(from, m.Incarnation, nil, false)
 	}
-	if !f.mayAccuse(from, m.Node, m.Incarnation) || !f.limits.allow(claimRate, from, m.Node) {
+	if !f.member(from) || !f.mayAccuse(from, m.Node, m.Incarnation) || !f.limits.allow(claimRate, from, m.Node) {
 		return nil
 	}
 	if kind == msgDead && m.From == m.Node && f.mayHaveLeft(from, m.Node) {
 		return encodeMsg(msgDead, &wireAccusation{Incarnation: m.Incarnation, Node: m.Node, From: m.Node})
 	}
 	return encodeMsg(msgSuspect, &wireAccusation{Incarnation: m.Incarnation, Node: m.Node, From: from})
+}
+
+// member reports whether a peer is a member whose binding stands: only then does its word about
+// others count.
+func (f *firewall) member(name string) bool {
+	k, ok := f.known.get(name)
+	return ok && f.records.bound(k.record)
+}
+
+// expelled reports whether a peer was a member and lost its binding.
+func (f *firewall) expelled(name string) bool {
+	k, ok := f.known.get(name)
+	return ok && !f.records.bound(k.record)
 }
 
 // mayAccuse is rule 1: nothing above the known incarnation, nothing about strangers.
@@ -165,15 +182,11 @@ func (f *firewall) mayHaveLeft(from, node string) bool {
 
 // alive is rule 4. The record is the verified one.
 func (f *firewall) alive(from, node string, incarnation uint32, meta []byte) (record, bool) {
-	limit, about := unknownRate, ""
-	if _, ok := f.known.get(node); ok {
-		limit, about = claimRate, node
-	}
-	if !f.limits.allow(limit, from, about) {
+	if _, ok := f.known.get(node); !ok && !f.limits.allow(unknownRate, from, "") {
 		return record{}, false
 	}
 	r, err := f.records.verify(meta)
-	if err == errUnknownBinding {
+	if errors.Is(err, errUnknownBinding) {
 		f.unresolved(from)
 	}
 	if err != nil || r.Name != node {

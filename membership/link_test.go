@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -63,6 +62,13 @@ func TestLinkCap(t *testing.T) {
 	if got := closeReason(links[1].carrier.(*pretend).closed.Load()); got != closeIdle {
 		t.Errorf("the idle link was closed with %d, want %d", got, closeIdle)
 	}
+	now = now.Add(2 * evictIdle)
+	extra.noteHeard()
+	for i := range maxPeerLinks {
+		if got, want := u.admit(newLink(extra.peer, PathUDP, "extra", &pretend{})), i < maxPeerLinks-1; got != want {
+			t.Errorf("link %d of one peer admitted: %v, want %v", i+2, got, want)
+		}
+	}
 	if len(u.mu.links) != maxLinks || links[0].carrier.(*pretend).closed.Load() != 0 {
 		t.Errorf("%d links, or one with an open stream was evicted", len(u.mu.links))
 	}
@@ -116,7 +122,8 @@ func TestOneLinkPerPair(t *testing.T) {
 		c.start("n0", addrOf(0))
 		c.start("n1", addrOf(1))
 		c.eventually(5*time.Second, "converged", c.converged)
-		time.Sleep(2 * drainTime)
+		// Long enough for the losers to drain, and for a fallback that came first to close.
+		time.Sleep(2 * tcpLinger)
 		var openers []string
 		for _, n := range c.nodes {
 			n.under.mu.Lock()
@@ -139,8 +146,8 @@ func TestWriteToAddress(t *testing.T) {
 		c.eventually(5*time.Second, "converged", c.converged)
 		u := c.nodes["n0"].under
 		isWriteError := func(err error) bool {
-			op := (*net.OpError)(nil)
-			return errors.As(err, &op) && err == error(op) && op.Op == "write" && op.Net == "udp"
+			op, ok := err.(*net.OpError) //nolint:errorlint // memberlist looks by a type switch
+			return ok && op.Op == "write" && op.Net == "udp"
 		}
 		if _, err := u.WriteTo(nil, "10.0.0.2:8310"); !isWriteError(err) {
 			t.Errorf("without a name: %v", err)
@@ -228,7 +235,7 @@ func TestLargePacket(t *testing.T) {
 func TestGarbage(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cluster) {
 		var seen [][]byte
-		c.mem.tap = func(b []byte) {
+		c.mem.tap = func(b []byte) { // before anything sends
 			if len(seen) < 300 {
 				seen = append(seen, append([]byte(nil), b...))
 			}
@@ -236,6 +243,9 @@ func TestGarbage(t *testing.T) {
 		c.startN(3)
 		c.eventually(5*time.Second, "converged", c.converged)
 		time.Sleep(3 * time.Second)
+		c.mem.mu.Lock()
+		c.mem.tap = nil
+		c.mem.mu.Unlock()
 		before := c.nodes["n0"].Members()
 		outside := c.mem.socket(addrOf(200))
 		defer func() { _ = outside.Close() }()
@@ -310,6 +320,11 @@ func TestHandshakeChecks(t *testing.T) {
 	bad.NegotiatedProtocol = ""
 	if _, err := u.identify(bad); err == nil {
 		t.Error("accepted without ALPN")
+	}
+	resumed := leaf("p")
+	resumed.DidResume = true
+	if _, err := u.identify(resumed); err == nil {
+		t.Error("accepted a resumed session")
 	}
 	for _, name := range []string{"self", "Not-A-Name", ""} {
 		if _, err := u.identify(leaf(name)); err == nil {

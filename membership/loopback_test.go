@@ -96,10 +96,12 @@ func TestLoopback(t *testing.T) {
 	})
 	c.start("n2", addr, "n0")
 	c.eventually(20*time.Second, "n2 back", c.converged)
-	for _, link := range c.nodes["n2"].Links() {
-		if link.Path == PathUDP {
-			return
+	c.eventually(20*time.Second, "n2 has a link by UDP", func() bool {
+		for _, link := range c.nodes["n2"].Links() {
+			if link.Path == PathUDP {
+				return true
+			}
 		}
-	}
-	t.Errorf("n2 has no link by UDP: %+v", c.nodes["n2"].Links())
+		return false
+	})
 }

@@ -84,7 +84,7 @@ type Timing struct {
 	StreamTimeout    time.Duration // for a whole stream exchange
 	RejoinInterval   time.Duration // seeds and dead members are tried again, +-50 %
 	DialTimeout      time.Duration // for one QUIC or TCP handshake
-	FallbackDelay    time.Duration // head start of QUIC over TCP in a dial
+	FallbackDelay    time.Duration // head start of QUIC over TCP in a dial; QUIC repeats a lost packet after 0.2 s
 	StallAfter       time.Duration // a QUIC link that acknowledged nothing for so long is given up
 	UDPRetry         time.Duration // first pause before UDP is tried again; doubles up to 16 times
 }
@@ -96,7 +96,7 @@ func LAN() Timing {
 		SuspicionMult: 4, SuspicionMaxMult: 3,
 		GossipInterval: 200 * time.Millisecond, PushPullInterval: 30 * time.Second,
 		StreamTimeout: 5 * time.Second, RejoinInterval: 10 * time.Second,
-		DialTimeout: 3 * time.Second, FallbackDelay: 250 * time.Millisecond,
+		DialTimeout: 3 * time.Second, FallbackDelay: 400 * time.Millisecond,
 		StallAfter: 800 * time.Millisecond, UDPRetry: 10 * time.Second,
 	}
 }
@@ -108,7 +108,7 @@ func Fast() Timing {
 		SuspicionMult: 4, SuspicionMaxMult: 3,
 		GossipInterval: 100 * time.Millisecond, PushPullInterval: 10 * time.Second,
 		StreamTimeout: 3 * time.Second, RejoinInterval: 4 * time.Second,
-		DialTimeout: 2 * time.Second, FallbackDelay: 200 * time.Millisecond,
+		DialTimeout: 2 * time.Second, FallbackDelay: 300 * time.Millisecond,
 		StallAfter: 600 * time.Millisecond, UDPRetry: 3 * time.Second,
 	}
 }

@@ -236,7 +236,7 @@ func (p *peer) adopt(l *link) bool {
 	return true
 }
 
-// drop forgets a closed link. With UDP gone while packets wait, the next path is tried at once.
+// drop forgets a closed link, and lets the sender look for another.
 func (p *peer) drop(l *link) {
 	p.mu.Lock()
 	if p.mu.udp == l {

@@ -22,7 +22,7 @@ const (
 	maxPeerStreams = 16
 	// quicIdle closes a link whose peer is gone; half of it is the keepalive's period.
 	quicIdle = 30 * time.Second
-	// resetTimeout bounds what is left of a stream's life after it was closed.
+	// The receive windows bound what a peer can make us buffer.
 	streamWindow     = 256 << 10
 	connectionWindow = 1 << 20
 )
@@ -56,7 +56,9 @@ func (u *underlay) quicConfig() *quic.Config {
 
 // identify returns whose verified certificate a connection carries.
 func (u *underlay) identify(cs tls.ConnectionState) (string, error) {
-	if cs.NegotiatedProtocol != alpn || !cs.HandshakeComplete {
+	// A resumed session skipped the check of the certificate; it means that GetConfigForClient
+	// handed out settings past gossipTLS.
+	if cs.NegotiatedProtocol != alpn || !cs.HandshakeComplete || cs.DidResume {
 		return "", errors.New("not a gossip connection")
 	}
 	peer, err := u.opts.Identify(cs)

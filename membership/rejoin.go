@@ -44,7 +44,7 @@ func (m *Membership) missing() (out []Seed, alone bool) {
 			seen[member.Name] = true
 		case member.State == StateDead:
 			seen[member.Name] = true
-			if k, ok := m.fw.known.get(member.Name); ok && !m.fw.records.bound(k.record) {
+			if m.fw.expelled(member.Name) {
 				continue
 			}
 			out = append(out, Seed{Node: member.Name, Addr: member.Addr})
@@ -58,8 +58,8 @@ func (m *Membership) missing() (out []Seed, alone bool) {
 	return out, alone
 }
 
-// bindingsLoop looks again when the bindings changed: members may have lost theirs, and peers
-// refused before may be known now.
+// bindingsLoop looks again when the bindings changed: members may have lost theirs, which ends
+// their links, and peers refused before may be known now.
 func (m *Membership) bindingsLoop(ctx context.Context) {
 	for {
 		select {
@@ -71,6 +71,7 @@ func (m *Membership) bindingsLoop(ctx context.Context) {
 			return
 		}
 		m.look()
+		m.under.cut(m.fw.expelled)
 		refused := m.strays.take()
 		if len(refused) == 0 {
 			continue

@@ -22,6 +22,8 @@ const (
 	maxDials = 8
 	// maxQueued is how many packets wait for a peer's link; the oldest is dropped.
 	maxQueued = 32
+	// maxPeerLinks caps the links of one peer, those being drained included.
+	maxPeerLinks = 4
 	// inboxPackets and inboxStreams are what waits for memberlist; then links wait, and QUIC drops.
 	inboxPackets = 256
 	inboxStreams = 16
@@ -86,7 +88,7 @@ func (u *underlay) start(ctx context.Context) error {
 	listener, err := u.quic.Listen(gossipTLS(u.opts.ServerTLS), u.quicConfig())
 	if err != nil {
 		u.cancel()
-		return err
+		return errors.Join(err, u.quic.Close())
 	}
 	u.listen = listener
 	u.spawn(u.acceptLoop)

@@ -16,33 +16,55 @@ const (
 )
 
 // admit counts a new link, evicting the one idle longest when there are too many. It reports
-// false when all are in use, or when stopping.
+// false when all are in use, when the peer has too many, or when stopping.
 func (u *underlay) admit(l *link) bool {
-	now := u.opts.Now()
-	u.mu.Lock()
-	if u.mu.closed {
-		u.mu.Unlock()
-		return false
-	}
-	var victim *link
-	if len(u.mu.links) >= maxLinks {
-		for c := range u.mu.links {
-			if c.evictable(now) && (victim == nil || c.used.Load() < victim.used.Load()) {
-				victim = c
-			}
-		}
-		if victim == nil {
-			u.mu.Unlock()
-			return false
-		}
-		delete(u.mu.links, victim)
-	}
-	u.mu.links[l] = struct{}{}
-	u.mu.Unlock()
+	victim, ok := u.makeRoom(l, u.opts.Now())
 	if victim != nil {
 		victim.close(closeIdle)
 	}
-	return true
+	return ok
+}
+
+func (u *underlay) makeRoom(l *link, now time.Time) (victim *link, ok bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	same := 0
+	for c := range u.mu.links {
+		if c.peer == l.peer {
+			same++
+		}
+		if c.evictable(now) && (victim == nil || c.used.Load() < victim.used.Load()) {
+			victim = c
+		}
+	}
+	full := len(u.mu.links) >= maxLinks
+	if u.mu.closed || same >= maxPeerLinks || full && victim == nil {
+		return nil, false
+	}
+	if full {
+		delete(u.mu.links, victim)
+	} else {
+		victim = nil
+	}
+	u.mu.links[l] = struct{}{}
+	return victim, true
+}
+
+// cut closes the links of every peer that is out.
+func (u *underlay) cut(out func(name string) bool) {
+	for _, p := range u.peers() {
+		if !out(p.name) {
+			continue
+		}
+		p.mu.Lock()
+		udp, tcp := p.mu.udp, p.mu.tcp
+		p.mu.Unlock()
+		for _, l := range []*link{udp, tcp} {
+			if l != nil {
+				l.close(closeRefused)
+			}
+		}
+	}
 }
 
 func (u *underlay) unlink(l *link) {

@@ -57,17 +57,17 @@ func showing(src *Source, cert *tls.Certificate) *tls.Config {
 	return c
 }
 
-// Each certificate that is not a current one of an agent of this cluster is refused by a server and,
-// by the same judge, by a client; the error says which reason it was.
-func TestPeersRefused(t *testing.T) {
-	w := newWorld(t, testTD)
-	a1, a2 := w.first(), w.agent("a2")
+// refusal is a certificate that peers must refuse, and how to recognise the reason.
+type refusal struct {
+	cert *tls.Certificate
+	is   func(error) bool
+}
+
+// refusals are certificates of w's agent a2 with one thing wrong, and those of other clusters.
+func refusals(t *testing.T, w *world, a2 *Source, stranger *Host) map[string]refusal {
+	t.Helper()
 	other := newWorld(t, testTD)                                                    // same name, another root
 	foreign := newWorld(t, spiffeid.RequireTrustDomainFromString("elsewhere.test")) // another name as well
-	stranger, err := CreateHost(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
 	a2host := a2.host
 	uri := func(s string) func(*x509.Certificate) {
 		u, err := url.Parse(s)
@@ -80,11 +80,7 @@ func TestPeersRefused(t *testing.T) {
 	is := func(target error) func(error) bool { return func(err error) bool { return errors.Is(err, target) } }
 	var domain *TrustDomainError
 	var life *ValidityError
-
-	for name, tc := range map[string]struct {
-		cert *tls.Certificate
-		is   func(error) bool
-	}{
+	return map[string]refusal{
 		"other root": {other.agent("a2").leaf.Load(), is(ErrUnknownRoot)},
 		"other trust domain": {foreign.agent("a2").leaf.Load(), func(err error) bool {
 			return errors.As(err, &domain) && strings.Contains(err.Error(), "of trust domain elsewhere.test, not example.test")
@@ -106,6 +102,7 @@ func TestPeersRefused(t *testing.T) {
 		"no URI":                 {w.forge(a2host, "a2", func(c *x509.Certificate) { c.URIs = nil }), is(ErrNotLeaf)},
 		"server usage only":      {w.forge(a2host, "a2", func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[:1] }), is(ErrNotLeaf)},
 		"may sign":               {w.forge(a2host, "a2", func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign }), is(ErrNotLeaf)},
+		"CA flag":                {w.forge(a2host, "a2", func(c *x509.Certificate) { c.IsCA = true }), is(ErrNotLeaf)},
 		"issuer as leaf":         {&tls.Certificate{Certificate: [][]byte{issuer.cert.Raw}, PrivateKey: issuer.key}, is(ErrNotLeaf)},
 		"self-signed":            {selfSigned(t, a2host), is(ErrUnknownRoot)},
 		"issuer left out":        {&tls.Certificate{Certificate: a2.leaf.Load().Certificate[:1], PrivateKey: a2.leaf.Load().PrivateKey}, is(ErrUnknownRoot)},
@@ -117,7 +114,19 @@ func TestPeersRefused(t *testing.T) {
 		"signature for another":  {w.forge(a2host, "a2", uri("spiffe://example.test/parley/agent/a1")), hostSig},
 		"copied signature":       {w.forge(stranger, "a2", copyHostSignature(a2.Leaf())), hostSig},
 		"unknown node, no proof": {w.forge(stranger, "a9", func(c *x509.Certificate) { c.ExtraExtensions = nil }), hostSig},
-	} {
+	}
+}
+
+// Each certificate that is not a current one of an agent of this cluster is refused by a server and,
+// by the same judge, by a client; the error says which reason it was.
+func TestPeersRefused(t *testing.T) {
+	w := newWorld(t, testTD)
+	a1, a2 := w.first(), w.agent("a2")
+	stranger, err := CreateHost(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range refusals(t, w, a2, stranger) {
 		t.Run(name, func(t *testing.T) {
 			s, c := connect(t, a1.ServerTLS(meshProtos...), showing(a2, tc.cert))
 			if s.err == nil || !tc.is(s.err) {
@@ -137,7 +146,7 @@ func TestPeersRefused(t *testing.T) {
 	}
 	// Controls: the untouched forgery is as good as a2's own, and a node whose binding is unknown yet passes.
 	for _, cert := range []*tls.Certificate{
-		w.forge(a2host, "a2", func(*x509.Certificate) {}),
+		w.forge(a2.host, "a2", func(*x509.Certificate) {}),
 		w.forge(stranger, "a9", func(*x509.Certificate) {}),
 	} {
 		if s, c := connect(t, a1.ServerTLS(meshProtos...), showing(a2, cert)); s.err != nil || c.err != nil {

@@ -88,7 +88,7 @@ func (c CoreSeal) apply(a *applying) Result {
 	case !n.CoreGrant:
 		return refuse(CodeDenied, "the node %q is not allowed in the core: run parley core allow %s", c.Node, c.Node)
 	}
-	row := encodeSeal(Seal{Node: c.Node, Sealed: c.Sealed})
+	row := encodeSeal(Seal(c))
 	if old, ok := a.s.get(TableSeal, c.Node); !ok || !bytes.Equal(old.row, row) {
 		a.set(TableSeal, c.Node, row)
 	}

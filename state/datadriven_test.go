@@ -10,13 +10,10 @@ import (
 	"github.com/parley-mesh/parley/security/policy"
 )
 
-// The files of testdata are the semantics of the commands as text: apply runs each input line as a
+// The files of testdata/commands are the semantics of the commands as text: apply runs each input line as a
 // command, all lines as one entry; the other directives show the state.
 func TestCommands(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
-		if strings.Contains(path, "fuzz") {
-			return
-		}
+	datadriven.Walk(t, "testdata/commands", func(t *testing.T, path string) {
 		m := testGenesis()
 		var touched Touched
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {

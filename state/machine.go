@@ -34,7 +34,7 @@ func (m *Machine) View() *View {
 // it was proposed is answered with CodeInvalid, on every replica alike.
 //
 // The index may jump ahead, as Raft does not hand out its own entries to some users; it never goes
-// back. Results and changes alias the commands: do not change those later.
+// back. The rows in touched are those of the state: do not change them.
 func (m *Machine) Apply(index, term uint64, at clock.Stamp, commands [][]byte) (
 	results [][]byte, touched Touched, err error) {
 

@@ -188,3 +188,26 @@ func TestGenesis(t *testing.T) {
 	}()
 	Genesis(GenesisOptions{})
 }
+
+// A panic in the middle of an entry leaves the machine before that entry, Views included.
+func TestPanicLeavesTheMachine(t *testing.T) {
+	m := testGenesis()
+	m.s.set(TableKV, "bad", 1, []byte{rowFormat + 1})
+	before := m.View()
+	digest := before.Digest()
+	entry := [][]byte{encode(t, Put{Key: "k"}), encode(t, DeletePrefix{Prefix: "k"}), encode(t, Delete{Key: "bad"})}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("reading a damaged row did not panic")
+			}
+		}()
+		_, _, _ = m.Apply(2, 1, stampAt(1), entry)
+	}()
+	if m.View() != before || m.View().Digest() != digest || m.View().Index() != 1 {
+		t.Fatal("half an entry was applied")
+	}
+	if _, _, err := m.Apply(2, 1, stampAt(1), entry[:2]); err != nil || before.Digest() != digest {
+		t.Fatalf("control: the harmless part: %v", err)
+	}
+}

@@ -27,8 +27,8 @@ type anchorState struct {
 }
 
 func (a anchorState) encode() []byte {
-	b := make([]byte, 12, anchorSlotBytes)
-	copy(b, anchorMagic)
+	b := append(make([]byte, 0, anchorSlotBytes), anchorMagic...)
+	b = order.AppendUint32(b, 0)
 	b = order.AppendUint32(b, formatVersion)
 	b = append(b, a.id.cluster[:]...)
 	b = order.AppendUint64(b, a.id.raft)

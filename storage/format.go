@@ -101,8 +101,8 @@ var segmentMagic = []byte("PARLEYLG")
 const segmentHeaderBytes = 8 + 4 + 4 + 16 + 8 + 8 + 8 + 8 + tipBytes
 
 func (h segmentHeader) encode() []byte {
-	b := make([]byte, 12, pageBytes)
-	copy(b, segmentMagic)
+	b := append(make([]byte, 0, pageBytes), segmentMagic...)
+	b = order.AppendUint32(b, 0)
 	b = order.AppendUint32(b, formatVersion)
 	b = append(b, h.id.cluster[:]...)
 	b = order.AppendUint64(b, h.id.raft)

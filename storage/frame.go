@@ -44,13 +44,6 @@ type frameHeader struct {
 	kind       frameKind
 }
 
-// Errors of decodeFrame. A bad frame may be a torn write, an old frame or damage: only what surrounds
-// it can tell. A wrong one has right checksums and wrong content, which no torn write makes.
-var (
-	errNoFrame    = errors.New("no frame")
-	errBadPayload = errors.New("payload has a wrong checksum")
-)
-
 func saltedCRC(salt [8]byte, b []byte) uint32 {
 	return crc32.Update(crc32.Checksum(salt[:], castagnoli), castagnoli, b)
 }
@@ -78,17 +71,18 @@ func (f *frameHeader) encode(b []byte, salt [8]byte) hash {
 	return sha256.Sum256(b)
 }
 
-// decodeFrameHeader reads a header of the given segment from the start of b.
-func decodeFrameHeader(b []byte, segment uint64, salt [8]byte) (frameHeader, error) {
+// decodeFrameHeader reads a header of the given segment from the start of b, false if there is no
+// intact one. That may be a torn write, an old frame or damage: only what surrounds it can tell.
+func decodeFrameHeader(b []byte, segment uint64, salt [8]byte) (f frameHeader, found bool) {
 	if !claimsFrame(b, segment) || order.Uint32(b[4:]) != saltedCRC(salt, b[8:frameHeaderBytes]) {
-		return frameHeader{}, errNoFrame
+		return frameHeader{}, false
 	}
 	c := cursor{b[8:]}
 	return frameHeader{
 		segment: c.u64(), seq: c.u64(), durable: c.u64(), prev: c.hash(),
 		prevIndex: c.u64(), prevTerm: c.u64(), before: c.hash(), after: c.hash(), hard: c.hard(),
 		length: c.u32(), count: c.u32(), payloadCRC: c.u32(), kind: frameKind(c.u32()),
-	}, nil
+	}, true
 }
 
 // claimsFrame reports whether b begins like a frame of this segment, intact or torn.
@@ -96,16 +90,13 @@ func claimsFrame(b []byte, segment uint64) bool {
 	return len(b) >= frameHeaderBytes && order.Uint32(b) == frameMagic && order.Uint64(b[8:]) == segment
 }
 
-// payload returns the entries' bytes of the frame that begins b.
-func (f *frameHeader) payload(b []byte, salt [8]byte) ([]byte, error) {
+// payload returns the entries' bytes of the frame that begins b, false if they are not intact.
+func (f *frameHeader) payload(b []byte, salt [8]byte) ([]byte, bool) {
 	if f.length > maxFrameBytes || int(f.length) > len(b)-frameHeaderBytes {
-		return nil, errBadPayload
+		return nil, false
 	}
 	payload := b[frameHeaderBytes : frameHeaderBytes+int(f.length)]
-	if saltedCRC(salt, payload) != f.payloadCRC {
-		return nil, errBadPayload
-	}
-	return payload, nil
+	return payload, saltedCRC(salt, payload) == f.payloadCRC
 }
 
 // bytes returns the size of the frame on disk.

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -133,7 +134,7 @@ func readFull(f File, data []byte, offset int64) error {
 	if n == len(data) {
 		return nil
 	}
-	if err == io.EOF || err == nil {
+	if err == nil || errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	return err

@@ -3,6 +3,7 @@ package storage
 import (
 	"bytes"
 	"errors"
+	"hash/crc32"
 	"path/filepath"
 	"testing"
 
@@ -97,8 +98,11 @@ func FuzzSegmentHeader(f *testing.F) {
 		if len(raw) < segmentHeaderBytes || len(raw) > pageBytes {
 			return
 		}
-		changed := bytes.Clone(data)
-		copy(changed, raw)
+		changed, page := bytes.Clone(data), bytes.Clone(raw)
+		copy(page, segmentMagic)
+		order.PutUint32(page[8:], crc32.Checksum(page[12:segmentHeaderBytes], castagnoli))
+		copy(changed, page)
+		copy(changed[len(changed)-pageBytes:], page)
 		openFuzzed(t, changed)
 	})
 }

@@ -26,7 +26,7 @@ type LogOptions struct {
 }
 
 // Recovered is what OpenLog found. Entries run from FirstIndex to LastIndex without a gap and may
-// begin before the newest snapshot; they alias the bytes that were read.
+// begin before the newest snapshot.
 type Recovered struct {
 	FirstIndex, LastIndex uint64 // LastIndex = FirstIndex-1: no entries
 	PrevTerm              uint64 // term of the entry at FirstIndex-1

@@ -182,10 +182,11 @@ func (m *Mem) SyncDir(dir string) error {
 	dir = filepath.Clean(dir)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.begin("syncdir", dir); err != nil {
-		if errors.Is(err, errLostSync) {
-			return nil
-		}
+	err := m.begin("syncdir", dir)
+	if errors.Is(err, errLostSync) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	m.mu.waiting = slices.DeleteFunc(m.mu.waiting, func(c nameChange) bool {

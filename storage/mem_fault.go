@@ -22,7 +22,7 @@ type Fault int
 // The faults.
 const (
 	FaultCrash    Fault = iota + 1 // the power is cut before it
-	FaultTorn                      // a write reaches the disk in part, then the power is cut; else as FaultCrash
+	FaultTorn                      // a quarter, half or three quarters of a write reach the disk, then as FaultCrash
 	FaultLostSync                  // a sync reports success and does nothing; no effect on others
 	FaultNoSpace                   // ENOSPC if it needs space, else no effect
 	FaultIO                        // EIO

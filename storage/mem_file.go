@@ -99,7 +99,7 @@ func (f *memFile) WriteAt(p []byte, offset int64) (int, error) {
 	defer f.fs.mu.Unlock()
 	err := f.fs.begin("write", f.path)
 	if errors.Is(err, errTorn) {
-		part := memWrite{offset, p[:len(p)*2/3+1]}
+		part := memWrite{offset, p[:len(p)*(1+len(f.fs.mu.ops)%3)/4+1]}
 		f.node.durable = part.apply(f.node.durable)
 		return 0, pathError("write", f.path, ErrCrashed)
 	}

@@ -39,19 +39,23 @@ type repair struct {
 	page   []byte
 }
 
-// read scans all segments. names are the numbers of the existing ones, in order.
+// read scans all segments; numbers are those of the existing ones, in order. The next one is loaded
+// while this one is verified.
 func (r *recovery) read(numbers []uint64, anchor anchorState) error {
 	r.replay = replay{chainer: newChainer(), anchor: anchor}
+	ahead := r.readAhead(numbers)
+	defer ahead.stop()
 	for i, number := range numbers {
 		path := filepath.Join(r.log.spares.dir, segmentName(number))
 		if i > 0 && number != numbers[i-1]+1 {
 			return &DamageError{Path: path, Seq: r.replay.tip.seq + 1, Hint: hintLog,
 				Detail: fmt.Sprintf("segment %d follows segment %d: the files between are missing", number, numbers[i-1])}
 		}
-		scan, err := readSegment(r.log.fs, path, number, r.log.id)
-		if err != nil {
-			return err
+		next := <-ahead.segments
+		if next.err != nil {
+			return next.err
 		}
+		scan := next.scan
 		if err := r.enter(scan, i == 0); err != nil {
 			return err
 		}
@@ -63,6 +67,41 @@ func (r *recovery) read(numbers []uint64, anchor anchorState) error {
 		r.last = scan
 	}
 	return r.judgeTail()
+}
+
+// readAhead is the goroutine that loads segments in order, at most two ahead of who verifies them.
+type readAhead struct {
+	segments chan loadedSegment // capacity 1; closed at the end
+	quit     chan struct{}
+}
+
+type loadedSegment struct {
+	scan *segmentScan
+	err  error
+}
+
+func (r *recovery) readAhead(numbers []uint64) readAhead {
+	ahead := readAhead{segments: make(chan loadedSegment, 1), quit: make(chan struct{})}
+	go func() {
+		defer close(ahead.segments)
+		for _, number := range numbers {
+			path := filepath.Join(r.log.spares.dir, segmentName(number))
+			scan, err := readSegment(r.log.fs, path, number, r.log.id)
+			select {
+			case ahead.segments <- loadedSegment{scan, err}:
+			case <-ahead.quit:
+				return
+			}
+		}
+	}()
+	return ahead
+}
+
+// stop ends the goroutine and waits for it.
+func (a readAhead) stop() {
+	close(a.quit)
+	for range a.segments { // what was loaded and is not wanted
+	}
 }
 
 // enter checks that a segment begins where the one before ended. Rolling syncs the old segment first,
@@ -169,11 +208,16 @@ func removeOldest(fsys FS, dir, prefix string, keep int) error {
 	if err != nil {
 		return err
 	}
-	for len(names) > keep {
-		if err := fsys.Remove(filepath.Join(dir, names[0])); err != nil {
-			return classify("remove", names[0], err)
+	if len(names) <= keep {
+		return nil
+	}
+	for _, name := range names[:len(names)-keep] {
+		if err := fsys.Remove(filepath.Join(dir, name)); err != nil {
+			return classify("remove", name, err)
 		}
-		names = names[1:]
+	}
+	if err := fsys.SyncDir(dir); err != nil {
+		return classify("sync", dir, err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -36,8 +37,8 @@ func (e errWrong) Error() string { return e.detail }
 func (s *segmentScan) run(r *replay) error {
 	s.end, s.doubtful = pageBytes, pageBytes
 	for {
-		frame, payload, err := s.frame(s.end, r.tip)
-		if err != nil {
+		frame, payload, found := s.frame(s.end, r.tip)
+		if !found {
 			return nil
 		}
 		if err := r.apply(&frame, payload, s.data[s.end:s.end+frameHeaderBytes]); err != nil {
@@ -50,18 +51,16 @@ func (s *segmentScan) run(r *replay) error {
 	}
 }
 
-// frame reads the frame at offset if it is the one that follows t.
-func (s *segmentScan) frame(offset int64, t tip) (frameHeader, []byte, error) {
+// frame reads the frame at offset if it is intact and the one that follows t; another one is left
+// over from a tail that was cut.
+func (s *segmentScan) frame(offset int64, t tip) (f frameHeader, payload []byte, found bool) {
 	room := s.data[offset : int64(len(s.data))-pageBytes]
-	frame, err := decodeFrameHeader(room, s.number, s.salt)
-	if err != nil {
-		return frameHeader{}, nil, err
+	f, found = decodeFrameHeader(room, s.number, s.salt)
+	if !found || f.seq != t.seq+1 || f.prev != t.frame {
+		return frameHeader{}, nil, false
 	}
-	if frame.seq != t.seq+1 || frame.prev != t.frame {
-		return frameHeader{}, nil, errNoFrame // left over from a tail that was cut
-	}
-	payload, err := frame.payload(room, s.salt)
-	return frame, payload, err
+	payload, found = f.payload(room, s.salt)
+	return f, payload, found
 }
 
 // apply advances the replay by one intact frame.
@@ -72,7 +71,8 @@ func (r *replay) apply(f *frameHeader, payload, header []byte) error {
 	if err := r.position(f); err != nil {
 		return err
 	}
-	entries, err := decodeEntries(payload, f.prevIndex, f.count)
+	// A copy: entries must not keep a whole segment in memory.
+	entries, err := decodeEntries(bytes.Clone(payload), f.prevIndex, f.count)
 	if err != nil {
 		return errWrong{"checksum right, content wrong: " + err.Error()}
 	}
@@ -129,8 +129,8 @@ func (s *segmentScan) evidence(seq uint64) (durable bool, torn int64) {
 		torn = s.end + pageBytes
 	}
 	for offset := s.end; offset < limit; offset += pageBytes {
-		f, err := decodeFrameHeader(s.data[offset:limit], s.number, s.salt)
-		if err != nil || f.seq < seq {
+		f, found := decodeFrameHeader(s.data[offset:limit], s.number, s.salt)
+		if !found || f.seq < seq {
 			continue
 		}
 		durable = durable || f.durable >= seq
@@ -139,7 +139,7 @@ func (s *segmentScan) evidence(seq uint64) (durable bool, torn int64) {
 	return durable, torn
 }
 
-// readSegment loads a whole segment: entries alias its bytes instead of being copied.
+// readSegment loads a whole segment: one large read instead of two small ones for each frame.
 func readSegment(fsys FS, path string, number uint64, id identity) (*segmentScan, error) {
 	data, err := ReadFile(fsys, path, maxSegmentBytes)
 	if err != nil {

@@ -47,7 +47,7 @@ type header struct {
 }
 
 func appendHeader(b []byte, h header) []byte {
-	b = binary.BigEndian.AppendUint32(b, uint32(headerBytes-lengthBytes+h.payload)) //nolint:gosec // payload <= maxPayload
+	b = binary.BigEndian.AppendUint32(b, uint32(headerBytes-lengthBytes+h.payload)) // payload <= maxPayload
 	b = append(b, byte(h.kind), h.flags)
 	return binary.BigEndian.AppendUint64(b, h.id)
 }

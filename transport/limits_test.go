@@ -3,6 +3,7 @@ package transport
 import (
 	"bufio"
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"testing"
@@ -105,7 +106,7 @@ func TestFullSendQueueMakesCallersWait(t *testing.T) {
 		t.Errorf("force within the limit: %v", err)
 	}
 	s.mu.buf = append(s.mu.buf, make([]byte, sendForceBytes-len(s.mu.buf))...)
-	if err := s.force(&outFrame{kind: kindCancel}); err != errNotReading { //nolint:errorlint // returned as is
+	if err := s.force(&outFrame{kind: kindCancel}); !errors.Is(err, errNotReading) {
 		t.Errorf("force over the limit: got %v, want errNotReading", err)
 	}
 }

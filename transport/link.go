@@ -122,7 +122,7 @@ func (p *Pool) backoff(failures int) time.Duration {
 	if shift := failures - 1; shift < 16 {
 		rest = min(rest, p.options.BackoffMin<<shift)
 	}
-	return rest/2 + rand.N(rest/2+1) //nolint:gosec // jitter
+	return rest/2 + rand.N(rest/2+1) // jitter
 }
 
 // dial connects and waits for the peer's first answer. In TLS 1.3 our handshake ends before the

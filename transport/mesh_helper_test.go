@@ -80,7 +80,7 @@ func (a *authority) serverTLS() *tls.Config {
 
 // clientTLS trusts any server: these tests are about what the server accepts.
 func (a *authority) clientTLS(node string, alpn ...string) *tls.Config {
-	c := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, NextProtos: alpn} //nolint:gosec // see above
+	c := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, NextProtos: alpn} // see above
 	if node != "" {
 		c.Certificates = []tls.Certificate{a.leaf(node, time.Now().Add(time.Hour))}
 	}

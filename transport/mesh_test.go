@@ -92,7 +92,7 @@ func shake(config *tls.Config) func(net.Conn) error {
 	return func(conn net.Conn) error {
 		secured := tls.Client(conn, config)
 		if err := secured.Handshake(); err != nil {
-			return nil //nolint:nilerr // refused in the handshake is as good as after it
+			return nil // refused in the handshake is as good as after it
 		}
 		_, err := secured.Write(appendHeader(nil, header{kind: kindPing}))
 		return err
@@ -165,7 +165,7 @@ func TestHandshakeFloodLeavesOthersServed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = conn.Close() }()
+		t.Cleanup(func() { _ = conn.Close() })
 	}
 	r.wantServing(t, before)
 	if s := r.Stats(); s.Pending > limit {

@@ -67,7 +67,7 @@ func remaining(left time.Duration) uint32 {
 	if ms > math.MaxUint32 {
 		return 0
 	}
-	return uint32(max(ms, 1)) //nolint:gosec // checked above
+	return uint32(max(ms, 1)) // checked above
 }
 
 // texts are what crosses the wire, each cut to maxErrorField.
@@ -90,7 +90,7 @@ func (e *Error) size() int {
 func appendError(b []byte, e *Error) []byte {
 	b = append(b, errorFields)
 	for _, field := range e.texts() {
-		b = binary.BigEndian.AppendUint16(b, uint16(len(field))) //nolint:gosec // at most maxErrorField
+		b = binary.BigEndian.AppendUint16(b, uint16(len(field))) // at most maxErrorField
 		b = append(b, field...)
 	}
 	return b

@@ -188,3 +188,46 @@ func TestDropAndCloseEndCalls(t *testing.T) {
 		wantCode(t, err, CodeUnavailable)
 	})
 }
+
+func TestCallThatAGoawayExcludesMovesToANewConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p *pair
+		p = newPair(t, ServerOptions{}, PoolOptions{Dial: func(context.Context, string) (net.Conn, error) {
+			if p.dials.Add(1) > 1 {
+				return p.connect(), nil
+			}
+			client, server := net.Pipe()
+			go hostileServer(server, []outFrame{{kind: kindGoaway, id: 0}})
+			return client, nil
+		}})
+		got, err := p.Call(t.Context(), "n", "echo", []byte("once"))
+		if err != nil || string(got) != "once" || p.dials.Load() != 2 {
+			t.Errorf("got %q, %v after %d dials, want the answer of the second", got, err, p.dials.Load())
+		}
+	})
+}
+
+func TestDrainingConnectionTakesNoNewCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, ServerOptions{}, PoolOptions{})
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { _, _ = p.Call(ctx, "n", "wait", nil) }() // keeps the connection open
+		synctest.Wait()
+		c, err := p.client(t.Context(), "n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.drain()
+		synctest.Wait()
+		if _, err := c.call(t.Context(), "echo", nil); !errors.Is(err, errNotStarted) {
+			t.Errorf("got %v, want errNotStarted", err)
+		}
+		cancel()
+		synctest.Wait()
+		select {
+		case <-c.done:
+		default:
+			t.Error("the caller did not close the connection after its last call")
+		}
+	})
+}

@@ -58,7 +58,7 @@ func (c *client) item(h header, body []byte) error {
 // was called: such a stream must not be repeated by the pool.
 func (c *client) stream(ctx context.Context, method string, body []byte, recv func([]byte) error) (started bool, err error) {
 	st := &stream{window: c.options.Window, ready: make(chan struct{}, 1)}
-	cl, err := c.begin(ctx, request{method: method, body: body, window: uint32(st.window)}, st) //nolint:gosec // NewPool checks it
+	cl, err := c.begin(ctx, request{method: method, body: body, window: uint32(st.window)}, st) // NewPool checks it
 	if err != nil {
 		return false, err
 	}
@@ -113,7 +113,7 @@ func (c *client) takeItem(cl *call) (item []byte, ok bool) {
 	}
 	c.mu.Unlock()
 	if grant > 0 {
-		c.queue(&outFrame{kind: kindCredit, id: cl.id, grant: uint32(grant)}) //nolint:gosec // a window and an item at most
+		c.queue(&outFrame{kind: kindCredit, id: cl.id, grant: uint32(grant)}) // a window and an item at most
 	}
 	return item, ok
 }

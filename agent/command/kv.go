@@ -36,7 +36,7 @@ func (a *app) kvGetCommand() *cobra.Command {
 				p, err := c.Get(ctx, args[0], client.ReadOptions{Stale: stale})
 				return answer{value: p, raw: p.Value, table: func(w io.Writer) {
 					fields(w, "key", p.Key, "value", readable(p.Value), "revision", p.Revision,
-						"created at", p.CreateRevision, "version", p.Version, "modified", instant(p.ModifiedAt))
+						"create revision", p.CreateRevision, "version", p.Version, "modified", instant(p.ModifiedAt))
 				}}, err
 			})(cmd, nil)
 		},

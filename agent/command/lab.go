@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -33,7 +31,7 @@ func (a *app) labCommand() *cobra.Command {
 			"Programs on this machine may do everything there without an identity (http.anonymous_role is operator).\n" +
 			"It shows the agents until it is stopped, then ends them and removes their data.\n\n" +
 			"With --exec it runs one command by `sh -c` once the cluster is up, with PARLEY_ADDR and PARLEY_LAB_DIR\n" +
-			"set, and exits with that command's code. $PARLEY_LAB_DIR/lab.json lists the agents.",
+			"set and parley in the PATH, and exits with that command's code. $PARLEY_LAB_DIR/lab.json lists the agents.",
 		Example: "  parley lab\n  parley lab --agents 3 --exec 'parley kv put greeting hello && parley kv get greeting'",
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -144,28 +142,14 @@ func labTable(out io.Writer, rows []lab.Row, now time.Time) int {
 // labCommands is what one may paste into another terminal.
 func labCommands(l *lab.Lab) string {
 	var b strings.Builder
-	say := labProgram(l.Agents[0].Argv)
 	fmt.Fprintf(&b, "In another terminal (Ctrl-C here stops and removes everything):\n")
-	fmt.Fprintf(&b, "  export PARLEY_ADDR=%s PARLEY_LAB_DIR=%s\n", shellQuote(l.Agents[0].Addr()), shellQuote(l.Dir))
+	fmt.Fprintf(&b, "  export PARLEY_ADDR=%s PARLEY_LAB_DIR=%s PATH=%s:$PATH\n",
+		shellQuote(l.Agents[0].Addr()), shellQuote(l.Dir), shellQuote(l.BinDir()))
 	for _, line := range []string{"members", "core", "kv put greeting hello", "kv get greeting"} {
-		fmt.Fprintf(&b, "  %s %s\n", say, line)
+		fmt.Fprintf(&b, "  parley %s\n", line)
 	}
 	last := l.Agents[len(l.Agents)-1]
 	fmt.Fprintf(&b, "  curl http://%s/parley/v1/kv/greeting\n", last.HTTP)
 	fmt.Fprintf(&b, "  kill -9 %d   # %s; the others carry on\n", l.Agents[0].Pid(), l.Agents[0].Name)
 	return b.String()
-}
-
-// labProgram is "parley" when the shell finds this very program by that name, else the program's path.
-func labProgram(argv []string) string {
-	self, err := filepath.EvalSymlinks(argv[0])
-	if err != nil {
-		return shellQuote(argv[0])
-	}
-	if found, err := exec.LookPath("parley"); err == nil {
-		if real, err := filepath.EvalSymlinks(found); err == nil && real == self {
-			return "parley"
-		}
-	}
-	return shellQuote(argv[0])
 }

@@ -69,9 +69,13 @@ func coreTable(w io.Writer, core client.CoreStatus) {
 	if core.Leader != nil {
 		leader = *core.Leader
 	}
+	margin := fmt.Sprintf("%d of %d voters may fail", core.Margin, len(core.Voters))
+	if core.Margin < 0 {
+		margin = fmt.Sprintf("no majority of the %d voters is healthy", len(core.Voters))
+	}
 	fields(w, "leader", leader, "term", core.Term, "commit index", core.CommitIndex, "applied index", core.AppliedIndex,
 		"voters", coreNames(core.Voters), "learners", coreNames(core.Learners),
-		"margin", fmt.Sprintf("%d of %d voters may fail", core.Margin, len(core.Voters)), "wanted voters", strconv.Itoa(core.Size))
+		"margin", margin, "wanted voters", strconv.Itoa(core.Size))
 }
 
 func coreNames(members []client.CoreMember) string {

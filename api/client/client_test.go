@@ -51,10 +51,10 @@ func TestNoAgent(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = c.Status(context.Background())
-		asError(t, err, CodeNoAgent, 3)
+		_ = asError(t, err, CodeNoAgent, 3)
 		_, err = c.Put(context.Background(), "k", nil, PutOptions{})
-		asError(t, err, CodeNoAgent, 3)
-		asError(t, c.Watch(context.Background(), "k", false, func(Event) error { return nil }), CodeNoAgent, 3)
+		_ = asError(t, err, CodeNoAgent, 3)
+		_ = asError(t, c.Watch(context.Background(), "k", false, func(Event) error { return nil }), CodeNoAgent, 3)
 	}
 }
 
@@ -81,9 +81,9 @@ func TestOutcomeUnknown(t *testing.T) {
 		t.Error("an unknown outcome may be repeated")
 	}
 	_, err = c.Delete(ctx, "k", DeleteOptions{})
-	asError(t, err, CodeOutcomeUnknown, 5)
+	_ = asError(t, err, CodeOutcomeUnknown, 5)
 	_, err = c.Get(context.Background(), "k", ReadOptions{})
-	asError(t, err, CodeNoAgent, 3)
+	_ = asError(t, err, CodeNoAgent, 3)
 	_, err = c.Get(ctx, "k", ReadOptions{Stale: true})
 	if e := asError(t, err, CodeInterrupted, 3); !errors.Is(e, context.DeadlineExceeded) {
 		t.Errorf("the cause is lost: %v", e.Unwrap())
@@ -104,12 +104,12 @@ func TestAnotherProgram(t *testing.T) {
 	}
 	for status = range map[int]bool{200: true, 404: true, 500: true} {
 		_, err = c.Status(context.Background())
-		asError(t, err, CodeUnreadable, 1)
-		asError(t, c.Watch(context.Background(), "k", false, func(Event) error { return nil }), CodeUnreadable, 1)
+		_ = asError(t, err, CodeUnreadable, 1)
+		_ = asError(t, c.Watch(context.Background(), "k", false, func(Event) error { return nil }), CodeUnreadable, 1)
 	}
 	status = http.StatusForbidden
 	_, err = c.Status(context.Background())
-	asError(t, err, CodeUnreadable, 4)
+	_ = asError(t, err, CodeUnreadable, 4)
 }
 
 // A pair's JSON is what the agent sends, for text and for bytes.

@@ -51,6 +51,15 @@ type Status struct {
 	SafeMode    int        `json:"safe_mode"`
 	Core        CoreStatus `json:"core"`
 	SVID        SVID       `json:"svid"`
+
+	Digest StateDigest `json:"digest"`
+}
+
+// StateDigest compares what two agents hold; All is empty outside the core.
+type StateDigest struct {
+	Revision uint64 `json:"revision"`
+	Public   string `json:"public"`
+	All      string `json:"all,omitempty"`
 }
 
 // Health is what an agent can do at the moment.

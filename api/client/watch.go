@@ -15,15 +15,15 @@ import (
 )
 
 const (
-	maxLineBytes  = 4 << 20          // one event: a value of 512 KiB, escaped
-	silenceLimit  = 45 * time.Second // three heartbeats without a word: the agent is gone
-	reconnectMin  = 100 * time.Millisecond
-	reconnectMax  = 5 * time.Second
-	eventPut      = "put"
-	eventDelete   = "delete"
-	eventReady    = "ready"
-	eventError    = "error"
-	contentStream = "text/event-stream"
+	maxLineBytes   = 4 << 20          // one event: a value of 512 KiB, escaped
+	silenceLimit   = 45 * time.Second // three heartbeats without a word: the agent is gone
+	reconnectFirst = 100 * time.Millisecond
+	reconnectLast  = 5 * time.Second
+	eventPut       = "put"
+	eventDelete    = "delete"
+	eventReady     = "ready"
+	eventError     = "error"
+	contentStream  = "text/event-stream"
 )
 
 // Event is one change. Type is put (Pair is set), delete, or ready: all that existed was reported.
@@ -43,7 +43,7 @@ var errAgentStopped = errors.New("the stream ended")
 // meanwhile are reported as deleted, and ready is not repeated.
 func (c *Client) Watch(ctx context.Context, key string, prefix bool, each func(Event) error) error {
 	w := &watcher{client: c, key: key, prefix: prefix, each: each, known: map[string]uint64{}}
-	pause := reconnectMin
+	pause := reconnectFirst
 	for {
 		greeted, err := w.run(ctx)
 		var stop *stopError
@@ -58,14 +58,14 @@ func (c *Client) Watch(ctx context.Context, key string, prefix bool, each func(E
 			return refused
 		}
 		if greeted {
-			pause = reconnectMin
+			pause = reconnectFirst
 		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return c.unanswered(false, ctx.Err())
 		}
-		pause = min(2*pause, reconnectMax)
+		pause = min(2*pause, reconnectLast)
 	}
 }
 

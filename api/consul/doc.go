@@ -7,6 +7,6 @@
 // is a revision of the native API, and belongs to what was read: the key's own, a prefix's highest, the table's for a
 // missing key.
 //
-// Written from the public documentation, observed behaviour and the MPL-licensed clients. Handlers are safe for
+// Written from the public documentation, observed behavior and the MPL-licensed clients. Handlers are safe for
 // concurrent use.
 package consul

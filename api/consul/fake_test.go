@@ -26,7 +26,10 @@ type agent struct {
 	machine *state.Machine
 }
 
-func newAgent(t *testing.T) *agent {
+func newAgent(t *testing.T) *agent { return newAgentFor(t, policy.Local) }
+
+// newAgentFor gives anonymous callers role.
+func newAgentFor(t *testing.T, role policy.Role) *agent {
 	t.Helper()
 	machine := state.Genesis(state.GenesisOptions{
 		ClusterID: "00112233445566778899aabbccddeeff", TrustDomain: "example.org",
@@ -39,7 +42,7 @@ func newAgent(t *testing.T) *agent {
 	running.Go(func() { _ = a.hub.Run(ctx) })
 	t.Cleanup(func() { cancel(); running.Wait() })
 	service := api.New(api.Options{
-		AnonymousRole: policy.Local, LeaderWait: 20 * time.Millisecond,
+		AnonymousRole: role, LeaderWait: 20 * time.Millisecond,
 		Local: api.Local{
 			Node: "a1", Hub: a.hub, HoldsKV: func() bool { return true }, Leader: a.leads, Propose: a.propose,
 			ReadIndex:      func(context.Context) (uint64, error) { return a.hub.View().Index(), nil },

@@ -82,7 +82,7 @@ func (d *dialect) kvQuery(x *api.Exchange) (api.KVQuery, error) {
 }
 
 // fold cuts each key behind the first separator that follows the prefix and names each result once. The rows are in
-// order, so equal results are neighbours.
+// order, so equal results are neighbors.
 func fold(rows []state.KV, prefix, separator string) []string {
 	var names []string
 	for _, row := range rows {

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 )
 
@@ -188,4 +189,18 @@ func TestStatus(t *testing.T) {
 	a.want(t, "GET", "/v1/status/peers", "", 200, `["127.0.0.1:8310","127.0.0.2:8310"]`)
 	a.setLeader("")
 	a.want(t, "GET", "/v1/status/leader", "", 200, `""`)
+}
+
+// Each role may use exactly what policy gives it, and a refusal reads as clients know it.
+func TestRoleByEndpoint(t *testing.T) {
+	for _, role := range policy.Roles() {
+		a := newAgentFor(t, role)
+		for _, route := range Routes(Options{}) {
+			w := a.do(route.Method, strings.Replace(route.Path, "*", "?recurse", 1), "")
+			allowed := policy.Allowed(role, route.Action)
+			if allowed != (w.Code != http.StatusForbidden) || !allowed && !strings.HasPrefix(w.Body.String(), "Permission denied") {
+				t.Errorf("%s: %s %s is %d %s", role, route.Method, route.Path, w.Code, w.Body)
+			}
+		}
+	}
 }

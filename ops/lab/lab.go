@@ -79,7 +79,7 @@ type Place struct {
 type Lab struct {
 	// Agents are a1..aN in order. The slice does not change after Start.
 	Agents []*Agent
-	// Dir is PARLEY_LAB_DIR: lab.json, the join token, and a directory for each agent.
+	// Dir is PARLEY_LAB_DIR: lab.json, the join token, the program, and a directory for each agent.
 	Dir string
 
 	opts    Options
@@ -117,22 +117,41 @@ func prepare(opts Options) (*Lab, error) {
 	if opts.Progress == nil {
 		opts.Progress = func(string) {}
 	}
-	if opts.Binary == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return nil, fmt.Errorf("find this program: %w", err)
-		}
-		opts.Binary = self
+	var err error
+	if opts.Binary, err = program(opts.Binary); err != nil {
+		return nil, err
 	}
 	dir, err := makeDir(opts.Dir)
 	if err != nil {
 		return nil, err
 	}
 	l := &Lab{Dir: dir, opts: opts, release: func() {}, spawn: make(chan func())}
-	if err := l.place(); err != nil {
+	if err := errors.Join(l.link(), l.place()); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return l, nil
+}
+
+// BinDir holds the agents' program under the name parley, for the PATH of who works with this lab.
+func (l *Lab) BinDir() string { return filepath.Join(l.Dir, "bin") }
+
+func (l *Lab) link() error {
+	if err := os.Mkdir(l.BinDir(), 0o700); err != nil {
+		return err
+	}
+	return os.Symlink(l.opts.Binary, filepath.Join(l.BinDir(), "parley"))
+}
+
+// program is the absolute path of the binary: the agents run in directories of their own.
+func program(binary string) (string, error) {
+	if binary != "" {
+		return filepath.Abs(binary)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find this program: %w", err)
+	}
+	return self, nil
 }
 
 // makeDir returns an empty directory with an absolute path that is short enough for sockets in it.

@@ -246,7 +246,12 @@ func TestArguments(t *testing.T) {
 }
 
 func TestExec(t *testing.T) {
-	l := start(t, Options{Agents: 1})
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(filepath.Dir(self)) // a relative path of the program holds for agents too
+	l := start(t, Options{Agents: 1, Binary: "./" + filepath.Base(self)})
 	for _, tt := range []struct {
 		command string
 		code    int
@@ -255,6 +260,7 @@ func TestExec(t *testing.T) {
 		{"exit 0", 0, ""},
 		{"exit 7", 7, ""},
 		{"kill -9 $$", 137, ""},
+		{"test -x \"$(command -v parley)\" && parley init --data-dir $PARLEY_LAB_DIR/x", 0, ""},
 		{"echo $PARLEY_ADDR $PARLEY_LAB_DIR; cat", 0, l.Agents[0].Addr() + " " + l.Dir + "\ninput"},
 	} {
 		var out strings.Builder

@@ -55,81 +55,100 @@ func (a *Agent) failed(what string) error {
 	return fmt.Errorf("%s: %s; the end of %s:\n%s", a.Name, what, a.LogFile, a.LogTail(logTailRows))
 }
 
-// waitFor asks until done says yes or a wait of startTimeout ends. what says what is waited for.
-func (a *Agent) waitFor(ctx context.Context, what string, done func(context.Context, *client.Client) (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
+// waitFor asks until done has no complaint or startTimeout has passed; then it returns the last complaint.
+func (a *Agent) waitFor(ctx context.Context, done func(context.Context, *client.Client) error) error {
 	c, err := client.New(a.Addr())
 	if err != nil {
 		return err
 	}
+	defer c.Close()
+	timeout := time.NewTimer(startTimeout)
+	defer timeout.Stop()
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
+	p := a.process()
 	for {
-		ok, err := done(ctx, c)
-		if ok {
+		complaint := ask(ctx, c, done)
+		if complaint == nil {
 			return nil
 		}
-		p := a.process()
 		select {
 		case <-tick.C:
 		case <-p.done:
 			return a.failed("the agent ended with " + p.cmd.ProcessState.String())
 		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.Canceled) {
-				return ctx.Err()
-			}
-			return a.failed(fmt.Sprintf("%s, still not so after %s (%v)", what, startTimeout, err))
+			return ctx.Err()
+		case <-timeout.C:
+			return a.failed(fmt.Sprintf("after %s still: %v", startTimeout, complaint))
 		}
 	}
 }
 
+func ask(ctx context.Context, c *client.Client, done func(context.Context, *client.Client) error) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return done(ctx, c)
+}
+
 // waitAnswer waits until the agent answers on its admin socket.
 func (a *Agent) waitAnswer(ctx context.Context) error {
-	return a.waitFor(ctx, "it should answer", func(ctx context.Context, c *client.Client) (bool, error) {
-		_, err := status(ctx, c)
-		return err == nil, err
+	return a.waitFor(ctx, func(ctx context.Context, c *client.Client) error {
+		_, err := c.Status(ctx)
+		return err
 	})
 }
 
 // waitReady waits until the agent is ready and knows a leader.
 func (a *Agent) waitReady(ctx context.Context) error {
-	return a.waitFor(ctx, "it should be ready and know the leader", func(ctx context.Context, c *client.Client) (bool, error) {
-		s, err := status(ctx, c)
-		return err == nil && s.Ready && s.Core.Leader != nil, err
+	return a.waitFor(ctx, func(ctx context.Context, c *client.Client) error {
+		s, err := c.Status(ctx)
+		if err == nil && (!s.Ready || s.Core.Leader == nil) {
+			err = errors.New("not ready, or without a leader")
+		}
+		return err
 	})
-}
-
-func status(ctx context.Context, c *client.Client) (client.Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	return c.Status(ctx)
 }
 
 // waitWhole waits until every agent sees all others alive and the core has its voters.
 func (l *Lab) waitWhole(ctx context.Context) error {
 	l.opts.Progress("waiting until all see each other and the core is complete")
-	want := 1
-	if len(l.Agents) >= voters {
-		want = voters
-	}
 	for _, a := range l.Agents {
-		err := a.waitFor(ctx, fmt.Sprintf("it should see %d agents alive and %d voters", len(l.Agents), want),
-			func(ctx context.Context, c *client.Client) (bool, error) {
-				ctx, cancel := context.WithTimeout(ctx, askTimeout)
-				defer cancel()
-				members, err := c.Members(ctx)
-				if err != nil {
-					return false, err
-				}
-				core, err := c.Core(ctx)
-				return alive(members) == len(l.Agents) && len(core.Voters) >= want && core.Leader != nil, err
-			})
-		if err != nil {
+		if err := a.waitFor(ctx, l.whole); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// whole complains about what one agent still misses.
+func (l *Lab) whole(ctx context.Context, c *client.Client) error {
+	want := 1
+	if len(l.Agents) >= voters {
+		want = voters
+	}
+	members, err := c.Members(ctx)
+	if err != nil {
+		return err
+	}
+	core, err := c.Core(ctx)
+	if err != nil {
+		return err
+	}
+	if alive(members) < len(l.Agents) || healthy(core) < want || core.Leader == nil {
+		return fmt.Errorf("it sees %d of %d agents alive, %d voters (%d healthy, wanted %d) and %d learners, term %d",
+			alive(members), len(l.Agents), len(core.Voters), healthy(core), want, len(core.Learners), core.Term)
+	}
+	return nil
+}
+
+func healthy(core client.CoreStatus) int {
+	n := 0
+	for _, m := range core.Voters {
+		if m.Healthy {
+			n++
+		}
+	}
+	return n
 }
 
 func alive(members []client.Member) int {

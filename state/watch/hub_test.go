@@ -290,6 +290,40 @@ func TestRingIsBounded(t *testing.T) {
 	}
 }
 
+// Readers of any View run beside the writer without a lock, and each View is of one piece: both
+// keys of an entry are equal. The race detector is the other half of this test.
+func TestReadersBesideTheWriter(t *testing.T) {
+	c := newCore(t, DefaultTiming)
+	stop := start(t, c.hub)
+	defer stop()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 4)
+	for range cap(done) {
+		go func() {
+			for ctx.Err() == nil {
+				v := c.hub.View()
+				first, _ := v.Get("a")
+				if rows := v.List("", 0); len(rows) > 1 && string(rows[1].Value) != string(first.Value) {
+					done <- fmt.Errorf("half an entry: %q and %q", first.Value, rows[1].Value)
+					return
+				}
+				v.Digest()
+			}
+			done <- nil
+		}()
+	}
+	for i := range 500 {
+		value := fmt.Sprint(i)
+		c.apply(put("a", value), put("b", value))
+	}
+	cancel()
+	for range cap(done) {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // BenchmarkPublish is one published put with 100,000 subscriptions to other keys.
 func BenchmarkPublish(b *testing.B) {
 	c := newCore(b, DefaultTiming)

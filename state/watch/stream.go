@@ -33,10 +33,6 @@ func (h *Hub) Stream(ctx context.Context, from Cursor, classes []state.Class, se
 	}
 	defer sub.Close()
 	s := &stream{hub: h, classes: set, send: send, place: h.ring.start(from.Revision)}
-	if v := h.View(); from.Revision > v.Revision() {
-		return fmt.Errorf("revision %d was asked for, revision %d is here: %w",
-			from.Revision, v.Revision(), ErrBehind)
-	}
 	s.at.Revision = from.Revision
 	return s.run(ctx, sub)
 }
@@ -95,6 +91,10 @@ func (s *stream) run(ctx context.Context, sub *Subscription) error {
 // has may come from another life of the cluster.
 func (s *stream) begin() error {
 	now := s.hub.ring.since(s.place)
+	if here := now.view.Revision(); s.at.Revision > here {
+		return fmt.Errorf("revision %d was asked for, revision %d is here: %w", s.at.Revision, here,
+			ErrBehind)
+	}
 	if s.at.Revision == 0 || now.gone {
 		return s.snapshot(now)
 	}

@@ -243,6 +243,27 @@ func TestStreamResumes(t *testing.T) {
 	})
 }
 
+// A follower that stopped inside an entry (its second delta was lost) gets the rest of it only.
+func TestResumeInsideAnEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCore(t, DefaultTiming)
+		stop := start(t, c.hub)
+		defer stop()
+		c.apply(role(0), role(1), role(2)) // revisions 2, 3, 4
+		l := connect(c.hub, Cursor{Revision: 3}, public)
+		synctest.Wait()
+		frames := l.drain()
+		_ = l.close()
+		f, err := DecodeFrame(frames[0])
+		if err != nil || f.Kind != FrameDelta {
+			t.Fatalf("got %s, %v, want a delta", kinds(frames), err)
+		}
+		if d := f.Delta; d.PrevRevision != 3 || d.Revision != 4 || len(d.Changes) != 1 || d.Changes[0].Revision != 4 {
+			t.Fatalf("got %+v, want revision 4 alone", d)
+		}
+	})
+}
+
 // What a stream may not or cannot send ends it.
 func TestStreamRefuses(t *testing.T) {
 	c := newCore(t, DefaultTiming)

@@ -1,0 +1,115 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/parley-mesh/parley/api/client"
+	"github.com/parley-mesh/parley/ops/lab"
+)
+
+// binary is the program under test.
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "parley-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
+	binary = filepath.Join(dir, "parley")
+	build := exec.Command("go", "build", "-o", binary, "../../cmd/agent")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build the program:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+// need skips a test that this machine cannot run. In CI every machine can.
+func need(t testing.TB, ok bool, what string) {
+	t.Helper()
+	switch {
+	case ok:
+	case os.Getenv("CI") == "true":
+		t.Fatalf("needs %s, and CI has to provide it", what)
+	default:
+		t.Skipf("needs %s", what)
+	}
+}
+
+// startLab runs a lab that ends with the test. A failed test shows the end of every agent's log.
+func startLab(t testing.TB, o lab.Options) *lab.Lab {
+	t.Helper()
+	o.Binary = binary
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	l, err := lab.Start(ctx, o)
+	if err != nil {
+		t.Fatalf("start lab: %v", err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			for _, a := range l.Agents {
+				t.Logf("log of %s:\n%s", a.Name, a.LogTail(25))
+			}
+		}
+		if err := l.Stop(); err != nil {
+			t.Errorf("stop lab: %v", err)
+		}
+	})
+	return l
+}
+
+// clientOf talks to one agent over its admin socket.
+func clientOf(t testing.TB, a *lab.Agent) *client.Client {
+	t.Helper()
+	c, err := client.New(a.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// eventually polls until check returns nil.
+func eventually(t testing.TB, within time.Duration, what string, check func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: not within %s: %v", what, within, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// leaderOf asks an agent who leads.
+func leaderOf(ctx context.Context, c *client.Client) (string, error) {
+	core, err := c.Core(ctx)
+	if err != nil {
+		return "", err
+	}
+	if core.Leader == nil {
+		return "", fmt.Errorf("no leader in term %d", core.Term)
+	}
+	return *core.Leader, nil
+}
