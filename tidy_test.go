@@ -67,7 +67,7 @@ var mayImport = map[string][]string{
 
 	"agent":                append([]string{"agent/config"}, parts...),
 	"agent/config":         parts,
-	"agent/command":        {"agent", "agent/config", "api/client", "ops", "ops/drill", "ops/lab", "security"},
+	"agent/command":        {"agent", "agent/config", "api/client", "clock", "ops", "ops/drill", "ops/lab", "security"},
 	"agent/command/consul": {"agent/command", "agent/config", "api/client"},
 	"cmd/agent":            {"agent/command"},
 

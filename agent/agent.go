@@ -219,7 +219,7 @@ func (a *Agent) newGossip(socks *sockets) error {
 		},
 		HostKey: a.host.Signer, HostKeyOf: a.hostKeyOf, BindingsChanged: a.bindingsChanged(),
 		ResetKey: resetKey(a.host), Epoch: epoch, Seeds: a.book.seeds,
-		Timing: gossipTiming(a.cfg.Gossip.Profile), Log: a.log.Named("membership"),
+		Timing: gossipTiming(a.cfg.Gossip.Profile), Now: clock.System, Log: a.log.Named("membership"),
 	})
 	return err
 }

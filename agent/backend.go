@@ -77,6 +77,7 @@ func (a *Agent) readIndex(ctx context.Context) (uint64, error) {
 func (a *Agent) consensusError(err error) error {
 	var notLeader *consensus.NotLeaderError
 	var unknown *consensus.OutcomeUnknownError
+	var refused *consensus.UnavailableError
 	switch {
 	case errors.As(err, &notLeader):
 		e := api.Errorf(api.CodeNotLeader, "%s does not lead", a.ids.Node)
@@ -92,6 +93,9 @@ func (a *Agent) consensusError(err error) error {
 		return api.Errorf(api.CodeTooLarge, "%v", err)
 	case errors.Is(err, storage.ErrNoSpace):
 		return api.Errorf(api.CodeNoSpace, "the disk of %s is full", a.ids.Node)
+	case errors.As(err, &refused):
+		return api.Errorf(api.CodeUnavailable, "%s leads and takes no writes for now: %v", a.ids.Node, refused.Cause).
+			WithHint("nothing was written; the log of %s says more, and the write may be sent again", a.ids.Node)
 	case errors.Is(err, consensus.ErrStopped):
 		return api.Errorf(api.CodeNotLeader, "%s is stopping", a.ids.Node)
 	}
@@ -112,13 +116,10 @@ func (a *Agent) call(ctx context.Context, node, method string, body []byte) ([]b
 // roleOf is what the cluster lets an agent do on behalf of others. The core grant implies operator.
 func (a *Agent) roleOf(node string) policy.Role {
 	row, ok := a.hub.View().Node(node)
-	switch {
-	case !ok || row.Left:
+	if !ok || row.Left {
 		return policy.None
-	case row.CoreGrant:
-		return policy.Operator
 	}
-	return row.Role
+	return row.EffectiveRole()
 }
 
 // health lists what this agent can do at the moment, and why not.

@@ -132,20 +132,29 @@ func (b *book) seeds() []membership.Seed {
 	return out
 }
 
-// snapshotKnown lists the members as they should be found at the next start.
+// snapshotKnown lists the members as they should be found at the next start: those of gossip, and
+// those known before that gossip has not met.
 func (b *book) snapshotKnown() []knownMember {
 	core := make(map[string]bool)
 	for _, c := range b.view().Core() {
 		core[c.Node] = true
 	}
 	var out []knownMember
+	seen := map[string]bool{b.self: true}
 	for _, m := range b.members() {
-		if m.Name != b.self && m.State != membership.StateLeft && m.Addr.IsValid() && len(out) < maxKnown {
-			out = append(out, knownMember{Node: m.Name, Addr: m.Addr.String(), Core: core[m.Name]})
+		if seen[m.Name] || m.State == membership.StateLeft || !m.Addr.IsValid() {
+			continue
+		}
+		seen[m.Name] = true
+		out = append(out, knownMember{Node: m.Name, Addr: m.Addr.String(), Core: core[m.Name]})
+	}
+	for _, k := range b.known {
+		if !seen[k.Node] {
+			out = append(out, k)
 		}
 	}
 	slices.SortFunc(out, func(a, b knownMember) int { return strings.Compare(a.Node, b.Node) })
-	return out
+	return out[:min(len(out), maxKnown)]
 }
 
 func (d *dataDir) readKnown() ([]knownMember, error) {

@@ -156,9 +156,9 @@ func (c *controller) input(ctx context.Context, v *state.View, st consensus.Stat
 			DeadFor: c.silentFor(id, st, now),
 		}
 		if p.Alive && known {
-			p.AliveFor = time.Since(m.Since)
+			p.AliveFor = clock.System().Sub(m.Since)
 		} else if known {
-			p.DeadFor = min(p.DeadFor, time.Since(m.Since))
+			p.DeadFor = min(p.DeadFor, clock.System().Sub(m.Since))
 		}
 		p.Withdrawn = p.Alive && !c.isWilling(ctx, row.Name)
 		p.Ready = id != 0 && (row.Name == c.self || c.hasProven(ctx, id, row.Name, st))

@@ -97,8 +97,9 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 	n, err := consensus.New(consensus.Options{
 		ID: raftID, Clock: c.clock, Log: st.log, Recovered: st.recoveredState(),
 		Snapshots: snapshotStore{st.snapshots}, Machine: &replica{machine: machine, views: c.views},
-		Peers: consensus.PeerOptions{Dial: c.dialPeer, NodeOf: c.nodeOf},
-		Fetch: c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks,
+		MachineStamp: func() clock.Stamp { return machine.View().Stamp() },
+		Peers:        consensus.PeerOptions{Dial: c.dialPeer, NodeOf: c.nodeOf},
+		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 		Fatal: func(err error) {
 			c.log.Fatal("storage failed, the process ends so that nothing unsynced is trusted", zap.Error(err))

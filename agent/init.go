@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"os"
+	"syscall"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -42,7 +45,7 @@ const firstRaftID = 1
 // Init makes a new cluster in an empty data directory: cluster id, root, this agent's keys and
 // identity, and the log's first snapshot, which makes it the only voter. It refuses a directory that
 // already belongs to a cluster. cluster.toml is written last: without it an interrupted Init does not
-// count, and its directory has to be removed.
+// count. One that fails takes back what it made; after a crash the directory has to be removed.
 func Init(_ context.Context, o InitOptions) (InitResult, error) {
 	td, err := spiffeid.TrustDomainFromString(o.TrustDomain)
 	if err != nil {
@@ -70,7 +73,24 @@ func Init(_ context.Context, o InitOptions) (InitResult, error) {
 			fmt.Errorf("%s already belongs to cluster %s as node %q", o.DataDir, ids.ClusterID, ids.Node),
 			"start it with 'parley agent', or choose an empty --data-dir for a new cluster")
 	}
-	return found(dir, td, o)
+	made, err := found(dir, td, o)
+	if err != nil {
+		return InitResult{}, unfound(dir, err)
+	}
+	return made, nil
+}
+
+// unfound takes back what a failed attempt left, so that the next one finds the directory as it was. An
+// identity that was there before is not ours to remove.
+func unfound(dir *dataDir, err error) error {
+	if errors.Is(err, security.ErrIdentityExists) {
+		return withHint(err, "choose an empty --data-dir; one that never belonged to a cluster is empty again without its directory identity")
+	}
+	err = errors.Join(err, dir.dropLog(), os.RemoveAll(dir.join("identity")))
+	if errors.Is(err, storage.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) {
+		return withHint(err, "nothing was kept; free at least 200 MiB for the data directory, then run parley init again")
+	}
+	return err
 }
 
 // found does the work of Init; cluster.toml comes last and makes it count.

@@ -31,6 +31,10 @@ func (a *Agent) joinCluster(ctx context.Context, socks *sockets) (*clusterIDs, e
 	if err != nil {
 		return nil, err
 	}
+	name, err := a.ownName()
+	if err != nil {
+		return nil, err
+	}
 	host, err := loadOrCreateHost(a.dir.path)
 	if err != nil {
 		return nil, err
@@ -39,9 +43,9 @@ func (a *Agent) joinCluster(ctx context.Context, socks *sockets) (*clusterIDs, e
 	if err != nil {
 		return nil, err
 	}
-	a.log.Info("joining the cluster", zap.String("node", a.cfg.Name), zap.Strings("addr", a.cfg.Join))
+	a.log.Info("joining the cluster", zap.String("node", name), zap.Strings("addr", a.cfg.Join))
 	resp, err := security.Join(ctx, security.JoinOptions{
-		Token: token, Addrs: a.cfg.Join, Host: host, Node: a.cfg.Name, Zone: a.cfg.Zone, Address: address.String(),
+		Token: token, Addrs: a.cfg.Join, Host: host, Node: name, Zone: a.cfg.Zone, Address: address.String(),
 		Dir: a.dir.path, TTL: a.cfg.Identity.LeafTTL, Now: clock.System, Log: a.log.Named("join"),
 	})
 	if err != nil {
@@ -54,9 +58,17 @@ func (a *Agent) joinCluster(ctx context.Context, socks *sockets) (*clusterIDs, e
 	if err := a.dir.writeKnown(known); err != nil {
 		return nil, err
 	}
-	ids := &clusterIDs{ClusterID: resp.ClusterID, TrustDomain: token.TrustDomain, Node: a.cfg.Name, Zone: a.cfg.Zone}
+	ids := &clusterIDs{ClusterID: resp.ClusterID, TrustDomain: token.TrustDomain, Node: name, Zone: a.cfg.Zone}
 	a.log.Info("joined the cluster", zap.String("node", ids.Node), zap.String("role", string(resp.Role)))
 	return ids, a.dir.writeCluster(*ids)
+}
+
+// ownName is the configured node name, else the host's.
+func (a *Agent) ownName() (string, error) {
+	if a.cfg.Name != "" {
+		return a.cfg.Name, nil
+	}
+	return config.HostName()
 }
 
 // readToken takes the token of the flag, or of the file that the configuration names.
@@ -70,16 +82,34 @@ func readToken(cfg config.Config) (security.Token, error) {
 		}
 		text = string(raw)
 	}
-	if strings.TrimSpace(text) == "" || len(cfg.Join) == 0 {
-		return security.Token{}, withHint(
-			fmt.Errorf("%s belongs to no cluster yet, and there is no address and token to join one", cfg.DataDir),
-			"for a new cluster run 'parley init'; to join one run 'parley token create' on one of its agents and paste the command that it prints")
+	if err := canJoin(cfg, strings.TrimSpace(text) != ""); err != nil {
+		return security.Token{}, err
 	}
 	token, err := security.ParseToken(text)
 	if err != nil {
-		return security.Token{}, fmt.Errorf("join token: %w", err)
+		return security.Token{}, withHint(fmt.Errorf("join token: %w", err),
+			"run 'parley token create' on an agent of the cluster and copy the whole line that begins with parley1-")
 	}
 	return token, nil
+}
+
+// canJoin says what is missing to join a cluster.
+func canJoin(cfg config.Config, haveToken bool) error {
+	missing := ""
+	switch {
+	case haveToken && len(cfg.Join) > 0:
+		return nil
+	case haveToken:
+		missing = "there is a token, but no address to join by (--join)"
+	case cfg.TokenFile != "":
+		missing = "the token file " + cfg.TokenFile + " is empty"
+	case len(cfg.Join) > 0:
+		missing = "there is an address to join by, but no token (--token-file)"
+	default:
+		missing = "there is no address and token to join one"
+	}
+	return withHint(fmt.Errorf("%s belongs to no cluster yet, and %s", cfg.DataDir, missing),
+		"for a new cluster run 'parley init'; to join one run 'parley token create' on one of its agents and paste the command that it prints")
 }
 
 // checkToken refuses a token of another cluster in a directory that has joined one. A token of the

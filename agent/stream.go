@@ -24,7 +24,8 @@ const (
 	// lkgFile is the last known good copy of the public state, so that an agent outside the core
 	// starts and serves with the core gone.
 	lkgFile = "public.snap"
-	// lkgEvery bounds how often the copy is written.
+	// lkgFirst is how soon the copy is looked after at first, lkgEvery how often once there is one.
+	lkgFirst = 100 * time.Millisecond
 	lkgEvery = 10 * time.Second
 
 	streamRetryMin = 50 * time.Millisecond
@@ -116,25 +117,29 @@ func (f *follower) waitOutside(ctx context.Context) {
 	}
 }
 
-// keepCopy writes the public state and the known members to disk when they changed.
+// keepCopy writes the public state and the known members to disk: soon after the first View came, so
+// that an agent that is killed right after it joined finds its cluster again, then at a slower pace.
 func (f *follower) keepCopy(ctx context.Context) {
-	ticker := time.NewTicker(lkgEvery)
+	ticker := time.NewTicker(lkgFirst)
 	defer ticker.Stop()
 	var saved [32]byte
 	for {
-		digest := f.views.hub.View().ClassDigest(state.ClassPublic)
-		if digest != saved {
-			if err := f.save(); err != nil {
-				f.log.Warn("could not keep a copy of the public state", zap.Error(err))
-			} else {
-				saved = digest
-			}
-		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
+		v := f.views.hub.View()
+		digest := v.ClassDigest(state.ClassPublic)
+		if v.Index() == 0 || digest == saved {
+			continue
+		}
+		if err := f.save(); err != nil {
+			f.log.Warn("could not keep a copy of the public state", zap.Error(err))
+			continue
+		}
+		saved = digest
+		ticker.Reset(lkgEvery)
 	}
 }
 

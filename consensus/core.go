@@ -28,21 +28,20 @@ const (
 
 // coreConfig is what the core needs to know; Options documents and defaults the fields.
 type coreConfig struct {
-	id               uint64
-	clock            *clock.Clock
-	electionTicks    int
-	heartbeatTicks   int
-	batchCommands    int
-	batchBytes       int
-	inflightBatches  int
-	snapshotEntries  uint64
-	snapshotBytes    int
-	trailingEntries  uint64
-	maxLogBytes      int
-	snapshotTimeout  int // ticks
-	stamp            clock.Stamp
-	logger           raft.Logger
-	skipReadIndexFor func() bool // tests only: the control that answers reads without a round
+	id              uint64
+	clock           *clock.Clock
+	electionTicks   int
+	heartbeatTicks  int
+	batchCommands   int
+	batchBytes      int
+	inflightBatches int
+	snapshotEntries uint64
+	snapshotBytes   int
+	trailingEntries uint64
+	maxLogBytes     int
+	snapshotTimeout int // ticks
+	stamp           clock.Stamp
+	logger          raft.Logger
 }
 
 // core is the replica as a step function: every method is an event, and the effects that the
@@ -76,6 +75,7 @@ type core struct {
 	written   *raftpb.HardState // last one handed out to be written
 	unsynced  bool              // entries, term or vote were handed out since the last sync
 	halted    error             // applying stopped for good; the log goes on
+	heard     map[uint64]uint64 // tick of the last message from each peer
 
 	props    proposals
 	reads    readRounds
@@ -86,7 +86,10 @@ type core struct {
 
 // newCore builds a core from the recovered log. It performs no event; start does.
 func newCore(cfg coreConfig, log *memLog) (*core, error) {
-	c := &core{cfg: cfg, log: log, conf: raftpb.EnsureConfState(log.snap.ConfState), maxStamp: cfg.stamp}
+	c := &core{
+		cfg: cfg, log: log, conf: raftpb.EnsureConfState(log.snap.ConfState), maxStamp: cfg.stamp,
+		heard: make(map[uint64]uint64),
+	}
 	rc := &raft.Config{
 		ID: cfg.id, ElectionTick: cfg.electionTicks, HeartbeatTick: cfg.heartbeatTicks,
 		Storage: log, Applied: log.snap.Index, AsyncStorageWrites: true,
@@ -164,6 +167,7 @@ func (c *core) step(m *raftpb.Message) error {
 	if err := c.admit(m); err != nil {
 		return err
 	}
+	c.heard[m.GetFrom()] = c.ticks
 	if m.GetType() == raftpb.MsgSnap && m.GetSnapshot().GetMetadata().GetIndex() > c.commit {
 		c.offerSnapshot(m)
 		return nil

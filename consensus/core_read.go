@@ -42,10 +42,6 @@ func (c *core) flushReads() {
 	if c.reads.running || len(c.reads.waiting) == 0 || !c.leads() {
 		return
 	}
-	if c.cfg.skipReadIndexFor != nil && c.cfg.skipReadIndexFor() {
-		c.finishReads(&c.reads.waiting, c.applied)
-		return
-	}
 	if c.termStart == 0 || c.commit < c.termStart {
 		return
 	}

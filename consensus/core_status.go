@@ -26,7 +26,7 @@ type Status struct {
 // Progress is what the leader knows of one member.
 type Progress struct {
 	Match  uint64 // its log agrees with the leader's up to here
-	Active bool   // it was heard within the last election timeout or two
+	Active bool   // it was heard within the last election timeout
 }
 
 // status describes the core; Applied and Stopped are the shell's to fill in.
@@ -41,11 +41,18 @@ func (c *core) status() Status {
 		s.Progress = make(map[uint64]Progress)
 		c.visitProgress(func(id uint64, pr tracker.Progress) {
 			if id != c.cfg.id {
-				s.Progress[id] = Progress{Match: pr.Match, Active: pr.RecentActive}
+				s.Progress[id] = Progress{Match: pr.Match, Active: c.heardLately(id)}
 			}
 		})
 	}
 	return s
+}
+
+// heardLately is steadier than raft's RecentActive, which is false for a moment after each check of
+// the quorum.
+func (c *core) heardLately(id uint64) bool {
+	at, ok := c.heard[id]
+	return ok && c.ticks-at <= uint64(c.cfg.electionTicks)
 }
 
 func (c *core) roleName() string {

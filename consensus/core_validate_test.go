@@ -112,72 +112,78 @@ func TestStockRawNodePanics(t *testing.T) {
 	}
 }
 
+// goodAppend is an append that passes every check.
+func goodAppend() *raftpb.Message {
+	return &raftpb.Message{
+		Type: raftpb.MsgApp.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(uint64(5)), LogTerm: new(uint64(3)), Index: new(uint64(10)),
+		Entries: []*raftpb.Entry{{Index: new(uint64(11)), Term: new(uint64(4))}, {Index: new(uint64(12)), Term: new(uint64(5))}},
+	}
+}
+
+// snap makes it a snapshot that passes.
+func snap(m *raftpb.Message) {
+	m.Type, m.Entries = raftpb.MsgSnap.Enum(), nil
+	m.Snapshot = &raftpb.Snapshot{Data: []byte("m"), Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(9)), Term: new(uint64(4)),
+		ConfState: &raftpb.ConfState{Voters: []uint64{1, 2}, AutoLeave: new(false)}}}
+}
+
+// edits break one rule each, except those marked ok.
+var edits = []struct {
+	name string
+	edit func(*raftpb.Message)
+	ok   bool
+}{
+	{"good", func(*raftpb.Message) {}, true},
+	{"for another", func(m *raftpb.Message) { m.To = new(uint64(3)) }, false},
+	{"from nobody", func(m *raftpb.Message) { m.From = nil }, false},
+	{"from us", func(m *raftpb.Message) { m.From = new(uint64(1)) }, false},
+	{"from the append thread", func(m *raftpb.Message) { m.From = new(raft.LocalAppendThread) }, false},
+	{"no term", func(m *raftpb.Message) { m.Term = nil }, false},
+	{"huge index", func(m *raftpb.Message) { m.Index = new(^uint64(0)) }, false},
+	{"responses", func(m *raftpb.Message) { m.Responses = []*raftpb.Message{{}} }, false},
+	{"storage response", func(m *raftpb.Message) { m.Type, m.Entries = raftpb.MsgStorageAppendResp.Enum(), nil }, false},
+	{"hup", func(m *raftpb.Message) { m.Type, m.Entries = raftpb.MsgHup.Enum(), nil }, false},
+	{"transfer", func(m *raftpb.Message) { m.Type, m.Entries = raftpb.MsgTransferLeader.Enum(), nil }, false},
+	{"read index response", func(m *raftpb.Message) { m.Type, m.Entries = raftpb.MsgReadIndexResp.Enum(), nil }, false},
+	{"unknown type", func(m *raftpb.Message) { m.Type, m.Entries = raftpb.MessageType(99).Enum(), nil }, false},
+	{"context on an append", func(m *raftpb.Message) { m.Context = make([]byte, 8) }, false},
+	{"term falls", func(m *raftpb.Message) { m.Entries[1].Term = new(uint64(3)) }, false},
+	{"term above the message", func(m *raftpb.Message) { m.Entries[1].Term = new(uint64(6)) }, false},
+	{"term zero", func(m *raftpb.Message) { m.LogTerm = nil; m.Entries[0].Term = nil }, false},
+	{"log term above the message", func(m *raftpb.Message) { m.LogTerm, m.Entries = new(uint64(6)), nil }, false},
+	{"entry type", func(m *raftpb.Message) { m.Entries[0].Type = raftpb.EntryType(7).Enum() }, false},
+	{"garbage change", func(m *raftpb.Message) {
+		m.Entries[0].Type, m.Entries[0].Data = raftpb.EntryConfChange.Enum(), []byte{0xff}
+	}, false},
+	{"change of id 0", func(m *raftpb.Message) { m.Entries[0].Type = raftpb.EntryConfChange.Enum() }, false},
+	{"leave joint", func(m *raftpb.Message) { m.Entries[0].Type = raftpb.EntryConfChangeV2.Enum() }, true},
+	{"large entry", func(m *raftpb.Message) { m.Entries[0].Data = make([]byte, maxBatchBytes+1) }, false},
+	{"too many entries", func(m *raftpb.Message) { m.Entries = make([]*raftpb.Entry, maxMessageEntries+1) }, false},
+	{"hint above index", func(m *raftpb.Message) {
+		m.Type, m.Entries, m.Reject, m.RejectHint = raftpb.MsgAppResp.Enum(), nil, new(true), new(uint64(11))
+	}, false},
+	{"vote context", func(m *raftpb.Message) {
+		m.Type, m.Entries, m.Context = raftpb.MsgVote.Enum(), nil, []byte("x")
+	}, false},
+	{"transfer vote", func(m *raftpb.Message) {
+		m.Type, m.Entries, m.Context = raftpb.MsgVote.Enum(), nil, []byte(transferContext)
+	}, true},
+	{"snapshot", snap, true},
+	{"snapshot on an append", func(m *raftpb.Message) { snap(m); m.Type = raftpb.MsgApp.Enum() }, false},
+	{"empty snapshot", func(m *raftpb.Message) { snap(m); m.Snapshot = nil }, false},
+	{"snapshot of a later term", func(m *raftpb.Message) { snap(m); m.Snapshot.Metadata.Term = new(uint64(6)) }, false},
+	{"snapshot without voters", func(m *raftpb.Message) { snap(m); m.Snapshot.Metadata.ConfState.Voters = nil }, false},
+	{"snapshot with a voter twice", func(m *raftpb.Message) { snap(m); m.Snapshot.Metadata.ConfState.Voters = []uint64{1, 1} }, false},
+	{"snapshot with a voter that learns", func(m *raftpb.Message) { snap(m); m.Snapshot.Metadata.ConfState.Learners = []uint64{1} }, false},
+	{"snapshot with id 0", func(m *raftpb.Message) { snap(m); m.Snapshot.Metadata.ConfState.Voters = []uint64{0} }, false},
+	{"large manifest", func(m *raftpb.Message) { snap(m); m.Snapshot.Data = make([]byte, maxManifestBytes+1) }, false},
+}
+
 // TestCheckMessage goes through the rules one by one, from a message that passes.
 func TestCheckMessage(t *testing.T) {
-	good := func() *raftpb.Message {
-		return &raftpb.Message{
-			Type: raftpb.MsgApp.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(uint64(5)), LogTerm: new(uint64(3)), Index: new(uint64(10)),
-			Entries: []*raftpb.Entry{{Index: new(uint64(11)), Term: new(uint64(4))}, {Index: new(uint64(12)), Term: new(uint64(5))}},
-		}
-	}
-	snap := func(m *raftpb.Message) {
-		m.Type, m.Entries = raftpb.MsgSnap.Enum(), nil
-		m.Snapshot = &raftpb.Snapshot{Data: []byte("m"), Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(9)), Term: new(uint64(4)),
-			ConfState: &raftpb.ConfState{Voters: []uint64{1, 2}, AutoLeave: new(false)}}}
-	}
-	tests := []struct {
-		name string
-		edit func(*raftpb.Message)
-		ok   bool
-	}{
-		{"good", func(*raftpb.Message) {}, true},
-		{"for another", func(m *raftpb.Message) { m.To = new(uint64(3)) }, false},
-		{"from nobody", func(m *raftpb.Message) { m.From = nil }, false},
-		{"from us", func(m *raftpb.Message) { m.From = new(uint64(1)) }, false},
-		{"from the append thread", func(m *raftpb.Message) { m.From = new(raft.LocalAppendThread) }, false},
-		{"no term", func(m *raftpb.Message) { m.Term = nil }, false},
-		{"huge index", func(m *raftpb.Message) { m.Index = new(^uint64(0)) }, false},
-		{"responses", func(m *raftpb.Message) { m.Responses = []*raftpb.Message{{}} }, false},
-		{"storage response", func(m *raftpb.Message) { m.Type, m.Entries = raftpb.MsgStorageAppendResp.Enum(), nil }, false},
-		{"hup", func(m *raftpb.Message) { m.Type, m.Entries = raftpb.MsgHup.Enum(), nil }, false},
-		{"transfer", func(m *raftpb.Message) { m.Type, m.Entries = raftpb.MsgTransferLeader.Enum(), nil }, false},
-		{"read index response", func(m *raftpb.Message) { m.Type, m.Entries = raftpb.MsgReadIndexResp.Enum(), nil }, false},
-		{"unknown type", func(m *raftpb.Message) { m.Type, m.Entries = raftpb.MessageType(99).Enum(), nil }, false},
-		{"context on an append", func(m *raftpb.Message) { m.Context = make([]byte, 8) }, false},
-		{"term falls", func(m *raftpb.Message) { m.Entries[1].Term = new(uint64(3)) }, false},
-		{"term above the message", func(m *raftpb.Message) { m.Entries[1].Term = new(uint64(6)) }, false},
-		{"term zero", func(m *raftpb.Message) { m.LogTerm = nil; m.Entries[0].Term = nil }, false},
-		{"log term above the message", func(m *raftpb.Message) { m.LogTerm, m.Entries = new(uint64(6)), nil }, false},
-		{"entry type", func(m *raftpb.Message) { m.Entries[0].Type = raftpb.EntryType(7).Enum() }, false},
-		{"garbage change", func(m *raftpb.Message) {
-			m.Entries[0].Type, m.Entries[0].Data = raftpb.EntryConfChange.Enum(), []byte{0xff}
-		}, false},
-		{"change of id 0", func(m *raftpb.Message) { m.Entries[0].Type = raftpb.EntryConfChange.Enum() }, false},
-		{"leave joint", func(m *raftpb.Message) { m.Entries[0].Type = raftpb.EntryConfChangeV2.Enum() }, true},
-		{"large entry", func(m *raftpb.Message) { m.Entries[0].Data = make([]byte, maxBatchBytes+1) }, false},
-		{"too many entries", func(m *raftpb.Message) { m.Entries = make([]*raftpb.Entry, maxMessageEntries+1) }, false},
-		{"hint above index", func(m *raftpb.Message) {
-			m.Type, m.Entries, m.Reject, m.RejectHint = raftpb.MsgAppResp.Enum(), nil, new(true), new(uint64(11))
-		}, false},
-		{"vote context", func(m *raftpb.Message) {
-			m.Type, m.Entries, m.Context = raftpb.MsgVote.Enum(), nil, []byte("x")
-		}, false},
-		{"transfer vote", func(m *raftpb.Message) {
-			m.Type, m.Entries, m.Context = raftpb.MsgVote.Enum(), nil, []byte(transferContext)
-		}, true},
-		{"snapshot", snap, true},
-		{"snapshot on an append", func(m *raftpb.Message) { snap(m); m.Type = raftpb.MsgApp.Enum() }, false},
-		{"empty snapshot", func(m *raftpb.Message) { snap(m); m.Snapshot = nil }, false},
-		{"snapshot of a later term", func(m *raftpb.Message) { snap(m); m.Snapshot.Metadata.Term = new(uint64(6)) }, false},
-		{"snapshot without voters", func(m *raftpb.Message) { snap(m); m.Snapshot.Metadata.ConfState.Voters = nil }, false},
-		{"snapshot with a voter twice", func(m *raftpb.Message) { snap(m); m.Snapshot.Metadata.ConfState.Voters = []uint64{1, 1} }, false},
-		{"snapshot with a voter that learns", func(m *raftpb.Message) { snap(m); m.Snapshot.Metadata.ConfState.Learners = []uint64{1} }, false},
-		{"snapshot with id 0", func(m *raftpb.Message) { snap(m); m.Snapshot.Metadata.ConfState.Voters = []uint64{0} }, false},
-		{"large manifest", func(m *raftpb.Message) { snap(m); m.Snapshot.Data = make([]byte, maxManifestBytes+1) }, false},
-	}
-	for _, test := range tests {
+	for _, test := range edits {
 		t.Run(test.name, func(t *testing.T) {
-			m := good()
+			m := goodAppend()
 			test.edit(m)
 			if err := checkMessage(1, m); (err == nil) != test.ok {
 				t.Errorf("got %v, want ok %v", err, test.ok)

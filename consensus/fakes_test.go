@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -44,7 +45,16 @@ type fakeLog struct {
 	syncs    int
 	largest  int // entries in one append
 	fail     func() error
-	onAppend func() // called before each append, without mu
+	onAppend atomic.Pointer[func()] // called before each append, without mu
+}
+
+// before makes f run before each append; nil ends that.
+func (l *fakeLog) before(f func()) {
+	if f == nil {
+		l.onAppend.Store(nil)
+		return
+	}
+	l.onAppend.Store(&f)
 }
 
 func newFakeLog() *fakeLog {
@@ -53,8 +63,8 @@ func newFakeLog() *fakeLog {
 }
 
 func (l *fakeLog) Append(entries []*raftpb.Entry, hs *raftpb.HardState, sync bool) error {
-	if l.onAppend != nil {
-		l.onAppend()
+	if f := l.onAppend.Load(); f != nil {
+		(*f)()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -150,12 +160,11 @@ func (l *fakeLog) recovered(s *fakeSnapshots) Recovered {
 
 // fakeSnapshots keeps snapshots in memory; a manifest is JSON with the hash of the data.
 type fakeSnapshots struct {
-	mu     sync.Mutex
-	data   map[[32]byte][]byte
-	refs   []SnapshotRef
-	saves  int
-	fail   error
-	onSave func()
+	mu    sync.Mutex
+	data  map[[32]byte][]byte
+	refs  []SnapshotRef
+	saves int
+	fail  error
 }
 
 type fakeManifest struct {
@@ -168,9 +177,6 @@ type fakeManifest struct {
 func newFakeSnapshots() *fakeSnapshots { return &fakeSnapshots{data: make(map[[32]byte][]byte)} }
 
 func (s *fakeSnapshots) Save(ref SnapshotRef, write func(io.Writer) error) ([]byte, error) {
-	if s.onSave != nil {
-		s.onSave()
-	}
 	var b bytes.Buffer
 	if err := write(&b); err != nil {
 		return nil, err
@@ -266,7 +272,6 @@ type fakeMachine struct {
 	state   machineState
 	applied []string // "index/term command", since the last restore
 	refuse  string   // a command that is unknown
-	stamps  []clock.Stamp
 }
 
 type machineState struct {

@@ -11,7 +11,7 @@ import (
 // must lead. Errors: *NotLeaderError, ErrBusy, ErrTooLarge, *UnavailableError, ErrStopped and ctx's
 // (wrapped) mean that nothing happened; *OutcomeUnknownError that it may have.
 func (n *Node) Propose(ctx context.Context, command []byte) (Proposed, error) {
-	if why := n.full.Load(); why != nil {
+	if why := n.full.Load(); why != nil && n.status.Load().Role == "leader" {
 		return Proposed{}, &UnavailableError{Cause: *why}
 	}
 	o := n.ask(ctx, n.proposals, &request{command: command})

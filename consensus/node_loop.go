@@ -143,7 +143,7 @@ func (n *Node) receive(in inbound) {
 	for _, m := range in.messages {
 		err := n.guard(describe(m), func() {
 			if err := n.core.step(m); err != nil {
-				n.refused.log(n.log, m, err)
+				n.refused.log(n.log, n.core.ticks, m, err)
 			}
 		})
 		if err != nil {

@@ -206,7 +206,7 @@ func TestNodeGroupCommit(t *testing.T) {
 		m := newMesh(t)
 		defer m.stopAll()
 		l := m.add(1, nil, 1)
-		l.log.onAppend = func() { time.Sleep(time.Millisecond) } // a disk
+		l.log.before(func() { time.Sleep(time.Millisecond) }) // a disk
 		m.leader()
 		_, before, _ := l.log.counts()
 		const writes = 1000
@@ -257,7 +257,7 @@ func TestNodeInboxLimit(t *testing.T) {
 		stall := make(chan struct{})
 		l := m.add(1, func(o *Options) { o.InboxSize, o.MaxBatchCommands, o.MaxInflightBatches = 8, 4, 1 }, 1)
 		m.leader()
-		l.log.onAppend = func() { <-stall }
+		l.log.before(func() { <-stall })
 		var wg sync.WaitGroup
 		var busy, ok atomic.Int64
 		for i := range 100 {
@@ -296,7 +296,7 @@ func TestNodeOutcomeUnknown(t *testing.T) {
 		stall := make(chan struct{})
 		l := m.add(1, func(o *Options) { o.MaxInflightBatches = 1 }, 1)
 		m.leader()
-		l.log.onAppend = func() { <-stall }
+		l.log.before(func() { <-stall })
 		ctx, cancel := context.WithCancel(t.Context())
 		first, second := make(chan error, 1), make(chan error, 1)
 		go func() { _, err := l.Propose(ctx, []byte("a=1")); first <- err }()
@@ -311,7 +311,7 @@ func TestNodeOutcomeUnknown(t *testing.T) {
 		if err := <-second; errors.As(err, &unknown) || !errors.Is(err, context.Canceled) {
 			t.Errorf("waiting: got %v", err)
 		}
-		l.log.onAppend = nil
+		l.log.before(nil)
 		close(stall)
 		synctest.Wait()
 		mustPropose(t, l, "c=1")

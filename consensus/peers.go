@@ -11,7 +11,6 @@ import (
 	"net"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -142,17 +141,15 @@ func (p *peers) retain(ids []uint64) {
 
 // peer is one outgoing connection.
 type peer struct {
-	id      uint64
-	queue   *peerQueue
-	owner   *peers
-	cancel  context.CancelFunc // guarded by peers.mu
-	dropped atomic.Uint64
+	id     uint64
+	queue  *peerQueue
+	owner  *peers
+	cancel context.CancelFunc // guarded by peers.mu
 }
 
 // drop tells raft about lost messages, so that it probes instead of streaming into the void.
 func (q *peer) drop(n int, snapshot bool) {
 	if n > 0 {
-		q.dropped.Add(uint64(n))
 		q.owner.lost(q.id, snapshot)
 	}
 }
@@ -167,14 +164,13 @@ func (q *peer) run(ctx context.Context) {
 			return
 		case <-q.queue.signal:
 		}
-		started := time.Now() // paces reconnects only
-		err := q.connect(ctx)
+		worked, err := q.connect(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		q.drop(q.queue.clear()) // old by the time we are connected again
 		log.Debug("raft connection lost", zap.Error(err))
-		if time.Since(started) > 2*peerPauseMax {
+		if worked {
 			pause = peerPauseMin
 		}
 		select {
@@ -186,13 +182,13 @@ func (q *peer) run(ctx context.Context) {
 	}
 }
 
-// connect dials and writes until something fails.
-func (q *peer) connect(ctx context.Context) error {
+// connect dials and writes until something fails. It reports whether anything was written.
+func (q *peer) connect(ctx context.Context) (worked bool, err error) {
 	dialCtx, cancel := context.WithTimeout(ctx, peerDialTimeout)
 	conn, err := q.owner.opts.Dial(dialCtx, q.id)
 	cancel()
 	if err != nil {
-		return fmt.Errorf("dial: %w", err)
+		return false, fmt.Errorf("dial: %w", err)
 	}
 	ctx, cancel = context.WithCancel(ctx)
 	defer cancel()
@@ -217,21 +213,21 @@ func (q *peer) connect(ctx context.Context) error {
 	return q.write(ctx, conn)
 }
 
-func (q *peer) write(ctx context.Context, conn net.Conn) error {
+func (q *peer) write(ctx context.Context, conn net.Conn) (worked bool, err error) {
 	var buf []byte
 	notify(q.queue.signal) // what we connected for
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return worked, ctx.Err()
 		case <-q.queue.signal:
 		}
 		messages, reports := q.queue.next(frameTarget)
-		var err error
 		if buf, err = q.writeFrame(conn, buf[:0], messages, reports); err != nil {
 			q.drop(len(messages), hasSnapshot(messages))
-			return err
+			return worked, err
 		}
+		worked = true
 		if cap(buf) > 4*frameTarget {
 			buf = nil
 		}

@@ -278,11 +278,9 @@ func TestServePeerReplaces(t *testing.T) {
 	})
 }
 
-// TestNodesOverTCP: three nodes over real sockets elect, write and stop, and leave no goroutine.
-func TestNodesOverTCP(t *testing.T) {
-	before := runtime.NumGoroutine()
-	ctx, cancel := context.WithCancel(t.Context())
-	listeners := map[uint64]net.Listener{}
+// overTCP starts three nodes on loopback sockets. A first byte stands for the certificate.
+func overTCP(ctx context.Context, t *testing.T, ended chan<- error) (nodes []*Node, listeners map[uint64]net.Listener) {
+	listeners = map[uint64]net.Listener{}
 	for id := uint64(1); id <= 3; id++ {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -290,46 +288,56 @@ func TestNodesOverTCP(t *testing.T) {
 		}
 		listeners[id] = l
 	}
-	ended := make(chan error, 8)
-	var nodes []*Node
 	for id, l := range listeners {
 		log, snaps := newFakeLog(), newFakeSnapshots()
 		if err := genesis(log, snaps, 1, 2, 3); err != nil {
 			t.Fatal(err)
 		}
-		clk, _ := clock.New(clock.Options{Physical: time.Now})
-		n, err := New(Options{ID: id, Clock: clk, Log: log, Recovered: log.recovered(snaps), Snapshots: snaps, Machine: newFakeMachine(),
-			Tick: 10 * time.Millisecond, Peers: PeerOptions{
-				Dial: func(ctx context.Context, to uint64) (net.Conn, error) {
-					c, err := (&net.Dialer{}).DialContext(ctx, "tcp", listeners[to].Addr().String())
-					if err == nil {
-						_, err = c.Write([]byte{byte(id)}) // stands for the certificate
-					}
-					return c, err
-				},
-				NodeOf: func(id uint64) (string, bool) { return fmt.Sprint("node", id), true },
-			}})
+		clk, err := clock.New(clock.Options{Physical: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dial := func(ctx context.Context, to uint64) (net.Conn, error) {
+			c, err := (&net.Dialer{}).DialContext(ctx, "tcp", listeners[to].Addr().String())
+			if err == nil {
+				_, err = c.Write([]byte{byte(id)})
+			}
+			return c, err
+		}
+		n, err := New(Options{ID: id, Clock: clk, Log: log, Recovered: log.recovered(snaps), Snapshots: snaps,
+			Machine: newFakeMachine(), Tick: 10 * time.Millisecond,
+			Peers: PeerOptions{Dial: dial, NodeOf: func(id uint64) (string, bool) { return fmt.Sprint("node", id), true }}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		nodes = append(nodes, n)
 		go func() { ended <- n.Run(ctx) }()
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				var who [1]byte
-				if _, err := io.ReadFull(c, who[:]); err != nil {
-					continue
-				}
-				go n.ServePeer(ctx, c, fmt.Sprint("node", who[0]))
-			}
-		}()
+		go accept(ctx, l, n)
 	}
+	return nodes, listeners
+}
+
+func accept(ctx context.Context, l net.Listener, n *Node) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		var who [1]byte
+		if _, err := io.ReadFull(c, who[:]); err == nil {
+			go n.ServePeer(ctx, c, fmt.Sprint("node", who[0]))
+		}
+	}
+}
+
+// TestNodesOverTCP: three nodes over real sockets elect, write and stop, and leave no goroutine.
+func TestNodesOverTCP(t *testing.T) {
+	before := runtime.NumGoroutine()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 3)
+	nodes, listeners := overTCP(ctx, t, ended)
 	acknowledged := 0
-	for deadline := time.Now().Add(5 * time.Second); acknowledged < 50 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(10 * time.Second); acknowledged < 50 && time.Now().Before(deadline); {
 		for _, n := range nodes {
 			if n.Status().Role != "leader" {
 				<-time.After(time.Millisecond)

@@ -34,6 +34,7 @@ type sim struct {
 	broken []string
 	held   **outcome // of a script's request that is not waited for
 	noSync bool      // a control: the disks lie about syncs
+	noRead bool      // a control: leaders answer reads from what they have applied
 }
 
 type packet struct {
@@ -55,6 +56,7 @@ type simNode struct {
 	applyQ  []*applyTask
 	saveQ   []*saveTask
 	instQ   []*installTask
+	open    map[*request]bool // asked since the start and not answered
 }
 
 func newSim(t testing.TB, seed uint64) *sim {
@@ -121,6 +123,7 @@ func (n *simNode) start() {
 	if n.core, err = newCore(cc, mem); err != nil {
 		n.s.t.Fatalf("node %d: %v", n.id, err)
 	}
+	n.open = make(map[*request]bool)
 	n.do(n.core.start)
 }
 
@@ -402,11 +405,14 @@ func (s *sim) elect() uint64 {
 // ask submits a request and returns where its outcome will appear.
 func (n *simNode) ask(r *request, submit func(*core, *request)) **outcome {
 	var result *outcome
+	open := n.open
+	open[r] = true
 	r.reply = func(o outcome) {
 		if result != nil {
 			n.s.fail("a request was answered twice")
 		}
 		result = &o
+		delete(open, r)
 	}
 	n.do(func() { submit(n.core, r) })
 	return &result
@@ -431,6 +437,12 @@ func (n *simNode) propose(key, value string) **outcome {
 
 func (n *simNode) read() **outcome {
 	since := n.s.acked
+	if n.s.noRead {
+		if n.core.leads() && n.core.applied < since {
+			n.s.fail("stale read on node %d: index %d, but %d was acknowledged before", n.id, n.core.applied, since)
+		}
+		return nil
+	}
 	r := &request{}
 	result := n.ask(r, (*core).read)
 	check := func(o outcome) {

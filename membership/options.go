@@ -54,7 +54,7 @@ type Options struct {
 	Seeds func() []Seed
 	// Timing defaults to LAN().
 	Timing Timing
-	// Now is the clock for ages and rates; nil means time.Now.
+	// Now is the clock for ages and rates.
 	Now func() time.Time
 	// Log may be nil.
 	Log *zap.Logger
@@ -129,6 +129,7 @@ func (o Options) withDefaults() (Options, error) {
 		"%s cannot be advertised: give an address and port that the other agents can reach", o.Advertise)
 	need(o.ServerTLS != nil && o.ClientTLS != nil && o.Identify != nil, "TLS settings are missing")
 	need(o.HostKey != nil && o.HostKeyOf != nil, "host keys are missing")
+	need(o.Now != nil, "no clock given")
 	if len(problems) > 0 {
 		return o, errors.Join(problems...)
 	}
@@ -138,9 +139,6 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Seeds == nil {
 		o.Seeds = func() []Seed { return nil }
-	}
-	if o.Now == nil {
-		o.Now = time.Now
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()

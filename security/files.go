@@ -84,6 +84,21 @@ func syncDir(dir string) error {
 	return d.Close()
 }
 
+// KeyModeError refuses a file with a private key that others than its owner may read or write.
+type KeyModeError struct {
+	Path string
+	Mode fs.FileMode
+}
+
+func (e *KeyModeError) Error() string {
+	return fmt.Sprintf("%s has mode %04o, so other users may have read the key", e.Path, e.Mode)
+}
+
+// Hint says what to do.
+func (e *KeyModeError) Hint() string {
+	return fmt.Sprintf("if nobody else could: chmod 0600 %s; otherwise join again with an empty data directory and `parley token create --replace NODE`", e.Path)
+}
+
 // readKeyFile reads a file that holds a private key, and refuses one that others may have read.
 func readKeyFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
@@ -96,8 +111,7 @@ func readKeyFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	if wider := info.Mode().Perm() &^ 0o600; wider != 0 {
-		return nil, fmt.Errorf("%s has mode %04o, so other users may have read the key: run chmod 0600 %s, and replace the key if they could",
-			path, info.Mode().Perm(), path)
+		return nil, &KeyModeError{Path: path, Mode: info.Mode().Perm()}
 	}
 	return readBounded(f, path)
 }

@@ -74,7 +74,8 @@ func TestWideKeyFileIsRefused(t *testing.T) {
 			if err := os.Chmod(path, mode); err != nil {
 				t.Fatal(err)
 			}
-			if err := fn(); err == nil || !strings.Contains(err.Error(), "chmod 0600 "+path) {
+			var wide *KeyModeError
+			if err := fn(); !errors.As(err, &wide) || !strings.Contains(wide.Hint(), "chmod 0600 "+path) {
 				t.Errorf("%s with mode %04o: %v", name, mode, err)
 			}
 		}

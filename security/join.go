@@ -68,7 +68,11 @@ func Join(ctx context.Context, o JoinOptions) (*JoinResponse, error) {
 			return nil, err
 		}
 		pause := jitter(backoff(failures, o.RetryMin, o.RetryMax))
-		o.Log.Warn("not joined yet, trying again", zap.Int("count", failures), zap.Duration("duration", pause), zap.Error(err))
+		fields := []zap.Field{zap.Int("count", failures), zap.Duration("duration", pause), zap.Error(err)}
+		if refused != nil {
+			fields = append(fields, zap.String("hint", refused.Hint))
+		}
+		o.Log.Warn("not joined yet, trying again", fields...)
 		if sleep(ctx, pause) != nil {
 			return nil, fmt.Errorf("join: %w: %w", ctx.Err(), err)
 		}

@@ -49,12 +49,8 @@ func NewJoinError(code, message string) *JoinError {
 	return &JoinError{Code: code, Message: message, Hint: joinHints[code]}
 }
 
-func (e *JoinError) Error() string {
-	if e.Hint == "" {
-		return fmt.Sprintf("join refused (%s): %s", e.Code, e.Message)
-	}
-	return fmt.Sprintf("join refused (%s): %s: %s", e.Code, e.Message, e.Hint)
-}
+// Error leaves the hint to whoever shows it: a command prints it on a line of its own.
+func (e *JoinError) Error() string { return fmt.Sprintf("join refused (%s): %s", e.Code, e.Message) }
 
 // Permanent tells whether asking again cannot help. A code that this version does not know is.
 func (e *JoinError) Permanent() bool {

@@ -211,7 +211,7 @@ func TestTornTailIsKeptAside(t *testing.T) {
 	log, _ := openTestLog(t, fsys)
 	put(t, log, 2, 100)
 	fsys.Inject(len(fsys.Ops()), FaultTorn)
-	if err := log.Append([]*raftpb.Entry{newEntry(1, 3, bytes.Repeat([]byte("x"), 9000))}, nil, true); err == nil {
+	if err := log.Append([]*raftpb.Entry{newEntry(1, 3, bytes.Repeat([]byte("x"), 11000))}, nil, true); err == nil {
 		t.Fatal("the write was not torn")
 	}
 	disk := fsys.Crash(LoseUnsynced, 0)
@@ -237,7 +237,7 @@ func TestTornFilesAreBounded(t *testing.T) {
 		log, recovered := openTestLog(t, disk)
 		put(t, log, 1, 1)
 		disk.Inject(len(disk.Ops()), FaultTorn)
-		_ = log.Append([]*raftpb.Entry{newEntry(1, recovered.LastIndex+2, bytes.Repeat([]byte("x"), 9000))}, nil, true)
+		_ = log.Append([]*raftpb.Entry{newEntry(1, recovered.LastIndex+2, bytes.Repeat([]byte("x"), 11000))}, nil, true)
 		disk = disk.Crash(LoseUnsynced, 0)
 	}
 	openTestLog(t, disk)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/parley-mesh/parley/agent"
+	"github.com/parley-mesh/parley/security"
 )
 
 // The exit codes of every command.
@@ -69,5 +70,20 @@ func explain(err error) *failure {
 	if errors.Is(err, context.Canceled) {
 		return &failure{code: exitFailed, err: errors.New("interrupted")}
 	}
-	return &failure{code: exitFailed, err: err, hint: agent.Hint(err)}
+	return &failure{code: joinCode(err), err: err, hint: agent.Hint(err)}
+}
+
+// joinCode is what an agent exits with that the cluster did not let in: a token that does not count is a
+// denial, like the same answer of the API; a name that is taken is not.
+func joinCode(err error) int {
+	var refused *security.JoinError
+	if !errors.As(err, &refused) {
+		return exitFailed
+	}
+	switch refused.Code {
+	case security.JoinForeign, security.JoinUnknown, security.JoinExpired, security.JoinUsed, security.JoinRevoked,
+		security.JoinNodeBound, security.JoinDenied:
+		return exitDenied
+	}
+	return exitFailed
 }

@@ -30,7 +30,7 @@ func Load(path string, overrides ...Override) (Config, error) {
 	if path != "" {
 		text, err := readLimited(path)
 		if err != nil {
-			return Config{}, fmt.Errorf("read configuration: %w", err)
+			return Config{}, &unreadableError{fmt.Errorf("read configuration: %w", err)}
 		}
 		c.decode(text, &p)
 	}
@@ -150,6 +150,16 @@ func (c *Config) override(o Override, p *problems) {
 		return
 	}
 	p.named(o.Key, name)
+}
+
+// unreadableError is a configuration file that could not be read.
+type unreadableError struct{ error }
+
+func (e *unreadableError) Unwrap() error { return e.error }
+
+// Hint says what to do.
+func (e *unreadableError) Hint() string {
+	return "`parley config default` prints a file with every key; without --config the defaults hold"
 }
 
 func syntaxMessage(err error) string {

@@ -89,14 +89,20 @@ func eventually(t testing.TB, within time.Duration, what string, check func(cont
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	var last error
 	for {
-		err := check(ctx)
+		oneCtx, done := context.WithTimeout(ctx, 5*time.Second)
+		err := check(oneCtx)
+		done()
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("%s: not within %s: %v", what, within, err)
+			t.Fatalf("%s: not within %s: %v", what, within, last)
 		case <-tick.C:
 		}
 	}

@@ -16,6 +16,7 @@ import (
 type writers struct {
 	stop context.CancelFunc
 	wait sync.WaitGroup
+	via  []string // the agents written through
 
 	mu    sync.Mutex
 	acked map[string]string // key to value
@@ -29,6 +30,7 @@ func startWriters(t testing.TB, l *lab.Lab, pause time.Duration) *writers {
 	w := &writers{stop: cancel, acked: make(map[string]string)}
 	for _, a := range l.Agents {
 		c := clientOf(t, a)
+		w.via = append(w.via, a.Name)
 		w.wait.Go(func() { w.run(ctx, c, a.Name, pause) })
 	}
 	t.Cleanup(func() { w.end() })
@@ -71,13 +73,15 @@ func (w *writers) count() (acked, tries int) {
 
 // missing reads everything back through one agent and returns what was acknowledged and is not there.
 func (w *writers) missing(ctx context.Context, c *client.Client) ([]string, error) {
-	pairs, err := c.List(ctx, "load/", client.ListOptions{})
-	if err != nil {
-		return nil, err
-	}
-	found := make(map[string]string, len(pairs))
-	for _, p := range pairs {
-		found[p.Key] = string(p.Value)
+	found := make(map[string]string)
+	for _, via := range w.via {
+		pairs, err := c.List(ctx, "load/"+via+"/", client.ListOptions{})
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range pairs {
+			found[p.Key] = string(p.Value)
+		}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
