@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/parley-mesh/parley/security"
+	"github.com/parley-mesh/parley/storage"
 )
 
 // hinted is an error that also says what to do next. Its text is that of the error alone.
@@ -30,6 +31,9 @@ func Hint(err error) string {
 	var other interface{ Hint() string }
 	if errors.As(err, &other) {
 		return other.Hint()
+	}
+	if errors.Is(err, storage.ErrNoSpace) {
+		return "free space on the file system of the data directory, then start the agent again; nothing acknowledged is lost"
 	}
 	return ""
 }

@@ -36,7 +36,7 @@ func (n *Node) loop(ctx, inner context.Context) error {
 	stop, limit := ctx.Done(), (<-chan time.Time)(nil)
 	for {
 		ended, ticked := false, false
-		err := n.guard("", func() { ended, ticked = n.turn(ticker.C, stop, limit, inner) })
+		err := n.guard("", func() { ended, ticked = n.turn(inner, ticker.C, stop, limit) })
 		if err != nil {
 			return err
 		}
@@ -48,9 +48,7 @@ func (n *Node) loop(ctx, inner context.Context) error {
 		case inner.Err() != nil:
 			return nil
 		case limit == nil && ctx.Err() != nil:
-			timer := time.NewTimer(n.opts.HandOver)
-			defer timer.Stop()
-			stop, limit = nil, timer.C
+			stop, limit = nil, time.After(n.opts.HandOver)
 			if ended = !n.beginHandOver(); !ended {
 				continue
 			}
@@ -64,7 +62,7 @@ func (n *Node) loop(ctx, inner context.Context) error {
 }
 
 // turn waits for one event, takes what else is there, and flushes.
-func (n *Node) turn(tick <-chan time.Time, stop <-chan struct{}, limit <-chan time.Time, inner context.Context) (ended, ticked bool) {
+func (n *Node) turn(inner context.Context, tick <-chan time.Time, stop <-chan struct{}, limit <-chan time.Time) (ended, ticked bool) {
 	proposals, reads := n.proposals, n.reads
 	if n.core.room() == 0 {
 		proposals = nil

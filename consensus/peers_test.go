@@ -162,7 +162,7 @@ func TestPeersReconnect(t *testing.T) {
 			t.Errorf("got %v, %v", err, derr)
 		}
 		cancel()
-		<-ended
+		t.Log("the writer ended with", <-ended)
 	})
 }
 
@@ -190,7 +190,7 @@ func TestPeersStalledReader(t *testing.T) {
 		p.retain([]uint64{3})
 		synctest.Wait()
 		cancel()
-		<-ended
+		t.Log("the writer ended with", <-ended)
 	})
 }
 

@@ -218,7 +218,7 @@ func (c *cluster) options(name string, addr netip.AddrPort, cert tls.Certificate
 		ServerTLS: c.ca.serverTLS(cert),
 		ClientTLS: func(node string) *tls.Config { return c.ca.clientTLS(cert, node) },
 		Identify:  identify, HostKey: c.hostKey(name), HostKeyOf: c.hostKeyOf, BindingsChanged: changed,
-		ResetKey: [32]byte{1}, Epoch: c.epoch, Timing: Fast(), Log: log,
+		ResetKey: [32]byte{1}, Epoch: c.epoch, Timing: Fast(), Now: time.Now, Log: log,
 		DialTCP: func(ctx context.Context, node string, to netip.AddrPort) (net.Conn, error) {
 			raw, err := c.net.dialFrom(ctx, addr, to)
 			if err != nil {

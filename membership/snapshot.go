@@ -35,9 +35,9 @@ func (m *Membership) viewLoop(ctx context.Context) {
 		case <-timer.C:
 		}
 		n := m.refresh(ctx)
-		rarer := time.Duration(1 + n/membersPerLook)
-		timer.Reset(m.opts.Timing.ProbeInterval / 2 * rarer)
-		pause(ctx, minLook*rarer)
+		rarer := int64(1 + n/membersPerLook)
+		timer.Reset(time.Duration(rarer * int64(m.opts.Timing.ProbeInterval/2)))
+		pause(ctx, time.Duration(rarer*int64(minLook)))
 	}
 }
 

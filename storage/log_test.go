@@ -278,7 +278,7 @@ func TestBadFrameBeforeADurableOne(t *testing.T) {
 		disk := fsys.Crash(LoseUnsynced, 0)
 		overwrite(t, disk, walPath(1), page*pageBytes, make([]byte, 512))
 		if damaged {
-			wantDamage(t, disk, "bad frame 2")
+			_ = wantDamage(t, disk, "bad frame 2")
 			continue
 		}
 		if _, recovered := openTestLog(t, disk); recovered.LastIndex != 3 || !recovered.Unclean {
@@ -394,7 +394,7 @@ func TestFiveDamages(t *testing.T) {
 			if what == "unreadable" {
 				disk.FailReads(walPath(2))
 			}
-			wantDamage(t, disk, what)
+			_ = wantDamage(t, disk, what)
 		})
 	}
 }

@@ -53,9 +53,13 @@ func TestWakesOnlyForWhatChanged(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer s.Close()
 				subs = append(subs, s)
 			}
+			defer func() {
+				for _, s := range subs {
+					s.Close()
+				}
+			}()
 			synctest.Wait()
 			for range rapid.IntRange(1, 10).Draw(rt, "entries") {
 				touched := c.apply(drawEntry(rt, keys)...)
