@@ -112,6 +112,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.assemble(socks); err != nil {
 		return err
 	}
+	defer a.pool.Close()
 	return runTiers(ctx, a.log, a.tiers(socks), a.beforeStop)
 }
 

@@ -124,7 +124,7 @@ func (a *Agent) roleOf(node string) policy.Role {
 
 // health lists what this agent can do at the moment, and why not.
 func (a *Agent) health() []api.Capability {
-	_, _, led := a.leader()
+	led := a.coreStatus().Leader != nil
 	leaderDetail := "no leader is known"
 	if led {
 		leaderDetail = ""

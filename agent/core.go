@@ -80,8 +80,8 @@ func (c *coreRunner) open() error {
 	}
 	if !has {
 		return withHint(fmt.Errorf("%s is the directory of Raft id %x, but its log is gone", c.dir.path, c.ids.RaftID),
-			"starting without it could undo acknowledged writes. Restore the directory, or give this host an empty "+
-				"data directory and join again with 'parley token create --replace' on another agent")
+			"starting without it could undo acknowledged writes. Restore the directory, or give this host an empty data "+
+				"directory and join again with a token of 'parley token create --core --replace "+c.ids.Node+"' made on another agent")
 	}
 	c.booted, err = c.build(c.ids.RaftID)
 	return err

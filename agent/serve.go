@@ -23,7 +23,7 @@ const (
 
 // tiers lists the parts in the order in which they start. Each uses only those above it.
 func (a *Agent) tiers(socks *sockets) []tier {
-	rpc := transport.NewServer(transport.ServerOptions{Log: a.log.Named("rpc")})
+	rpc := transport.NewServer(transport.ServerOptions{DrainTimeout: stopGrace / 2, Log: a.log.Named("rpc")})
 	a.registerRPC(rpc)
 	mesh := a.newMesh(socks, rpc)
 	return []tier{
@@ -66,6 +66,7 @@ func (a *Agent) newMesh(socks *sockets, rpc *transport.Server) *transport.Mesh {
 		Listener: socks.meshTCP,
 		TLS:      a.source.ServerTLS(transport.ALPNRPC, transport.ALPNRaft, transport.ALPNJoin, transport.ALPNGossip),
 		Identify: a.source.Identify,
+		Grace:    stopGrace / 2,
 		Log:      a.log.Named("mesh"),
 	})
 	mesh.Handle(transport.ALPNRPC, func(ctx context.Context, conn *tls.Conn, peer transport.Peer) { rpc.ServeConn(ctx, conn, peer) })

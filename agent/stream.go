@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -49,7 +50,9 @@ type follower struct {
 
 // run follows until ctx ends. While the own log feeds the View it only keeps the copy on disk fresh.
 func (f *follower) run(ctx context.Context) error {
-	go f.keepCopy(ctx)
+	var copier sync.WaitGroup
+	copier.Go(func() { f.keepCopy(ctx) })
+	defer copier.Wait()
 	wait := streamRetryMin
 	for ctx.Err() == nil {
 		if f.views.ownLog() {

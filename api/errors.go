@@ -70,7 +70,7 @@ var table = map[string]class{
 	CodeForbiddenOrigin: {http.StatusForbidden, exitDenied, false, "call the agent by a loopback address, its own name or its socket, and not from a web page"},
 	CodeTooLarge:        {http.StatusRequestEntityTooLarge, exitFailed, false, "send or ask for less: keys 1 KiB, values 512 KiB, bodies 1 MiB; split the request or narrow the prefix"},
 	CodeLimit:           {http.StatusUnprocessableEntity, exitFailed, false, "remove what is no longer needed, or split the request"},
-	CodeBusy:            {http.StatusTooManyRequests, exitNoAgent, true, "wait a moment and send the request again; parley status shows the load"},
+	CodeBusy:            {http.StatusTooManyRequests, exitNoAgent, true, "wait a moment and send the request again, with fewer at once"},
 	CodeTooMany:         {http.StatusTooManyRequests, exitNoAgent, true, "close watches or requests that this caller still has open, then try again"},
 	CodeNoLeader:        {http.StatusServiceUnavailable, exitNoAgent, true, "run parley core: a majority of its voters must be up and reach each other"},
 	CodeNotLeader:       {http.StatusServiceUnavailable, exitNoAgent, true, "send the request again; any agent finds the leader"},
@@ -80,7 +80,7 @@ var table = map[string]class{
 	CodeNoSpace:         {http.StatusInsufficientStorage, exitFailed, true, "free space on the leader's data directory; reads go on, and writes resume by themselves"},
 	CodeCanceled:        {statusClientGone, exitFailed, true, "the caller went away before the answer"},
 	CodeUnsupported:     {http.StatusNotImplemented, exitFailed, false, "docs/compatibility.md lists what this version offers"},
-	CodeInternal:        {http.StatusInternalServerError, exitFailed, false, "look up the request id in the agent's log and report it with parley debug bundle"},
+	CodeInternal:        {http.StatusInternalServerError, exitFailed, false, "look up the request id in the agent's log and report it with the lines around it"},
 }
 
 // Error is any failure that a caller sees. Code is one of the Code constants, Hint says what to do next and Leader

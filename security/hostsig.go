@@ -10,7 +10,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"time"
 
@@ -19,7 +18,8 @@ import (
 
 // ErrHostSignature is wrapped by what refuses a certificate because its host signature is missing,
 // is not by the host key that the cluster pinned for the node, or does not cover the certificate.
-var ErrHostSignature = errors.New("the certificate is not vouched for by the host key that this cluster knows for the node: a copied name, a stolen issuer, or a host that was replaced without `token create --replace`")
+var ErrHostSignature error = &peerError{"peer's certificate is not vouched for by its host", "see the error: a copied name, a stolen issuer, or a replaced host",
+	"the certificate is not vouched for by the host key that this cluster knows for the node: a copied name, a stolen issuer, or a host that was replaced without `token create --replace`"}
 
 // hostSignatureOID names the extension in leaf certificates. Under 2.25 everybody may use the integer
 // of a UUID as an arc without asking. This one is 00000000-0000-0000-0000-000034cda788: Go's

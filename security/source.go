@@ -173,7 +173,7 @@ func (s *Source) SetBundle(sequence uint64, roots [][]byte) error {
 	case sequence < cur.sequence:
 		return fmt.Errorf("new trust bundle %d, in use %d: %w", sequence, cur.sequence, ErrBundleOlder)
 	case sequence == cur.sequence && !cur.same(next):
-		return fmt.Errorf("two trust bundles with sequence %d: a core member answers from another history, compare `parley digest compare`", sequence)
+		return fmt.Errorf("two trust bundles with sequence %d: a core member answers from another history: compare the digests in `parley status -o json` of all core members", sequence)
 	case sequence == cur.sequence:
 		return nil
 	}

@@ -1,7 +1,6 @@
 package security
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,17 +11,30 @@ import (
 // learns only that its certificate is bad.
 var (
 	// ErrNoCertificate: the peer showed none.
-	ErrNoCertificate = errors.New("the peer showed no certificate: every connection between agents needs one, and a new host joins with a token")
+	ErrNoCertificate error = &peerError{"peer sent no certificate", "an agent must join the cluster first",
+		"the peer showed no certificate: every connection between agents needs one, and a new host joins with a token"}
 	// ErrUnknownRoot: the chain ends at no root of the bundle.
-	ErrUnknownRoot = errors.New("the certificate was signed by a root that this cluster does not trust: the peer belongs to another cluster, or one side misses a rotation of the root")
+	ErrUnknownRoot error = &peerError{"peer's certificate is not from this cluster's CA", "it belongs to another cluster, or its trust bundle is out of date",
+		"the certificate was signed by a root that this cluster does not trust: the peer belongs to another cluster, or one side misses a rotation of the root"}
 	// ErrNotLeaf: a certificate that may sign others was presented as the peer's own, or one
 	// whose usage is not an agent's.
-	ErrNotLeaf = errors.New("the certificate is not one of an agent")
+	ErrNotLeaf error = &peerError{"peer's certificate is not one of an agent", "something else than an agent dials the mesh port; see the error",
+		"the certificate is not one of an agent"}
 	// ErrDenied: SourceOptions.Denied said so.
-	ErrDenied = errors.New("this identity was evicted from the cluster")
+	ErrDenied error = &peerError{"peer was evicted from the cluster", "stop it, or let it join again",
+		"this identity was evicted from the cluster"}
 	// ErrNoALPN: the peer offered no protocol that the port serves.
-	ErrNoALPN = errors.New("the peer offered no protocol of the mesh: it is not an agent, or one of an incompatible version")
+	ErrNoALPN error = &peerError{"peer names no protocol of ours", "it is not a Parley agent, or one of a version that shares no protocol with this one",
+		"the peer offered no protocol of the mesh: it is not an agent, or one of an incompatible version"}
 )
+
+// peerError also says, in the words of transport's log, why a connection was refused.
+type peerError struct{ reason, hint, text string }
+
+func (e *peerError) Error() string { return e.text }
+
+// Refusal is what transport.Mesh logs. The reasons are a fixed set.
+func (e *peerError) Refusal() (reason, hint string) { return e.reason, e.hint }
 
 // TrustDomainError refuses a certificate of another trust domain.
 type TrustDomainError struct {
@@ -32,6 +44,11 @@ type TrustDomainError struct {
 
 func (e *TrustDomainError) Error() string {
 	return fmt.Sprintf("the peer is %s, of trust domain %s, not %s: check the address and --trust-domain", e.Peer, e.Peer.TrustDomain(), e.Want)
+}
+
+// Refusal is what transport.Mesh logs.
+func (e *TrustDomainError) Refusal() (reason, hint string) {
+	return "peer is of another trust domain", "an agent of another cluster has this one's address"
 }
 
 // WrongNodeError refuses a peer that is an agent of the cluster, but not the one that was dialled.
@@ -60,4 +77,9 @@ func (e *ValidityError) Error() string {
 	}
 	return fmt.Sprintf("the peer's %s is valid only in %s (from %s): the clock here is behind, or the peer's issuer is ahead",
 		e.Kind, e.NotBefore.Sub(e.Now).Round(time.Second), e.NotBefore.UTC().Format(time.RFC3339))
+}
+
+// Refusal is what transport.Mesh logs.
+func (e *ValidityError) Refusal() (reason, hint string) {
+	return "peer's certificate has expired or is not valid yet", "compare the clocks; an agent that was away for long renews by itself"
 }

@@ -117,7 +117,7 @@ func (c NodeJoin) checkName(a *applying, t Token, old Node, known bool) Result {
 }
 
 // bind writes the node's row. The first joiners get the core grant unasked. A host that comes back
-// under its name keeps what it was allowed; a host that replaces another starts afresh.
+// under its name keeps what it was allowed; a host that replaces another starts afresh. Either way its Raft id, if it had one, ends.
 func (c NodeJoin) bind(a *applying, t Token, old Node, known bool) Node {
 	n := Node{
 		Name: c.Node, UID: c.UID, HostKey: c.HostKey, SealKey: c.SealKey,
@@ -131,6 +131,9 @@ func (c NodeJoin) bind(a *applying, t Token, old Node, known bool) Node {
 	case bytes.Equal(old.HostKey, c.HostKey):
 		n.Role = stronger(old.Role, t.Role)
 		n.CoreGrant = old.CoreGrant || t.Core
+		// Who has to join again has lost what says under which Raft id it ran, and with it, for all
+		// that we know, its log. Under the old id it would vote as if it still had it.
+		a.retireHost(c.Node)
 	default:
 		a.retireHost(c.Node)
 	}

@@ -61,12 +61,13 @@ func (e *DamageError) Error() string {
 
 const (
 	hintLog = "Nothing was changed and nothing may be cut by hand: acknowledged writes are missing. " +
-		"Stop this agent and keep a copy of its data directory. If other core members are up, remove wal/, anchor and snap/ " +
-		"from the data directory and start the agent: it comes back as a learner under a new raft id and is made a voter " +
-		"once it has caught up. If this was the only core member, restore from a backup. Check the disk first (dmesg, SMART)."
-	hintSnapshot = "Stop this agent and keep a copy of its data directory. If other core members are up, remove wal/, anchor and snap/ " +
-		"from the data directory and start the agent: it fetches the state from them. If this was the only core member, " +
-		"restore from a backup. Check the disk first (dmesg, SMART)."
+		hintRejoin
+	hintSnapshot = "Nothing was changed. " + hintRejoin
+
+	hintRejoin = "Keep a copy of the data directory and check the disk (dmesg, SMART). If other core members are up, give this " +
+		"host an empty data directory and let it rejoin with a token of 'parley token create --replace NODE --core', made on one " +
+		"of them: it comes back as a learner under a new raft id and is made a voter once it has caught up. If this was the " +
+		"only core member, restore the directory from a backup."
 )
 
 // ForeignError reports files that belong to another cluster or another raft member.

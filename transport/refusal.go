@@ -55,8 +55,14 @@ var texts = []struct {
 	{"remote error: tls:", refusal{"peer refused this agent's certificate", "it belongs to another cluster, or its clock or trust bundle is wrong"}},
 }
 
-// explain finds the words for a failed handshake.
+// explain finds the words for a failed handshake. Who verifies certificates may bring its own: each kind
+// needs its own reason, or the first of them hides the others in the log.
 func explain(err error) refusal {
+	var worded interface{ Refusal() (reason, hint string) }
+	if errors.As(err, &worded) {
+		reason, hint := worded.Refusal()
+		return refusal{reason, hint}
+	}
 	for _, c := range causes {
 		if c.is(err) {
 			return c.then

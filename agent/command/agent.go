@@ -59,7 +59,7 @@ func (a *app) agentCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&file, "config", "", "configuration file; `parley config default` prints one")
+	flags.StringVar(&file, "config", "", "configuration file; 'parley config default' prints one")
 	flags.StringVar(&token, "token", "", "the join token itself; other users of this host can see it, prefer --token-file")
 	flags.StringArrayVar(&settings, "set", nil, "any key of the configuration, as key=value; may be repeated")
 	for _, f := range agentFlags {

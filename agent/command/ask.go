@@ -14,6 +14,10 @@ import (
 const (
 	askAgain      = 250 * time.Millisecond // between tries of --wait
 	progressAfter = 2 * time.Second        // until a terminal is told that we are still waiting
+
+	// answerLimit is how long one try may take: longer than an agent takes to give up by itself (10 s),
+	// so that only a process that does not run any more is cut off.
+	answerLimit = 12 * time.Second
 )
 
 // fetcher asks the agent once.
@@ -21,14 +25,25 @@ type fetcher func(ctx context.Context, c *client.Client) (answer, error)
 
 // query is the RunE of a command that reads: --wait repeats it until it has an answer as expected.
 func (a *app) query(fetch fetcher) func(*cobra.Command, []string) error {
-	return a.talk(fetch, func(err error) bool {
+	limited := func(ctx context.Context, c *client.Client) (answer, error) {
+		ctx, cancel := context.WithTimeout(ctx, max(answerLimit, a.wait))
+		defer cancel()
+		return fetch(ctx, c)
+	}
+	return a.talk(limited, func(err error) bool {
 		return mayRepeat(err) || isNotFound(err) || explain(err).code == exitExpectFalse
 	})
 }
 
-// change is the RunE of a command that writes: --wait repeats it only while nothing was done.
+// change is the RunE of a command that writes: --wait repeats it only while nothing was done. The end of
+// --wait does not cut off a write that was sent: the agent knows what became of it, and says so soon.
 func (a *app) change(fetch fetcher) func(*cobra.Command, []string) error {
-	return a.talk(fetch, mayRepeat)
+	limited := func(ctx context.Context, c *client.Client) (answer, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerLimit)
+		defer cancel()
+		return fetch(ctx, c)
+	}
+	return a.talk(limited, mayRepeat)
 }
 
 func (a *app) talk(fetch fetcher, again func(error) bool) func(*cobra.Command, []string) error {

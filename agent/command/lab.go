@@ -44,7 +44,7 @@ func (a *app) labCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.IntVar(&opts.Agents, "agents", lab.DefaultAgents, "how many agents")
-	flags.StringVar(&command, "exec", "", "run this by `sh -c` once the cluster is up, then stop")
+	flags.StringVar(&command, "exec", "", "run this by 'sh -c' once the cluster is up, then stop")
 	flags.BoolVar(&opts.Keep, "keep", false, "leave the data and the logs in place")
 	flags.StringVar(&opts.Dir, "dir", "", "where to keep them, a new or empty directory (default a temporary one)")
 	return cmd

@@ -119,14 +119,12 @@ func unknownKey(key string, isTable bool, byKey map[string]field) Problem {
 		}
 		candidates = append(candidates, k)
 	}
-	problem := Problem{Key: key, Message: "unknown key"}
+	problem := Problem{Key: key, Message: "unknown key", Hint: "`parley config default` prints every key with its default"}
 	if isTable {
 		problem.Message = "unknown section"
 	}
 	if near := Nearest(key, candidates); near != "" {
 		problem.Message += fmt.Sprintf(", did you mean %s?", near)
-	} else {
-		problem.Hint = "`parley config default` prints every key with its default"
 	}
 	return problem
 }

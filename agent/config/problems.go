@@ -44,13 +44,18 @@ func (e *ProblemsError) Error() string {
 	return b.String()
 }
 
-// Hint returns the advice of all problems, each once.
+// Hint returns the advice of all problems, each once. Where there are several it names the key.
 func (e *ProblemsError) Hint() string {
-	var hints []string
+	var hints, seen []string
 	for _, p := range e.Problems {
-		if p.Hint != "" && !slices.Contains(hints, p.Hint) {
-			hints = append(hints, p.Hint)
+		if p.Hint == "" || slices.Contains(seen, p.Hint) {
+			continue
 		}
+		seen = append(seen, p.Hint)
+		if p.Key != "" && len(e.Problems) > 1 {
+			p.Hint = p.Key + ": " + p.Hint
+		}
+		hints = append(hints, p.Hint)
 	}
 	return strings.Join(hints, "; ")
 }

@@ -95,7 +95,8 @@ const (
 // readHeaders is set before any body. The index is never 0: clients take that for "no index" and poll in a loop.
 func readHeaders(x *api.Exchange, index uint64) {
 	local := x.Service().Local()
-	_, self, known := local.Leader()
+	_, self, _ := local.Leader()
+	known := local.Core().Leader != nil
 	var contact time.Duration
 	if !self && local.LastContact != nil {
 		contact = local.LastContact()

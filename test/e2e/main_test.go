@@ -13,8 +13,8 @@ import (
 	"github.com/parley-mesh/parley/ops/lab"
 )
 
-// binary is the program under test.
-var binary string
+// program is the program under test.
+var program string
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -25,8 +25,8 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
-	binary = filepath.Join(dir, "parley")
-	build := exec.Command("go", "build", "-o", binary, "../../cmd/agent")
+	program = filepath.Join(dir, "parley")
+	build := exec.Command("go", "build", "-o", program, "../../cmd/agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
@@ -51,7 +51,7 @@ func need(t testing.TB, ok bool, what string) {
 // startLab runs a lab that ends with the test. A failed test shows the end of every agent's log.
 func startLab(t testing.TB, o lab.Options) *lab.Lab {
 	t.Helper()
-	o.Binary = binary
+	o.Binary = program
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	l, err := lab.Start(ctx, o)

@@ -96,6 +96,7 @@ func TestOneWayCuts(t *testing.T) {
 // TestUDPBlocked: agents between which UDP does not get through, and TCP does, stay alive for everybody.
 // When TCP is blocked as well they do not, so that this test can fail.
 func TestUDPBlocked(t *testing.T) {
+	t.Parallel() // it mostly waits
 	n := newNetwork(t, lab.DefaultAgents)
 	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute, Place: n.place})
 	clients := clientsOf(t, l)

@@ -33,7 +33,7 @@ type said struct {
 // parley runs the program as a user would, for at most 20 s.
 func parley(t testing.TB, args ...string) said {
 	t.Helper()
-	return run1(t, exec.Command(binary, args...))
+	return run1(t, exec.Command(program, args...))
 }
 
 // run1 runs one command of the program, without what could point it at another agent.
@@ -191,7 +191,7 @@ func start(t testing.TB, args ...string) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{cmd: exec.Command(binary, args...), log: log}
+	d := &daemon{cmd: exec.Command(program, args...), log: log}
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {

@@ -18,9 +18,10 @@ type writers struct {
 	wait sync.WaitGroup
 	via  []string // the agents written through
 
-	mu    sync.Mutex
-	acked map[string]string // key to value
-	tries int
+	mu     sync.Mutex
+	acked  map[string]string // key to value
+	tries  int
+	failed []string // what the others met
 }
 
 // startWriters begins a steady load: one writer for each agent, one put each pause.
@@ -52,8 +53,11 @@ func (w *writers) run(ctx context.Context, c *client.Client, via string, pause t
 		cancel()
 		w.mu.Lock()
 		w.tries++
-		if err == nil {
+		switch {
+		case err == nil:
 			w.acked[key] = value
+		case ctx.Err() == nil: // a write that our own end cut off says nothing
+			w.failed = append(w.failed, fmt.Sprintf("%s via %s: %v", key, via, err))
 		}
 		w.mu.Unlock()
 	}
