@@ -107,8 +107,12 @@ func (a *Agent) call(ctx context.Context, node, method string, body []byte) ([]b
 	out, err := a.pool.Call(ctx, node, method, body)
 	err = fromWire(err)
 	var e *api.Error
-	if errors.As(err, &e) && e.Code == api.CodeNotLeader {
+	switch {
+	case err == nil:
+	case errors.As(err, &e) && e.Code == api.CodeNotLeader:
 		a.leaderHint.set(e.Leader)
+	case ctx.Err() != nil || e != nil && (e.Code == api.CodeUnavailable || e.Code == api.CodeOutcomeUnknown):
+		a.leaderHint.forget(node)
 	}
 	return out, err
 }

@@ -23,6 +23,13 @@ func (h *leaderHint) get(core []string) (node string, self, known bool) {
 	return core[int(h.turn.Add(1))%len(core)], false, true
 }
 
+// forget drops the guess if it is node, which did not answer.
+func (h *leaderHint) forget(node string) {
+	if p := h.node.Load(); p != nil && *p == node {
+		h.node.CompareAndSwap(p, nil)
+	}
+}
+
 // set takes the name that an answer gave; "" forgets the guess, because nobody leads.
 func (h *leaderHint) set(node string) {
 	if node == "" {

@@ -58,18 +58,17 @@ func (a *Agent) followCore(ctx context.Context) error {
 	}
 }
 
-// askCore takes the first answer, that of the supposed leader if there is one.
+// askCore takes the first answer, that of the supposed leader if there is one. Each node has a short
+// time of its own: a frozen one must not keep the others from being asked.
 func (a *Agent) askCore(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, remoteCoreStale)
-	defer cancel()
 	nodes := a.book.coreNodes()
 	if leader, _, ok := a.leaderHint.get(nodes); ok {
 		nodes = append([]string{leader}, nodes...)
 	}
 	for _, node := range nodes {
-		raw, err := a.pool.Call(ctx, node, methodCoreStatus, nil)
-		var status api.CoreStatus
-		if err != nil || json.Unmarshal(raw, &status) != nil {
+		status, err := a.askCoreStatus(ctx, node)
+		if err != nil {
+			a.leaderHint.forget(node)
 			continue
 		}
 		a.remoteCore.last.Store(&remoteAnswer{status: status, at: a.now()})
@@ -78,6 +77,16 @@ func (a *Agent) askCore(ctx context.Context) {
 		}
 		return
 	}
+}
+
+func (a *Agent) askCoreStatus(ctx context.Context, node string) (status api.CoreStatus, err error) {
+	ctx, cancel := context.WithTimeout(ctx, remoteCoreEvery)
+	defer cancel()
+	raw, err := a.pool.Call(ctx, node, methodCoreStatus, nil)
+	if err != nil {
+		return status, err
+	}
+	return status, json.Unmarshal(raw, &status)
 }
 
 // serveCoreStatus answers any agent; the core's make-up is public.

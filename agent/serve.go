@@ -35,6 +35,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"change stream", a.follower().run, stopGrace},
 		{"issuer", a.issuer.run, stopGrace},
 		{"core status", a.followCore, stopGrace},
+		{"links", a.dropDead, stopGrace},
 		{"core controller", a.controller().run, stopGrace},
 		{"admin socket", a.serveHTTP(socks.admin, api.Socket), stopGrace},
 		{"http", a.serveHTTP(socks.http, api.Loopback), stopGrace},
