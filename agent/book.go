@@ -66,7 +66,7 @@ func (b *book) dial(ctx context.Context, node, alpn string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := tls.Dialer{Config: b.source.ClientTLS(node, alpn)}
+	d := tls.Dialer{NetDialer: &net.Dialer{Control: limitUnacked}, Config: b.source.ClientTLS(node, alpn)}
 	return d.DialContext(ctx, "tcp", addr.String())
 }
 
