@@ -135,11 +135,23 @@ func (a *Agent) identify(ctx context.Context, socks *sockets) error {
 		return err
 	}
 	a.ids = *ids
+	if err := security.CheckKeyFiles(a.dir.path); err != nil {
+		return err
+	}
 	a.host, err = security.LoadHost(a.dir.path)
 	if err != nil {
-		return fmt.Errorf("load the host's keys: %w", err)
+		return identityError(fmt.Errorf("load the host's keys: %w", err), ids.Node)
 	}
 	return nil
+}
+
+// identityError adds what to do about an identity that cannot be used, unless err knows better.
+func identityError(err error, node string) error {
+	if Hint(err) != "" {
+		return err
+	}
+	return withHint(err, "restore the directory identity from a backup of this host, or give the host an empty data directory and "+
+		"join again with a token of 'parley token create --replace "+node+"' made on another agent")
 }
 
 // assemble makes the parts and hands them to each other. Nothing runs yet.
@@ -159,7 +171,7 @@ func (a *Agent) assemble(socks *sockets) error {
 		Now: clock.System, HostKeyOf: a.hostKeyOf, Log: a.log.Named("security"),
 	})
 	if err != nil {
-		return fmt.Errorf("load this agent's identity: %w", err)
+		return identityError(fmt.Errorf("load this agent's identity: %w", err), a.ids.Node)
 	}
 	known, err := a.dir.readKnown()
 	if err != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +12,10 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/storage"
 )
 
@@ -68,11 +71,26 @@ func (d *dataDir) readCluster() (*clusterIDs, error) {
 		return nil, fmt.Errorf("read %s: %w", clusterFile, err)
 	}
 	var ids clusterIDs
-	if err := toml.Unmarshal(raw, &ids); err != nil {
+	err = toml.Unmarshal(raw, &ids)
+	if err == nil {
+		err = ids.check()
+	}
+	if err != nil {
 		return nil, withHint(fmt.Errorf("parse %s: %w", d.join(clusterFile), err),
 			"the file is written by parley alone; restore it from a copy of this host, or join again with an empty data directory")
 	}
 	return &ids, nil
+}
+
+// check refuses what no agent wrote: the rest of the program takes these values as they are.
+func (ids clusterIDs) check() error {
+	if id, err := hex.DecodeString(ids.ClusterID); err != nil || len(id) != 16 {
+		return fmt.Errorf("cluster_id %q is not 32 hex digits", ids.ClusterID)
+	}
+	if _, err := spiffeid.TrustDomainFromString(ids.TrustDomain); err != nil {
+		return fmt.Errorf("trust_domain %q: %w", ids.TrustDomain, err)
+	}
+	return security.CheckNodeName(ids.Node)
 }
 
 func (d *dataDir) writeCluster(ids clusterIDs) error {

@@ -219,7 +219,7 @@ func (i *issuer) sign(req security.LeafRequest) (renewAnswer, error) {
 // renewIdentity keeps this agent's own certificate fresh.
 func (a *Agent) renewIdentity(ctx context.Context) error {
 	r := security.NewRenewer(security.RenewerOptions{
-		Source: a.source, Renew: a.askRenewal, TTL: a.cfg.Identity.LeafTTL, Now: clock.System, Log: a.log.Named("security"),
+		Source: a.source, Renew: a.askRenewal, Rekey: a.askByHostKey, TTL: a.cfg.Identity.LeafTTL, Now: clock.System, Log: a.log.Named("security"),
 	})
 	err := r.Run(ctx)
 	if ctx.Err() != nil {
@@ -232,6 +232,9 @@ func (a *Agent) renewIdentity(ctx context.Context) error {
 func (a *Agent) askRenewal(ctx context.Context, req security.LeafRequest) ([][]byte, uint64, [][]byte, error) {
 	if answer, err := a.issuer.sign(req); err == nil {
 		return answer.Chain, answer.BundleSeq, answer.Roots, nil
+	}
+	if !a.certified() {
+		return nil, 0, nil, errOwnExpired
 	}
 	body, err := json.Marshal(req)
 	if err != nil {

@@ -142,9 +142,10 @@ func loadOrCreateHost(dir string) (*security.Host, error) {
 	return host, nil
 }
 
-// serveJoin answers a joiner on the mesh port.
+// serveJoin answers a joiner, or an agent that renews by its host key, on the mesh port.
 func (i *issuer) serveJoin(ctx context.Context, conn *tls.Conn, peer transport.Peer) {
 	server := security.NewJoinServer(i.admitOrRelay)
+	server.Rekey = i.rekeyOrRelay
 	if err := server.Serve(ctx, net.Conn(conn), peer); err != nil {
 		i.log.Debug("join connection ended without an answer", zap.Error(err))
 	}

@@ -70,11 +70,10 @@ func inUse(key, addr string, err error) error {
 	return fmt.Errorf("listen on %s (%s): %w", addr, key, err)
 }
 
-// listenUnix opens a socket that only this uid can reach. The data directory's lock is held, so a
-// file that stands there is left over from a process that is gone.
+// listenUnix opens a socket that only this uid can reach.
 func listenUnix(path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove the old socket: %w", err)
+	if err := removeStale(path); err != nil {
+		return nil, err
 	}
 	l, err := net.Listen("unix", path)
 	if err == nil {
@@ -88,6 +87,28 @@ func listenUnix(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	return l, nil
+}
+
+// removeStale removes a socket that a process left when it ended. Whatever else stands at the path is
+// not ours to remove: http.bind may name any path.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("listen on %s: %w", path, err)
+	case info.Mode().Type() != os.ModeSocket:
+		return withHint(fmt.Errorf("listen on %s: a file that is no socket stands there", path), "choose another path, or remove the file yourself")
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		_ = c.Close() // it told us enough
+		return withHint(fmt.Errorf("%s is taken by another program", path), "stop that program, or choose another path")
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the old socket: %w", err)
+	}
+	return nil
 }
 
 func (s *sockets) close() {

@@ -37,6 +37,7 @@ func (a *Agent) registerRPC(s *transport.Server) {
 	s.Handle(methodCoreStatus, a.serveCoreStatus)
 	s.Handle(methodRenew, a.issuer.serveRenew)
 	s.Handle(methodJoin, a.issuer.serveForwardedJoin)
+	s.Handle(methodRekey, a.issuer.serveForwardedRekey)
 }
 
 // coreOnly lets only agents with a Raft id through.

@@ -19,6 +19,9 @@ const (
 	handOverGrace = 1500 * time.Millisecond
 	stopGrace     = 2 * time.Second
 	readyEvery    = 20 * time.Millisecond
+	// certifiedPatience is how long the start waits for a certificate in place of an expired one. After
+	// that the agent starts without: it serves its copy of the state while nobody can renew it.
+	certifiedPatience = 20 * time.Second
 )
 
 // tiers lists the parts in the order in which they start. Each uses only those above it.
@@ -110,20 +113,34 @@ func (a *Agent) serveHTTPS(l net.Listener) func(context.Context) error {
 
 // announce waits until this agent knows its cluster, then says once that it is ready.
 func (a *Agent) announce(ctx context.Context) error {
-	ticker := time.NewTicker(readyEvery)
-	defer ticker.Stop()
-	for a.hub.View().Index() == 0 {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
+	if !await(ctx, func() bool { return a.hub.View().Index() > 0 }) {
+		return nil
 	}
 	a.ready.Store(true)
-	a.log.Info("agent is ready",
-		zap.String("node", a.ids.Node), zap.String("spiffe_id", a.source.ID().String()),
-		zap.String("addr", a.cfg.HTTP.Bind), zap.Time("svid_not_after", a.source.NotAfter()))
+	patience, cancel := context.WithTimeout(ctx, certifiedPatience)
+	defer cancel()
+	fields := []zap.Field{zap.String("node", a.ids.Node), zap.String("spiffe_id", a.source.ID().String()), zap.String("addr", a.cfg.HTTP.Bind)}
+	if await(patience, a.certified) {
+		a.log.Info("agent is ready", append(fields, zap.Time("svid_not_after", a.source.NotAfter()))...)
+	} else if ctx.Err() == nil {
+		a.log.Warn("agent serves what it knows, and is not ready until its certificate is renewed",
+			append(fields, zap.Time("svid_not_after", a.source.NotAfter()))...)
+	}
 	a.opts.Ready()
 	<-ctx.Done()
 	return nil
+}
+
+// await looks until holds does, or ctx ends.
+func await(ctx context.Context, holds func() bool) bool {
+	ticker := time.NewTicker(readyEvery)
+	defer ticker.Stop()
+	for !holds() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-ticker.C:
+		}
+	}
+	return true
 }

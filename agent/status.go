@@ -132,7 +132,7 @@ func coreStatusOf(st consensus.Status, v *state.View, alive map[string]bool) api
 func (a *Agent) status() api.AgentStatus {
 	return api.AgentStatus{
 		Name: a.ids.Node, ClusterID: a.ids.ClusterID, TrustDomain: a.ids.TrustDomain, Version: a.opts.Version,
-		Ready: a.ready.Load(), Core: a.coreStatus(),
+		Ready: a.ready.Load() && a.certified(), Core: a.coreStatus(),
 		SVID:   api.SVID{SPIFFEID: a.source.ID().String(), NotAfter: a.source.NotAfter().UTC()},
 		Digest: stateDigest(a.hub.View()),
 	}

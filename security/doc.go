@@ -34,16 +34,19 @@
 // resumed session skips VerifyPeerCertificate. What a peer shows is judged in one function, used for
 // TCP and for QUIC: a chain to a root of the current bundle, one SPIFFE ID of the form
 // spiffe://TD/parley/agent/NODE, the node that was dialled, and the signature by the host key that
-// the applied state pins for that node. The one exception is the join protocol, where the joiner has
-// no certificate yet: it judges the cluster by the root hashes of its token before it sends a byte.
+// the applied state pins for that node. The one exception is the join protocol, where the client shows
+// no certificate. A joiner has none yet: it judges the cluster by the root hashes of its token before it
+// sends a byte. An agent that was off for longer than its certificate lived has none any more: it judges
+// the cluster by its own bundle and is known by its host key ([Rekey]). An expired certificate opens
+// nothing, anywhere.
 //
 // # Room for more
 //
 // The rest of the identity design has its places: a recovery key is one more recipient of [SealRoot];
 // the gate of a root rotation asks which sequence each [Source.Bundle] has; eviction fills
-// [SourceOptions].Denied and closes what is open; the rekey protocol of a cold start is one more
-// configuration beside the one for joiners, the only other that may meet a peer without a valid
-// certificate; the Workload API signs with the same [Authority] and a template of its own.
+// [SourceOptions].Denied and closes what is open; the generation secret that tells a clone goes into
+// [RekeyRequest] and the renewal; the Workload API signs with the same [Authority] and a template of
+// its own.
 //
 // # Concurrency and files
 //

@@ -99,6 +99,31 @@ func (e *KeyModeError) Hint() string {
 	return fmt.Sprintf("if nobody else could: chmod 0600 %s; otherwise join again with an empty data directory and `parley token create --replace NODE`", e.Path)
 }
 
+// CheckKeyFiles refuses, with a *KeyModeError, a data directory in which others may have read a private
+// key, the issuer's among them: a new issuer's key would not take back what the old one can sign.
+func CheckKeyFiles(dir string) error {
+	for _, name := range []string{hostKeyFile, sealKeyFile, leafKeyFile, issuerKeyFile} {
+		info, err := os.Stat(identityPath(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = checkKeyMode(identityPath(dir, name), info)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkKeyMode(path string, info fs.FileInfo) error {
+	if wider := info.Mode().Perm() &^ 0o600; wider != 0 {
+		return &KeyModeError{Path: path, Mode: info.Mode().Perm()}
+	}
+	return nil
+}
+
 // readKeyFile reads a file that holds a private key, and refuses one that others may have read.
 func readKeyFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
@@ -110,8 +135,8 @@ func readKeyFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if wider := info.Mode().Perm() &^ 0o600; wider != 0 {
-		return nil, &KeyModeError{Path: path, Mode: info.Mode().Perm()}
+	if err := checkKeyMode(path, info); err != nil {
+		return nil, err
 	}
 	return readBounded(f, path)
 }

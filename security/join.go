@@ -91,12 +91,6 @@ func (o *JoinOptions) prepare() error {
 	if o.TTL == 0 {
 		o.TTL = DefaultLeafTTL
 	}
-	if o.Dial == nil {
-		o.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "tcp", addr)
-		}
-	}
 	if err := o.Token.check(); err != nil {
 		return fmt.Errorf("join token: %w", err)
 	}
@@ -154,14 +148,29 @@ func (o *JoinOptions) attempt(ctx context.Context, addr string, key *ecdsa.Priva
 	if err != nil {
 		return nil, err
 	}
-	raw, err := o.Dial(ctx, addr)
+	data, err := exchange(ctx, o.Dial, addr, o.clientTLS(td), req)
+	if err != nil {
+		return nil, err
+	}
+	return o.accept(td, data, key)
+}
+
+// exchange sends req to addr once the handshake has verified who is there, and returns the answer.
+func exchange(ctx context.Context, dial func(context.Context, string) (net.Conn, error), addr string, settings *tls.Config, req any) ([]byte, error) {
+	if dial == nil {
+		dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", addr)
+		}
+	}
+	raw, err := dial(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
 	defer raw.Close() //nolint:errcheck // the answer has been read, or will not be
 	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	conn := tls.Client(raw, o.clientTLS(td))
+	conn := tls.Client(raw, settings)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, err
 	}
@@ -172,7 +181,7 @@ func (o *JoinOptions) attempt(ctx context.Context, addr string, key *ecdsa.Priva
 	if err != nil {
 		return nil, fmt.Errorf("wait for the answer: %w", err)
 	}
-	return o.accept(td, data, key)
+	return data, nil
 }
 
 // clientTLS verifies the other side by the token alone and shows nothing.

@@ -10,11 +10,15 @@ import (
 	"github.com/parley-mesh/parley/transport"
 )
 
-// JoinServer answers joiners on connections of transport.ALPNJoin. Any agent can: the handler admits
+// JoinServer answers joiners, and agents that renew by their host key, on connections of transport.ALPNJoin. Any agent can: the handler admits
 // the host where this agent leads the core, and passes the request on to the leader otherwise. Safe
 // for concurrent use; how many connections there are is limited where they are accepted.
 type JoinServer struct {
 	handle func(ctx context.Context, r JoinRequest) (JoinResponse, error)
+
+	// Rekey is the handler of renewals, with the same duties: its request is well formed but not
+	// proved (see Source.CheckRekey), and only a *RekeyError reaches the host. nil: all are refused.
+	Rekey func(ctx context.Context, r RekeyRequest) (RekeyResponse, error)
 }
 
 // NewJoinServer takes the handler. Its request is well formed but not proved (see VerifyProof). An
@@ -25,8 +29,8 @@ func NewJoinServer(handle func(ctx context.Context, r JoinRequest) (JoinResponse
 }
 
 // Serve reads one request from conn, answers it and closes conn. peer must be zero: an agent that has
-// a certificate has nothing to join. The error is for the log: why no host was admitted, whether the
-// joiner was told or not.
+// a certificate has nothing to join. The error is for the log: why no host was admitted or renewed,
+// whether it was told or not.
 func (s *JoinServer) Serve(ctx context.Context, conn net.Conn, peer transport.Peer) error {
 	defer conn.Close() //nolint:errcheck // the answer was flushed, or there is nothing to save
 	ctx, cancel := context.WithTimeout(ctx, joinDeadline)
@@ -40,11 +44,19 @@ func (s *JoinServer) Serve(ctx context.Context, conn net.Conn, peer transport.Pe
 	if err != nil {
 		return fmt.Errorf("serve join: %w", err)
 	}
-	answer, refused := s.answer(ctx, data)
+	answer, refused := s.dispatch(ctx, data)
 	if err := errors.Join(refused, writeFrame(conn, answer)); err != nil {
 		return fmt.Errorf("serve join: %w", err)
 	}
 	return nil
+}
+
+// dispatch returns the answer that belongs to the kind of request.
+func (s *JoinServer) dispatch(ctx context.Context, data []byte) (any, error) {
+	if isRekey(data) {
+		return s.answerRekey(ctx, data)
+	}
+	return s.answer(ctx, data)
 }
 
 // answer returns what the joiner is told, and why when that is a refusal.
@@ -68,4 +80,25 @@ func (s *JoinServer) answer(ctx context.Context, data []byte) (joinAnswer, error
 		refused = NewJoinError(JoinUnavailable, "the cluster could not admit this host at the moment")
 	}
 	return joinAnswer{Error: refused}, err
+}
+
+// answerRekey returns what a host is told that renews by its key, and why when that is a refusal.
+func (s *JoinServer) answerRekey(ctx context.Context, data []byte) (rekeyAnswer, error) {
+	r, err := DecodeRekeyRequest(data)
+	if err != nil {
+		return rekeyAnswer{Error: NewRekeyError(RekeyInvalid, err.Error())}, err
+	}
+	if s.Rekey == nil {
+		err := NewRekeyError(RekeyUnavailable, "this agent renews nobody")
+		return rekeyAnswer{Error: err}, err
+	}
+	resp, err := s.Rekey(ctx, r)
+	if err == nil {
+		return rekeyAnswer{Response: &resp}, nil
+	}
+	var refused *RekeyError
+	if !errors.As(err, &refused) {
+		refused = NewRekeyError(RekeyUnavailable, "the cluster could not renew this host at the moment")
+	}
+	return rekeyAnswer{Error: refused}, err
 }

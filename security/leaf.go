@@ -21,6 +21,9 @@ const (
 	// MaxLeafTTL lets an issuer in the last part of its own life sign a whole leaf: a leaf must not
 	// outlive its issuer, which has at least half of IssuerTTL left when its renewal works.
 	MaxLeafTTL = 6 * time.Hour
+	// leafSlack is what a request for MinLeafTTL may lose: the part of a second that was cut off, and
+	// the time on its way.
+	leafSlack = 2 * time.Second
 	// maxClockSkew is how far the clock of who asks for a certificate may be ahead of the issuer's.
 	maxClockSkew = 5 * time.Minute
 )
@@ -95,7 +98,7 @@ func (r *LeafRequest) check(td spiffeid.TrustDomain, now time.Time) (*ecdsa.Publ
 	if !r.NotAfter.Equal(r.NotAfter.Truncate(time.Second)) {
 		return nil, id, errors.New("not_after is not a whole second")
 	}
-	if r.NotAfter.After(now.Add(MaxLeafTTL+maxClockSkew)) || r.NotAfter.Before(now.Add(MinLeafTTL-time.Second)) {
+	if r.NotAfter.After(now.Add(MaxLeafTTL+maxClockSkew)) || r.NotAfter.Before(now.Add(MinLeafTTL-leafSlack)) {
 		return nil, id, &LeafTimeError{NotAfter: r.NotAfter, Now: now}
 	}
 	sig := hostSignature{HostKeyHash: keyHash(r.HostKey), Signature: r.HostSignature}

@@ -15,6 +15,9 @@ type RenewerOptions struct {
 	// Renew asks an issuer for the certificate. It returns the chain (DER, leaf first) and the
 	// bundle that the issuer holds now; roots may be empty when it has nothing newer.
 	Renew func(ctx context.Context, r LeafRequest) (chain [][]byte, bundleSeq uint64, roots [][]byte, err error)
+	// Rekey asks for the certificate by the host key alone, when Renew fails and the certificate has
+	// expired or is about to. It returns the chain. nil: there is no such way.
+	Rekey func(ctx context.Context, r LeafRequest) (chain [][]byte, err error)
 	// TTL of the certificates asked for; 0 means DefaultLeafTTL.
 	TTL time.Duration
 	Now func() time.Time
@@ -22,8 +25,9 @@ type RenewerOptions struct {
 }
 
 // Renewer keeps the certificate of a Source fresh: a new key and a new certificate at half of the
-// life of the one in use, +-10 %. While renewals fail the old one stays in use, also when it has
-// expired, and attempts go on: an issuer may come back, or recognise the host by its host key.
+// life of the one in use, +-10 %. While renewals fail the old one stays in use and attempts go on: an
+// issuer may come back. One that has expired stays in place as well, but nobody accepts it; from then on,
+// and a little before, a failed renewal is followed by one by the host key.
 type Renewer struct {
 	o RenewerOptions
 	u *upkeep
@@ -67,7 +71,7 @@ func (r *Renewer) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	chain, seq, roots, err := r.o.Renew(ctx, req)
+	chain, seq, roots, err := r.ask(ctx, req)
 	if err != nil {
 		return err
 	}
@@ -77,6 +81,26 @@ func (r *Renewer) renew(ctx context.Context) error {
 		}
 	}
 	return r.unlessUnsaved(src.SetLeaf(chain, key))
+}
+
+// ask goes the ordinary way first: a core member signs for itself, expired or not.
+func (r *Renewer) ask(ctx context.Context, req LeafRequest) (chain [][]byte, seq uint64, roots [][]byte, err error) {
+	chain, seq, roots, err = r.o.Renew(ctx, req)
+	if err == nil || r.o.Rekey == nil || !r.dying() {
+		return chain, seq, roots, err
+	}
+	chain, byKey := r.o.Rekey(ctx, req)
+	if byKey != nil {
+		return nil, 0, nil, fmt.Errorf("%w; by certificate: %w", byKey, err)
+	}
+	return chain, 0, nil, nil
+}
+
+// dying is the last tenth of a certificate's life, and after. A tenth, because who refuses a certificate
+// as expired goes by his own clock, which may be ahead, and does not say why.
+func (r *Renewer) dying() bool {
+	issued, notAfter := r.life()
+	return r.o.Now().After(notAfter.Add(-notAfter.Sub(issued) / 10))
 }
 
 // unlessUnsaved turns "in use, but not on disk" into a warning: asking for another certificate would

@@ -2,6 +2,7 @@ package security
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -11,8 +12,9 @@ import (
 
 const (
 	// maxNap is the longest sleep between two looks at the clock. Timers stand still while a host
-	// is suspended, so a sleep until half of a life could end after the whole of it.
-	maxNap = time.Minute
+	// is suspended, so a sleep until half of a life could end after the whole of it. It is how long an
+	// agent stays without a valid certificate after it was suspended.
+	maxNap = 10 * time.Second
 	// renewTimeout bounds one attempt.
 	renewTimeout = 15 * time.Second
 	// retryMin is the pause after the first failed attempt; it doubles up to a twentieth of the
@@ -31,7 +33,8 @@ type upkeep struct {
 	life  func() (issued, notAfter time.Time) // of the one in use
 	renew func(ctx context.Context) error     // on success life has changed
 
-	failing atomic.Pointer[error]
+	failing     atomic.Pointer[error]
+	saidRefused bool // owned by run
 }
 
 // run blocks until ctx ends and returns ctx.Err().
@@ -69,17 +72,28 @@ func (u *upkeep) attempt(ctx context.Context) error {
 func (u *upkeep) succeeded(failures int) {
 	_, notAfter := u.life()
 	u.failing.Store(nil)
+	u.saidRefused = false
 	u.log.Info("certificate renewed", zap.Time("not_after", notAfter), zap.Int("count", failures))
 }
 
-// failed logs the first failure as a warning and the moment of expiry as an error; the attempts in
-// between add nothing that an operator does not know already.
+// failed logs the first failure as a warning, and as errors the first one after expiry and the first
+// refusal that will not pass by itself; the attempts in between add nothing that an operator does not
+// know already.
 func (u *upkeep) failed(err error, failures int, saidExpired bool) bool {
 	u.failing.Store(&err)
 	_, notAfter := u.life()
 	fields := []zap.Field{zap.Time("not_after", notAfter), zap.Int("count", failures), zap.Error(err)}
+	var refused *RekeyError
+	final := false
+	if errors.As(err, &refused) {
+		final = refused.Permanent()
+		fields = append(fields, zap.String("hint", refused.Hint))
+	}
 	expired := u.now().After(notAfter)
 	switch {
+	case final && !u.saidRefused:
+		u.saidRefused, saidExpired = true, saidExpired || expired
+		u.log.Error("the cluster does not renew this host by its key", fields...)
 	case expired && !saidExpired:
 		u.log.Error("certificate expired and its renewal fails", fields...)
 	case failures == 1:

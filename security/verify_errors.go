@@ -81,5 +81,5 @@ func (e *ValidityError) Error() string {
 
 // Refusal is what transport.Mesh logs.
 func (e *ValidityError) Refusal() (reason, hint string) {
-	return "peer's certificate has expired or is not valid yet", "compare the clocks; an agent that was away for long renews by itself"
+	return "peer's certificate has expired or is not valid yet", "an agent that was off for long renews by its host key within seconds; if this goes on, compare the clocks and see its log"
 }

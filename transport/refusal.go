@@ -35,7 +35,7 @@ var causes = []struct {
 	{as[tls.RecordHeaderError],
 		refusal{"peer does not speak TLS", "a health check, a port scan or a plain-text client reaches the mesh port"}},
 	{isExpired,
-		refusal{"peer's certificate has expired or is not valid yet", "compare the clocks; an agent that was away for long renews by itself"}},
+		refusal{"peer's certificate has expired or is not valid yet", "an agent that was off for long renews by its host key within seconds; if this goes on, compare the clocks and see its log"}},
 	{as[x509.UnknownAuthorityError],
 		refusal{"peer's certificate is not from this cluster's CA", "it belongs to another cluster, or its trust bundle is out of date"}},
 	{func(err error) bool {
@@ -52,7 +52,7 @@ var texts = []struct {
 	{"client offered only unsupported versions", refusal{"peer speaks only TLS older than 1.3", "upgrade it; the mesh takes nothing older"}},
 	{"unsupported application protocols", refusal{"peer names no protocol of ours", "it is not a Parley agent, or one of a version that shares no protocol with this one"}},
 	{"didn't provide a certificate", refusal{"peer sent no certificate", "an agent must join the cluster first"}},
-	{"remote error: tls:", refusal{"peer refused this agent's certificate", "it belongs to another cluster, or its clock or trust bundle is wrong"}},
+	{"remote error: tls:", refusal{"peer refused this agent's certificate", "this agent's certificate has expired, or the peer is of another cluster, or its clock or trust bundle is wrong"}},
 }
 
 // explain finds the words for a failed handshake. Who verifies certificates may bring its own: each kind

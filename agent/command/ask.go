@@ -110,7 +110,7 @@ func (a *app) until(ctx context.Context, again func(error) bool, try func() erro
 		if last == nil || ctx.Err() == nil || !mayRepeat(err) {
 			last = err
 		}
-		if err == nil || a.wait <= 0 || !again(err) {
+		if err == nil || a.wait <= 0 || !again(err) || ctx.Err() != nil {
 			return last
 		}
 		select {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -35,7 +36,7 @@ func (a *app) kvGetCommand() *cobra.Command {
 			return a.query(func(ctx context.Context, c *client.Client) (answer, error) {
 				p, err := c.Get(ctx, args[0], client.ReadOptions{Stale: stale})
 				return answer{value: p, raw: p.Value, table: func(w io.Writer) {
-					fields(w, "key", p.Key, "value", readable(p.Value), "revision", p.Revision,
+					fields(w, "key", oneName(p.Key), "value", readable(p.Value), "revision", p.Revision,
 						"create revision", p.CreateRevision, "version", p.Version, "modified", instant(p.ModifiedAt))
 				}}, err
 			})(cmd, nil)
@@ -57,7 +58,7 @@ func (a *app) kvListCommand() *cobra.Command {
 				return answer{value: list(pairs), table: func(w io.Writer) {
 					row(w, "KEY", "REVISION", "VERSION", "MODIFIED", "VALUE")
 					for _, p := range pairs {
-						row(w, p.Key, strconv.FormatUint(p.Revision, 10), strconv.FormatUint(p.Version, 10),
+						row(w, oneName(p.Key), strconv.FormatUint(p.Revision, 10), strconv.FormatUint(p.Version, 10),
 							instant(p.ModifiedAt), oneLine(p.Value))
 					}
 				}}, err
@@ -132,19 +133,31 @@ func readValue(name string, r io.Reader) ([]byte, error) {
 	return value, nil
 }
 
-// readable is a value as a person reads it.
+// readable is a value as a person reads it. It does nothing to the terminal; -o raw may.
 func readable(value []byte) string {
 	if !utf8.Valid(value) {
 		return fmt.Sprintf("(%d bytes that are not text; -o raw prints them)", len(value))
 	}
+	odd := func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }
+	if text := string(value); strings.ContainsFunc(text, odd) {
+		return strconv.Quote(text)
+	}
 	return string(value)
+}
+
+// oneName is a key as a terminal may show it: whoever may write chose its bytes.
+func oneName(key string) string {
+	if !utf8.ValidString(key) || strings.ContainsFunc(key, unicode.IsControl) {
+		return strconv.Quote(key)
+	}
+	return key
 }
 
 // oneLine keeps a value from breaking the table.
 func oneLine(value []byte) string {
 	const width = 60
 	text := readable(value)
-	if strings.ContainsAny(text, "\n\r\t\x1b") {
+	if strings.ContainsFunc(text, unicode.IsControl) {
 		text = strconv.Quote(text)
 	}
 	if utf8.RuneCountInString(text) > width {

@@ -113,7 +113,7 @@ func blastRadius(keys []string) string {
 		if i == maxListed {
 			return text + fmt.Sprintf("\n  ... and %d more", len(keys)-maxListed)
 		}
-		text += "\n  " + k
+		text += "\n  " + oneName(k)
 	}
 	return text
 }

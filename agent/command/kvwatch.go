@@ -91,7 +91,7 @@ func (a *app) showEvent(shown watchEvent) error {
 		}
 		return writeYAML(a.out, shown)
 	}
-	line := fmt.Sprintf("%-6s %s @%d", shown.Type, shown.Key, shown.Revision)
+	line := fmt.Sprintf("%-6s %s @%d", shown.Type, oneName(shown.Key), shown.Revision)
 	if shown.Pair != nil {
 		line += " = " + oneLine(shown.Pair.Value)
 	}

@@ -32,7 +32,7 @@ func joinPatched(t *testing.T, l *lab.Lab, name, role string) *patched {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
-	ticket, _ := token(t, l, client.TokenSpec{Role: role})
+	ticket, _ := newToken(t, l, client.TokenSpec{Role: role})
 	dir := t.TempDir()
 	host, err := security.CreateHost(dir)
 	if err != nil {
@@ -63,22 +63,22 @@ func joinPatched(t *testing.T, l *lab.Lab, name, role string) *patched {
 	return p
 }
 
-// execute is the body of op.execute: version, role and kind of the caller, and the command with who asks.
-func execute(t *testing.T, role policy.Role, kind, caller, via string, command state.Command) []byte {
+// executeBody is the body of op.execute: version, role and kind of the caller, and the command with who asks.
+func executeBody(t *testing.T, role policy.Role, kind, caller, via string, command state.Command) []byte {
 	t.Helper()
 	encoded, err := state.Encode(state.Envelope{Caller: caller, Via: via, Command: command}, state.Version)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return text([]byte{1}, string(role), kind, string(encoded))
+	return framed([]byte{1}, string(role), kind, string(encoded))
 }
 
-// read is the body of op.read and op.tokens, for one key.
-func read(role policy.Role, key string) []byte {
-	return append(text([]byte{1}, string(role), "socket", "uid:0", key), 0, 0, 0, 0, 0, 0)
+// readBody is the body of op.read and op.tokens, for one key.
+func readBody(role policy.Role, key string) []byte {
+	return append(framed([]byte{1}, string(role), "socket", "uid:0", key), 0, 0, 0, 0, 0, 0)
 }
 
-func text(b []byte, parts ...string) []byte {
+func framed(b []byte, parts ...string) []byte {
 	for _, p := range parts {
 		b = append(binary.AppendUvarint(b, uint64(len(p))), p...)
 	}
@@ -129,14 +129,14 @@ func TestPatchedAgentIsCapped(t *testing.T) {
 		"somebody left": state.NodeSetLeft{Node: "a2", Left: true},
 	} {
 		for _, kind := range []string{"anonymous", "socket", "mtls", "forwarded", "internal"} {
-			body := execute(t, policy.Operator, kind, "spiffe://lab.parley.test/parley/agent/"+leader, leader, command)
+			body := executeBody(t, policy.Operator, kind, "spiffe://lab.parley.test/parley/agent/"+leader, leader, command)
 			if _, code := liar.call(t, leader, "op.execute", body); code != "denied" {
 				t.Errorf("%s as %s: %s, want denied", name, kind, code)
 			}
 		}
 	}
 	for _, role := range []policy.Role{"", "root", "OPERATOR"} {
-		body := execute(t, role, "socket", "", "", state.Put{Key: "stolen"})
+		body := executeBody(t, role, "socket", "", "", state.Put{Key: "stolen"})
 		if _, code := liar.call(t, leader, "op.execute", body); code != "denied" {
 			t.Errorf("role %q: %s, want denied", role, code)
 		}
@@ -144,15 +144,15 @@ func TestPatchedAgentIsCapped(t *testing.T) {
 	liarReads(t, l, liar)
 	unchanged(t, l, before)
 
-	if got, code := operator.call(t, leader, "op.read", read(policy.Operator, "works/a1")); code != "done" || len(got) == 0 {
+	if got, code := operator.call(t, leader, "op.read", readBody(policy.Operator, "works/a1")); code != "done" || len(got) == 0 {
 		t.Errorf("the control reads: %s", code)
 	}
-	body := execute(t, policy.Operator, "socket", "uid:0", "", state.Put{Key: "by/operator", Value: []byte("x")})
+	body := executeBody(t, policy.Operator, "socket", "uid:0", "", state.Put{Key: "by/operator", Value: []byte("x")})
 	if _, code := operator.call(t, leader, "op.execute", body); code != "done" {
 		t.Errorf("the control writes: %s", code)
 	}
 	// And it may forward for somebody with less than its own role without lending it to him.
-	body = execute(t, policy.Discovery, "anonymous", "uid:1000", "", state.Put{Key: "by/operator", Value: []byte("y")})
+	body = executeBody(t, policy.Discovery, "anonymous", "uid:1000", "", state.Put{Key: "by/operator", Value: []byte("y")})
 	if _, code := operator.call(t, leader, "op.execute", body); code != "denied" {
 		t.Errorf("an anonymous caller of the control: %s, want denied", code)
 	}
@@ -164,10 +164,10 @@ func TestPatchedAgentIsCapped(t *testing.T) {
 // liarReads asks for what only others may have: values, tokens, another node's identity, the core's parts.
 func liarReads(t *testing.T, l *lab.Lab, liar *patched) {
 	for _, a := range l.Agents {
-		if got, code := liar.call(t, a.Name, "op.read", read(policy.Operator, "works/a1")); code != "denied" {
+		if got, code := liar.call(t, a.Name, "op.read", readBody(policy.Operator, "works/a1")); code != "denied" {
 			t.Errorf("read of %s: %s, %d bytes", a.Name, code, len(got))
 		}
-		if got, code := liar.call(t, a.Name, "op.tokens", read(policy.Operator, "")); code != "denied" {
+		if got, code := liar.call(t, a.Name, "op.tokens", readBody(policy.Operator, "")); code != "denied" {
 			t.Errorf("tokens of %s: %s, %d bytes", a.Name, code, len(got))
 		}
 		for method, body := range map[string][]byte{

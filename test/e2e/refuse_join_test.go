@@ -19,13 +19,13 @@ import (
 // directory, and the same directory joins with a good token afterwards (the control).
 func TestJoinRefused(t *testing.T) {
 	l := startLab(t, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute})
-	good, _ := token(t, l, client.TokenSpec{})
-	_, revoked := token(t, l, client.TokenSpec{})
+	good, _ := newToken(t, l, client.TokenSpec{})
+	_, revoked := newToken(t, l, client.TokenSpec{})
 	if err := clientOf(t, l.Agents[0]).RevokeToken(t.Context(), revoked.ID); err != nil {
 		t.Fatal(err)
 	}
-	_, expired := token(t, l, client.TokenSpec{TTL: time.Second})
-	bound, _ := token(t, l, client.TokenSpec{Node: "web-9"})
+	_, expired := newToken(t, l, client.TokenSpec{TTL: time.Second})
+	bound, _ := newToken(t, l, client.TokenSpec{Node: "web-9"})
 	otherRoot, otherCluster, otherSecret := good, good, good
 	otherRoot.Roots = [][32]byte{{1}}
 	otherCluster.ClusterID = "00112233445566778899aabbccddeeff"
@@ -77,7 +77,7 @@ func joins(t *testing.T, l *lab.Lab, good security.Token) {
 	at := []string{"--join", l.Agents[0].Mesh}
 	parley(t, freshAgent(t, dir, "a3", append(at, "--token-file", inFile(t, good.String()))...)...).
 		wants(t, 1, "(name_taken)", "--replace")
-	start(t, freshAgent(t, dir, "j", append(at, "--token-file", inFile(t, good.String()))...)...)
+	startAgent(t, freshAgent(t, dir, "j", append(at, "--token-file", inFile(t, good.String()))...)...)
 	eventually(t, 15*time.Second, "the control joins", func(ctx context.Context) error {
 		members, err := clientOf(t, l.Agents[1]).Members(ctx)
 		if err == nil && len(members) != 4 {
@@ -100,7 +100,7 @@ func notJoined(t *testing.T, dir string) {
 func foreignToken(t *testing.T) string {
 	t.Helper()
 	dir := foreign(t)
-	start(t, freshAgent(t, dir, "")...)
+	startAgent(t, freshAgent(t, dir, "")...)
 	var made client.TokenAnswer
 	c, err := client.New("unix://" + filepath.Join(dir, "admin.sock"))
 	if err != nil {

@@ -62,20 +62,21 @@ func TestStartRefused(t *testing.T) {
 					}
 				}
 			}
-			same(t, before, contents(t, dir))
+			sameFiles(t, before, contents(t, dir))
 		})
 	}
 	t.Run("two agents on one directory", func(t *testing.T) { secondAgent(t, dir) })
 	t.Run("keys that others can read", func(t *testing.T) { wideKeys(t, dir) })
+	t.Run("files that somebody edited", func(t *testing.T) { editedFiles(t, dir) })
 	t.Run("not our own", func(t *testing.T) { othersDirectory(t, dir) })
 	t.Run("init again", func(t *testing.T) {
 		before := contents(t, dir)
 		parley(t, "init", "--trust-domain", "new.test", "--data-dir", dir).wants(t, 1, "already belongs to cluster", "an empty --data-dir")
-		same(t, before, contents(t, dir))
+		sameFiles(t, before, contents(t, dir))
 	})
 }
 
-func same(t *testing.T, before, after map[string]string) {
+func sameFiles(t *testing.T, before, after map[string]string) {
 	t.Helper()
 	if !maps.Equal(before, after) {
 		t.Errorf("the data directory was changed from\n%v\nto\n%v", before, after)
@@ -85,7 +86,7 @@ func same(t *testing.T, before, after map[string]string) {
 // tokenOf makes a token of a cluster that runs only for this.
 func tokenOf(t *testing.T, dir string) string {
 	t.Helper()
-	d := start(t, freshAgent(t, dir, "")...)
+	d := startAgent(t, freshAgent(t, dir, "")...)
 	defer d.stop()
 	s := parley(t, "token", "create", "--data-dir", dir, "--wait", "15s", "-o", "json", "--expect", ".token != null")
 	_, rest, _ := strings.Cut(s.out, `"token": "`)
@@ -98,7 +99,7 @@ func tokenOf(t *testing.T, dir string) string {
 
 // secondAgent: the first one is told nothing of it, and goes on.
 func secondAgent(t *testing.T, dir string) {
-	first := start(t, freshAgent(t, dir, "")...)
+	first := startAgent(t, freshAgent(t, dir, "")...)
 	if s := parley(t, "status", "--data-dir", dir, "--wait", "15s", "--expect", ".ready and .core.leader != null"); s.code != 0 {
 		t.Fatalf("%s%s\n%s", s.out, s.err, first.said())
 	}
@@ -111,7 +112,7 @@ func secondAgent(t *testing.T, dir string) {
 }
 
 func wideKeys(t *testing.T, dir string) {
-	for _, name := range []string{"host.key", "seal.key", "leaf.key"} {
+	for _, name := range []string{"host.key", "seal.key", "leaf.key", "issuer.key"} {
 		path := filepath.Join(dir, "identity", name)
 		if err := os.Chmod(path, 0o644); err != nil {
 			t.Fatal(err)
@@ -121,10 +122,43 @@ func wideKeys(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-	control := start(t, freshAgent(t, dir, "")...)
+	control := startAgent(t, freshAgent(t, dir, "")...)
 	defer control.stop()
 	if s := parley(t, "status", "--data-dir", dir, "--wait", "15s", "--expect", ".ready"); s.code != 0 {
 		t.Errorf("the control: %s%s\n%s", s.out, s.err, control.said())
+	}
+}
+
+// editedFiles: what is no agent's own writing is refused in words, never by a panic, and left as it is.
+func editedFiles(t *testing.T, dir string) {
+	for name, tt := range map[string]struct {
+		file, text    string
+		problem, hint string
+	}{
+		"an empty cluster.toml":   {"cluster.toml", "", "cluster_id \"\" is not 32 hex digits", "restore it from a copy"},
+		"another cluster id":      {"cluster.toml", "cluster_id = \"zz\"\n", "cluster_id \"zz\" is not 32 hex digits", "restore it from a copy"},
+		"no TOML":                 {"cluster.toml", "[", "parse " + filepath.Join(dir, "cluster.toml"), "restore it from a copy"},
+		"a clock without a time":  {"clock", "noon", "clock does not hold a number", "larger than every earlier one"},
+		"a leaf that is no leaf":  {"identity/leaf.pem", "x", "identity/leaf.pem: 0 certificates", "--replace b1"},
+		"a bundle without a root": {"identity/bundle.pem", "", "identity/bundle.pem", "--replace b1"},
+		"a host key of nobody":    {"identity/host.key", "x", "identity/host.key holds no private key", "--replace b1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(dir, tt.file)
+			kept, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			before := contents(t, dir)
+			parley(t, freshAgent(t, dir, "")...).wants(t, 1, tt.problem, tt.hint)
+			sameFiles(t, before, contents(t, dir))
+			if err := os.WriteFile(path, kept, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		})
 	}
 }
 
@@ -133,7 +167,7 @@ func othersDirectory(t *testing.T, dir string) {
 	need(t, os.Geteuid() == 0, "root, to become nobody")
 	before := contents(t, dir)
 	asNobody(t, freshAgent(t, dir, "")...).wants(t, 1, "permission denied", "--data-dir")
-	same(t, before, contents(t, dir))
+	sameFiles(t, before, contents(t, dir))
 	asNobody(t, freshAgent(t, filepath.Join(sharedDir(t), "d"), "n", "--join", "127.0.0.1:1", "--token-file", inFile(t, "secret"))...).
 		wants(t, 1, "permission denied", "put it into that file")
 }
@@ -152,7 +186,7 @@ func asNobody(t testing.TB, args ...string) said {
 	cmd := exec.Command(copied, args...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534, NoSetGroups: true}}
-	return run1(t, cmd)
+	return runCommand(t, cmd)
 }
 
 // sharedDir is a temporary directory that everybody may write.
@@ -188,14 +222,14 @@ func TestRequestsOverTheirLimits(t *testing.T) {
 		{"a header", native + strings.Repeat("k", 32<<10), nil, 431, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if code, text := ask(t, web, http.MethodPut, tt.url, tt.body); code != tt.code || !strings.Contains(text, tt.words) {
+			if code, text := askHTTP(t, web, http.MethodPut, tt.url, tt.body); code != tt.code || !strings.Contains(text, tt.words) {
 				t.Errorf("%d %s, want %d with %q", code, text, tt.code, tt.words)
 			}
 			unchanged(t, l, before)
 		})
 	}
 	t.Run("a transaction", func(t *testing.T) {
-		if code, text := ask(t, web, http.MethodPost, "http://"+a.HTTP+"/parley/v1/txn", make([]byte, 1<<20+1)); code != 413 {
+		if code, text := askHTTP(t, web, http.MethodPost, "http://"+a.HTTP+"/parley/v1/txn", make([]byte, 1<<20+1)); code != 413 {
 			t.Errorf("%d %s", code, text)
 		}
 		unchanged(t, l, before)

@@ -33,11 +33,11 @@ type said struct {
 // parley runs the program as a user would, for at most 20 s.
 func parley(t testing.TB, args ...string) said {
 	t.Helper()
-	return run1(t, exec.Command(program, args...))
+	return runCommand(t, exec.Command(program, args...))
 }
 
-// run1 runs one command of the program, without what could point it at another agent.
-func run1(t testing.TB, cmd *exec.Cmd) said {
+// runCommand runs one command of the program, without what could point it at another agent.
+func runCommand(t testing.TB, cmd *exec.Cmd) said {
 	t.Helper()
 	var out, err bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &err
@@ -67,12 +67,7 @@ func (s said) wants(t testing.TB, code int, problem, hint string) {
 	if !strings.Contains(s.after("parley: hint: "), hint) || s.after("parley: hint: ") == "" {
 		t.Errorf("the hint does not say %q", hint)
 	}
-	if t.Failed() {
-		t.Logf("it printed:\n%s%s", s.out, s.err)
-	}
-	if os.Getenv("PARLEY_E2E_PRINT") != "" {
-		t.Logf("exit %d\n%s", s.code, s.after("parley: error: "))
-	}
+	t.Logf("exit %d\n%s%s", s.code, s.out, s.err)
 }
 
 // after is what follows a label at the beginning of a line of standard error.
@@ -184,8 +179,8 @@ type daemon struct {
 	log *os.File
 }
 
-// start runs the program until the test ends.
-func start(t testing.TB, args ...string) *daemon {
+// startAgent runs the program until the test ends.
+func startAgent(t testing.TB, args ...string) *daemon {
 	t.Helper()
 	log, err := os.CreateTemp(t.TempDir(), "log")
 	if err != nil {
@@ -233,8 +228,8 @@ func shortDir(t testing.TB) string {
 	return dir
 }
 
-// token makes a join token.
-func token(t testing.TB, l *lab.Lab, spec client.TokenSpec) (security.Token, client.TokenAnswer) {
+// newToken makes a join token.
+func newToken(t testing.TB, l *lab.Lab, spec client.TokenSpec) (security.Token, client.TokenAnswer) {
 	t.Helper()
 	if spec.TTL == 0 {
 		spec.TTL = 10 * time.Minute
@@ -263,8 +258,8 @@ func inFile(t testing.TB, text string) string {
 	return path
 }
 
-// ask sends one HTTP request and returns status and body.
-func ask(t testing.TB, c *http.Client, method, url string, body []byte, headers ...string) (int, string) {
+// askHTTP sends one HTTP request and returns status and body.
+func askHTTP(t testing.TB, c *http.Client, method, url string, body []byte, headers ...string) (int, string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, url, bytes.NewReader(body))
 	if err != nil {

@@ -1,0 +1,53 @@
+package security
+
+import "fmt"
+
+// The codes of a RekeyError. The last two may pass, the others stay until somebody does something.
+const (
+	RekeyForeign     = "foreign"      // the request is for another cluster
+	RekeyUnknownNode = "unknown_node" // the cluster has no such node, or it has left
+	RekeyHostKey     = "wrong_host_key"
+	RekeyWindow      = "window_over" // the last certificate ended longer ago than ContinuityWindow
+	RekeyDenied      = "denied"      // the host was evicted
+	RekeyInvalid     = "invalid"     // the request makes no sense to the cluster
+
+	RekeyClock       = "clock"       // the clock of the host that asks is far off
+	RekeyUnavailable = "unavailable" // no core member could be asked
+)
+
+// joinAgain is the way back for a host that the cluster does not take back by its key.
+const joinAgain = "join again: an empty data directory, and a token made by `parley token create --replace NODE` on another agent"
+
+var rekeyHints = map[string]string{
+	RekeyForeign:     "another cluster answers at that address; check --join",
+	RekeyUnknownNode: joinAgain,
+	RekeyHostKey:     "restore identity/host.key, if this is the host; else " + joinAgain,
+	RekeyWindow:      joinAgain,
+	RekeyDenied:      "ask the operator who evicted this host",
+	RekeyInvalid:     "run the version of parley that the cluster runs",
+	RekeyClock:       "set the clock of this host; the renewal is repeated",
+	RekeyUnavailable: "the renewal is repeated",
+}
+
+// RekeyError is why the cluster did not renew a host by its key. It crosses the wire.
+type RekeyError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+// NewRekeyError makes an error with the usual hint of its code.
+func NewRekeyError(code, message string) *RekeyError {
+	return &RekeyError{Code: code, Message: message, Hint: rekeyHints[code]}
+}
+
+// Error leaves the hint to whoever shows it.
+func (e *RekeyError) Error() string { return fmt.Sprintf("refused (%s): %s", e.Code, e.Message) }
+
+// Permanent tells whether asking again cannot help. A code that this version does not know is.
+func (e *RekeyError) Permanent() bool { return e.Code != RekeyClock && e.Code != RekeyUnavailable }
+
+// sanitized bounds what a peer wrote before it reaches a terminal.
+func (e *RekeyError) sanitized() *RekeyError {
+	return &RekeyError{Code: printable(e.Code, 64), Message: printable(e.Message, 512), Hint: printable(e.Hint, 512)}
+}
