@@ -89,23 +89,19 @@ func (b *book) coreNodes() []string {
 	return append(live, rest...)
 }
 
-// streamSources lists the nodes to ask for the change stream: the core, or, before the first
-// answer, whatever the join told us.
-func (b *book) streamSources() []string {
+// coreSources lists the nodes to ask for what only the core may say: the core members of the replicated
+// state, or, before there is one, those that the core itself named when this agent joined.
+func (b *book) coreSources() []string {
 	if nodes := b.coreNodes(); len(nodes) > 0 {
 		return nodes
 	}
-	var core, rest []string
+	var core []string
 	for _, k := range b.known {
-		switch {
-		case k.Node == b.self:
-		case k.Core:
+		if k.Core && k.Node != b.self {
 			core = append(core, k.Node)
-		default:
-			rest = append(rest, k.Node)
 		}
 	}
-	return append(core, rest...)
+	return core
 }
 
 // seeds lists everyone whom gossip may try to reach: the replicated nodes and the members last seen.

@@ -241,7 +241,7 @@ func (a *Agent) askRenewal(ctx context.Context, req security.LeafRequest) ([][]b
 		return nil, 0, nil, err
 	}
 	failure := errors.New("no core member is known")
-	for _, node := range a.book.streamSources() {
+	for _, node := range a.book.coreSources() {
 		raw, err := a.pool.Call(ctx, node, methodRenew, body)
 		var answer renewAnswer
 		if err == nil {

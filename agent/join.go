@@ -53,7 +53,7 @@ func (a *Agent) joinCluster(ctx context.Context, socks *sockets) (*clusterIDs, e
 	}
 	known := make([]knownMember, 0, len(resp.Members))
 	for _, m := range resp.Members {
-		known = append(known, knownMember{Node: m.Name, Addr: m.Address})
+		known = append(known, knownMember{Node: m.Name, Addr: m.Address, Core: m.Core})
 	}
 	if err := a.dir.writeKnown(known); err != nil {
 		return nil, err
@@ -170,7 +170,7 @@ func (i *issuer) admitHereOrElsewhere(ctx context.Context, req security.JoinRequ
 		return security.JoinResponse{}, err
 	}
 	failure := errors.New("no core member is known")
-	for _, node := range i.agent.book.streamSources() {
+	for _, node := range i.agent.book.coreSources() {
 		raw, err := i.agent.pool.Call(ctx, node, methodJoin, body)
 		if err != nil {
 			failure = err
@@ -244,10 +244,12 @@ func (i *issuer) admit(ctx context.Context, req security.JoinRequest) (security.
 	}
 	a.log.Info("admitted a new agent", zap.String("node", row.Name), zap.String("addr", row.Address), zap.String("role", string(row.EffectiveRole())))
 	v := a.hub.View()
-	return security.JoinResponse{
+	resp := security.JoinResponse{
 		ClusterID: a.ids.ClusterID, Chain: chain, BundleSequence: v.Bundle().Sequence, Roots: v.Bundle().Roots,
 		Role: row.EffectiveRole(), CoreGrant: row.CoreGrant, Members: i.firstContacts(row.Name),
-	}, nil
+	}
+	resp.Prove(req, token.Verify)
+	return resp, nil
 }
 
 // freshToken looks a token up in a View that holds everything acknowledged so far.
@@ -269,6 +271,10 @@ func (i *issuer) freshToken(ctx context.Context, id string) (state.Token, error)
 // firstContacts are the agents that a new one begins with: this one, the core, then others.
 func (i *issuer) firstContacts(except string) []security.JoinMember {
 	var out []security.JoinMember
+	inCore := make(map[string]bool)
+	for _, m := range i.agent.hub.View().Core() {
+		inCore[m.Node] = true
+	}
 	seen := map[string]bool{except: true}
 	add := func(node string) {
 		if seen[node] || len(out) >= security.MaxJoinMembers {
@@ -276,7 +282,7 @@ func (i *issuer) firstContacts(except string) []security.JoinMember {
 		}
 		if addr, err := i.agent.book.address(node); err == nil {
 			seen[node] = true
-			out = append(out, security.JoinMember{Name: node, Address: addr.String()})
+			out = append(out, security.JoinMember{Name: node, Address: addr.String(), Core: inCore[node]})
 		}
 	}
 	add(i.agent.ids.Node)

@@ -71,7 +71,7 @@ func (i *issuer) rekeyOrRelay(ctx context.Context, req security.RekeyRequest) (s
 		return security.RekeyResponse{}, err
 	}
 	failure := errors.New("no core member is known")
-	for _, node := range i.agent.book.streamSources() {
+	for _, node := range i.agent.book.coreSources() {
 		raw, err := i.agent.pool.Call(ctx, node, methodRekey, body)
 		var answer relayedRekey
 		if err == nil {

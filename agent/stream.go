@@ -78,7 +78,7 @@ func (f *follower) run(ctx context.Context) error {
 func (f *follower) followOnce(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	sources := f.book.streamSources()
+	sources := f.book.coreSources()
 	if len(sources) == 0 {
 		return errors.New("no core member is known yet")
 	}

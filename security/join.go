@@ -152,7 +152,7 @@ func (o *JoinOptions) attempt(ctx context.Context, addr string, key *ecdsa.Priva
 	if err != nil {
 		return nil, err
 	}
-	return o.accept(td, data, key)
+	return o.accept(td, data, key, req)
 }
 
 // exchange sends req to addr once the handshake has verified who is there, and returns the answer.
@@ -221,8 +221,9 @@ func (o *JoinOptions) verifyCluster(td spiffeid.TrustDomain, certs []*x509.Certi
 	return err
 }
 
-// accept reads the answer and checks that it is one for this host.
-func (o *JoinOptions) accept(td spiffeid.TrustDomain, data []byte, key *ecdsa.PrivateKey) (*JoinResponse, error) {
+// accept reads the answer and checks that it is one for this host, made by the core. What connects a
+// relay that lies about it to the joiner is only that it answers; another address may do better.
+func (o *JoinOptions) accept(td spiffeid.TrustDomain, data []byte, key *ecdsa.PrivateKey, req JoinRequest) (*JoinResponse, error) {
 	answer, err := decodeJoinAnswer(data)
 	if err != nil {
 		return nil, err
@@ -234,6 +235,9 @@ func (o *JoinOptions) accept(td spiffeid.TrustDomain, data []byte, key *ecdsa.Pr
 	if resp.ClusterID != o.Token.ClusterID {
 		return nil, NewJoinError(JoinForeign, fmt.Sprintf("the token is for cluster %s, the answer came from %s",
 			o.Token.ClusterID, printable(resp.ClusterID, 64)))
+	}
+	if !resp.provedFor(req, o.Token.VerifyKey()) {
+		return nil, errors.New("join answer: it was not made by the core of the token's cluster, or was changed on its way")
 	}
 	if !resp.Role.Valid() || len(resp.Members) > MaxJoinMembers {
 		return nil, errors.New("join answer: no valid role, or too many members")

@@ -188,6 +188,7 @@ func DecodeJoinRequest(data []byte) (JoinRequest, error) {
 type JoinMember struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
+	Core    bool   `json:"core,omitempty"`
 }
 
 // JoinResponse is what a new host gets: its certificate, whom to trust, what it may do, and whom to
@@ -200,6 +201,7 @@ type JoinResponse struct {
 	Role           policy.Role  `json:"role"`
 	CoreGrant      bool         `json:"core_grant,omitempty"`
 	Members        []JoinMember `json:"members,omitempty"` // at most MaxJoinMembers
+	Proof          []byte       `json:"proof"`             // see Prove
 }
 
 // joinAnswer is what crosses the wire: one of the two.

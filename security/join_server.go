@@ -67,7 +67,6 @@ func (s *JoinServer) answer(ctx context.Context, data []byte) (joinAnswer, error
 	}
 	resp, err := s.handle(ctx, r)
 	if err == nil {
-		resp.Members = resp.Members[:min(len(resp.Members), MaxJoinMembers)]
 		return joinAnswer{Response: &resp}, nil
 	}
 	var refused *JoinError

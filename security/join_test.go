@@ -117,10 +117,12 @@ func (d *door) admit(r JoinRequest) (JoinResponse, error) {
 	if err != nil {
 		return JoinResponse{}, err
 	}
-	return JoinResponse{
+	resp := JoinResponse{
 		ClusterID: d.token.ClusterID, Chain: chain, BundleSequence: d.w.gen.BundleSequence, Roots: d.w.gen.Roots,
-		Role: policy.Discovery, Members: []JoinMember{{Name: "a1", Address: d.addr}},
-	}, nil
+		Role: policy.Discovery, Members: []JoinMember{{Name: "a1", Address: d.addr, Core: true}},
+	}
+	resp.Prove(r, d.token.VerifyKey())
+	return resp, nil
 }
 
 // options are those of a new host "a2" that was given the door's token.
@@ -553,6 +555,7 @@ func TestJoinMembersLimit(t *testing.T) {
 	d.answer = func(_ int, r JoinRequest) (JoinResponse, error) {
 		resp, err := d.admit(r)
 		resp.Members = make([]JoinMember, MaxJoinMembers+1)
+		resp.Prove(r, d.token.VerifyKey())
 		return resp, err
 	}
 	resp, err := join(t, d.options())
