@@ -187,17 +187,17 @@ func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscr
 	retired, err := c.watchOver(nodeCtx, n, sub, done)
 	c.current.Store(nil)
 	cancel()
-	for range 2 {
-		<-done
-	}
+	stopErr := errors.Join(<-done, <-done)
 	c.signal()
-	if closeErr := n.store.close(); err == nil && !retired {
-		err = closeErr
-	}
-	if err != nil || !retired {
+	stopErr = errors.Join(stopErr, n.store.close())
+	switch {
+	case err != nil:
 		return err
+	case retired: // what its log still wanted to say does not count: it is deleted
+		return c.discharge(n.raftID)
+	default:
+		return stopErr
 	}
-	return c.discharge(n.raftID)
 }
 
 // watchOver waits until ctx ends, the node fails, or its id turns out to be retired.

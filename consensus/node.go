@@ -69,16 +69,18 @@ type Node struct {
 	saves     *queue[*saveTask]    // log writer -> snapshot writer
 	installs  *queue[*installTask] // loop -> snapshot fetcher
 
-	status   atomic.Pointer[Status]
-	commit   atomic.Uint64
-	waits    *appliedWaits
-	full     atomic.Pointer[error] // the log cannot be written for now: why
-	stopping atomic.Bool
-	failure  atomic.Pointer[error] // why the node stopped by itself
-	changed  chan struct{}         // level, capacity 1
-	started  atomic.Bool
-	done     chan struct{} // closed when Run has returned
-	refused  refusals
+	status atomic.Pointer[Status]
+
+	clockQuiet uint64 // tick until which a refusal of the clock is not logged again; the loop's
+	commit     atomic.Uint64
+	waits      *appliedWaits
+	full       atomic.Pointer[error] // the log cannot be written for now: why
+	stopping   atomic.Bool
+	failure    atomic.Pointer[error] // why the node stopped by itself
+	changed    chan struct{}         // level, capacity 1
+	started    atomic.Bool
+	done       chan struct{} // closed when Run has returned
+	refused    refusals
 }
 
 // Capacities that no option sets.

@@ -206,7 +206,8 @@ func (n *Node) perform() {
 	for _, a := range out.answers {
 		a.to.reply(a.outcome)
 	}
-	if out.clockErr != nil {
+	if out.clockErr != nil && n.core.ticks >= n.clockQuiet {
+		n.clockQuiet = n.core.ticks + clockQuietTicks
 		n.log.Warn("clock refused a stamp from the log", zap.Error(out.clockErr))
 	}
 	n.commit.Store(n.core.commit)

@@ -57,6 +57,7 @@ type Options struct {
 
 // Defaults of Options.
 const (
+	clockQuietTicks        = 200 // ticks between two logged refusals of the clock, 10 s at the default
 	defaultTick            = 50 * time.Millisecond
 	defaultElectionTicks   = 10
 	defaultHeartbeatTicks  = 2

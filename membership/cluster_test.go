@@ -304,7 +304,9 @@ func (c *cluster) crash(name string) {
 func (c *cluster) stopNode(n *node) {
 	n.cancel()
 	n.unserve()
-	<-n.ended
+	if err := <-n.ended; err != nil {
+		c.t.Errorf("%s ended with %v", n.name, err)
+	}
 	_ = n.conn.Close()
 }
 

@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -121,23 +122,31 @@ func (a *app) serve(ctx context.Context, cfg config.Config) error {
 	})
 }
 
-// supervise returns when the agent has ended. The first SIGINT or SIGTERM asks it to; the second gives
+// secondSignal is how soon after the first a signal still counts as the same one: a wrapper such as
+// timeout(1) signals the process and its group, which arrives twice.
+const secondSignal = 500 * time.Millisecond
+
+// supervise returns when the agent has ended. The first SIGINT or SIGTERM asks it to; a second one gives
 // up on it, and the process ends with the agent still running.
 func supervise(signals <-chan os.Signal, ended <-chan error, log *zap.Logger, stop func()) error {
-	stopping := false
+	stopping, again := false, (<-chan time.Time)(nil)
 	for {
 		select {
 		case err := <-ended:
 			return err
+		case <-again:
+			again = nil
 		case s := <-signals:
 			switch {
 			case s == syscall.SIGHUP:
 				log.Info("hangup ignored; restart the agent to read its configuration again")
+			case stopping && again != nil:
+				// Too soon to be a second thought.
 			case stopping:
 				return &failure{code: exitFailed, err: errors.New("a second signal ended the agent before it had handed over")}
 			default:
 				log.Info("stopping; a second signal does not wait", zap.Stringer("signal", s))
-				stopping = true
+				stopping, again = true, time.After(secondSignal)
 				stop()
 			}
 		}
