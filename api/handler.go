@@ -136,6 +136,9 @@ func (h *handler) serve(x *Exchange, route *Route, allowed []string) error {
 	if err := allow(caller, route.Action); err != nil {
 		return err
 	}
+	if err := checkReadOnly(route, x.R); err != nil {
+		return err
+	}
 	return route.Serve(x)
 }
 
