@@ -37,6 +37,8 @@ type app struct {
 	dataDir string        // --data-dir
 	expect  string        // --expect, a jq program
 	wait    time.Duration // --wait
+
+	readOnly bool // the agent is to refuse what would change something; no flag, runbooks set it
 }
 
 // Main runs the command that os.Args names and returns the process's exit code.
@@ -77,7 +79,7 @@ func (a *app) tree() *cobra.Command {
 	root.AddCommand(
 		a.initCommand(), a.tokenCommand(), a.agentCommand(), a.labCommand(),
 		a.statusCommand(), a.membersCommand(), a.coreCommand(), a.kvCommand(),
-		a.configCommand(), a.versionCommand(),
+		a.configCommand(), a.versionCommand(), a.runbookCommand(),
 	)
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultCompletionCmd()

@@ -20,6 +20,6 @@
 // a list of words and never goes through a shell, and a value that was captured from an answer stays one word that
 // cannot become a flag; the steps of a runbook have no circle, so every walk ends.
 //
-// Parse reports all problems of a file with their lines. Everything but run.go and ours.go is pure. A Runbook is not changed after
+// Parse reports all problems of a file with their lines. Everything but run.go, run_step.go and ours.go is pure. A Runbook is not changed after
 // Parse and safe for concurrent use; Run starts no goroutine and calls the functions of its Options from its own.
 package runbook

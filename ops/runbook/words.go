@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 const maxValue = 256 // bytes of a variable's value
@@ -139,7 +140,7 @@ func CheckValue(value string) error {
 		return errors.New("a value is not empty")
 	case len(value) > maxValue:
 		return fmt.Errorf("a value has at most %d bytes, not %d", maxValue, len(value))
-	case strings.ContainsFunc(value, func(r rune) bool { return !unicode.IsPrint(r) }):
+	case !utf8.ValidString(value) || strings.ContainsFunc(value, func(r rune) bool { return !unicode.IsPrint(r) }):
 		return fmt.Errorf("%q has characters that cannot be printed", value)
 	}
 	return nil
