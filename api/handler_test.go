@@ -55,6 +55,8 @@ var calls = []struct{ method, target, body string }{
 	{"POST", "/parley/v1/token", `{}`}, {"GET", "/parley/v1/tokens", ""}, {"DELETE", "/parley/v1/token/00112233445566aa", ""},
 	{"POST", "/parley/v1/core/allow", `{"node":"a1"}`}, {"POST", "/parley/v1/core/size", `{"size":3}`},
 	{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"operator"}`},
+	{"GET", "/runbooks/", ""}, {"GET", "/runbooks/server-down", ""},
+	{"GET", "/parley/v1/runbooks", ""}, {"GET", "/parley/v1/runbooks/server-down", ""},
 }
 
 // Each role may use exactly the endpoints whose action policy gives it; and the test knows every endpoint.

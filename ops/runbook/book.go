@@ -183,5 +183,8 @@ func (b *Runbook) Section(heading string) string {
 	return ""
 }
 
+// Variables are the names of all variables.
+func (b *Runbook) Variables() []string { return slices.Clone(b.names) }
+
 // Inputs are the variables that no step captures: whoever runs the runbook gives them, when a step asks for one.
 func (b *Runbook) Inputs() []string { return slices.Clone(b.inputs) }
