@@ -21,7 +21,7 @@ import (
 func TestDiagnoseStepsAreReadOnly(t *testing.T) {
 	proposed := 0
 	agent := realAgent(t, func() { proposed++ })
-	run := func(from string) runbook.Run {
+	run := func(from string, confirm bool) runbook.Run {
 		t.Helper()
 		text, err := os.ReadFile("testdata/writes.md")
 		if err != nil {
@@ -34,21 +34,21 @@ func TestDiagnoseStepsAreReadOnly(t *testing.T) {
 		a := &app{in: strings.NewReader(""), out: &bytes.Buffer{}, err: &bytes.Buffer{}, getenv: func(string) string { return agent }}
 		run, err := book.Run(t.Context(), runbook.Options{
 			Execute: a.executor(a.tree()), From: from,
-			Confirm: func(context.Context, string) bool { return true },
+			Confirm: func(context.Context, string) bool { return confirm },
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return run
 	}
-	diagnosis := run("").Steps[0]
+	diagnosis := run("", false).Steps[0]
 	if *diagnosis.Exit != exitDenied || diagnosis.OK || !strings.Contains(diagnosis.Error, "the caller asked to read only") || proposed != 0 {
 		t.Errorf("diagnose: %+v, %d commands reached the log", diagnosis, proposed)
 	}
-	if verify := run("verify").Steps[0]; *verify.Exit != exitDenied || proposed != 0 {
+	if verify := run("verify", false).Steps[0]; *verify.Exit != exitDenied || proposed != 0 {
 		t.Errorf("verify: %+v, %d commands reached the log", verify, proposed)
 	}
-	if mitigation := run("mitigate").Steps[0]; *mitigation.Exit == exitDenied || proposed == 0 {
+	if mitigation := run("mitigate", true).Steps[0]; *mitigation.Exit == exitDenied || proposed == 0 {
 		t.Errorf("mitigate: %+v, %d commands reached the log", mitigation, proposed)
 	}
 }
