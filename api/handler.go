@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -82,9 +83,7 @@ func (s *Service) Mount(routes ...Route) { s.extra = append(s.extra, routes...) 
 
 // Routes returns all endpoints, the mounted ones included.
 func (s *Service) Routes() []Route {
-	routes := s.nativeRoutes()
-	routes = append(routes, runbookRoutes()...)
-	return append(routes, s.extra...)
+	return slices.Concat(s.nativeRoutes(), runbookRoutes(), s.extra)
 }
 
 // Handler serves every endpoint to the callers of one listener. The connections must come from NewHTTPServer: its

@@ -79,7 +79,8 @@ func (a *app) tree() *cobra.Command {
 	root.AddCommand(
 		a.initCommand(), a.tokenCommand(), a.agentCommand(), a.labCommand(),
 		a.statusCommand(), a.membersCommand(), a.coreCommand(), a.kvCommand(),
-		a.configCommand(), a.versionCommand(), a.runbookCommand(),
+		a.runbookCommand(),
+		a.configCommand(), a.versionCommand(),
 	)
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultCompletionCmd()
