@@ -188,12 +188,13 @@ func flipByte(t *testing.T, dataDir string) {
 	}
 }
 
-// settledAlerts waits until an agent has looked at everything and nothing of what the runbooks are for fires.
+// settledAlerts waits until an agent has looked at the others and nothing of what the runbooks are for fires. Some
+// figures it does not have: not every agent compares digests, and a scrub comes once a day.
 func settledAlerts(t *testing.T, a *lab.Agent) {
 	t.Helper()
 	eventually(t, 40*time.Second, "no alert fires", func(context.Context) error {
 		s := parley(t, "alerts", "--addr", a.Addr(), "-o", "json",
-			"--expect", `all(.[] | select(.id | startswith("slo-") | not); .state == "ok")`)
+			"--expect", `any(.[]; .id == "crash-loop" and .state == "ok") and all(.[] | select(.id | startswith("slo-") | not); .state == "ok" or .state == "no_data")`)
 		if s.code != 0 {
 			return fmt.Errorf("exit %d: %s%s", s.code, s.out, s.err)
 		}
