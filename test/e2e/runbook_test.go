@@ -47,6 +47,7 @@ func TestRunbookServerDown(t *testing.T) {
 	asked := anotherAgent(l, victim)
 	settledAlerts(t, asked)
 	kill(t, l, victim)
+	fires(t, asked, "quorum-margin", 15*time.Second)
 
 	walk := startRunbook(t, "server-down", "--yes", "--addr", asked.Addr())
 	walk.waitFor(t, 40*time.Second, "The voter "+victim+" does not take part")
@@ -67,6 +68,7 @@ func TestRunbookNoQuorum(t *testing.T) {
 	for _, a := range l.Agents[1:] {
 		kill(t, l, a.Name)
 	}
+	fires(t, left, "no-leader", 15*time.Second)
 	walk := startRunbook(t, "server-down", "--yes", "--addr", left.Addr())
 	walk.waitFor(t, 40*time.Second, "Voters that do not take part: ")
 	verifyFails(t, "server-down", "core-back", left) // the control
@@ -91,14 +93,8 @@ func TestRunbookCrashLoop(t *testing.T) {
 		kill(t, l, victim)
 		restart(t, l, victim)
 	}
-	var run ended
-	eventually(t, 60*time.Second, "the diagnosis names the loop", func(context.Context) error {
-		run = startRunbook(t, "crash-loop", "--dry-run", "--var", "node="+victim, "--addr", asked.Addr()).end(t)
-		if !slices.Contains(run.path(), "watch-it") {
-			return errors.New(run.String())
-		}
-		return nil
-	})
+	fires(t, asked, "crash-loop", 30*time.Second)
+	run := startRunbook(t, "crash-loop", "--dry-run", "--var", "node="+victim, "--addr", asked.Addr()).end(t)
 	want := []string{"alert-fires", "which-agent", "counts-starts", "up-now", "watch-it", "stays-up", "no-alert"}
 	if run.exit != 0 || run.NotThis || !slices.Equal(run.path(), want) {
 		t.Errorf("got %s\n%s", run, run.shown)
@@ -195,6 +191,18 @@ func settledAlerts(t *testing.T, a *lab.Agent) {
 	eventually(t, 40*time.Second, "no alert fires", func(context.Context) error {
 		s := parley(t, "alerts", "--addr", a.Addr(), "-o", "json",
 			"--expect", `any(.[]; .id == "crash-loop" and .state == "ok") and all(.[] | select(.id | startswith("slo-") | not); .state == "ok" or .state == "no_data")`)
+		if s.code != 0 {
+			return fmt.Errorf("exit %d: %s%s", s.code, s.out, s.err)
+		}
+		return nil
+	})
+}
+
+// fires waits until an alert does: that is what brings somebody to a runbook.
+func fires(t *testing.T, a *lab.Agent, alert string, within time.Duration) {
+	t.Helper()
+	eventually(t, within, alert+" fires", func(context.Context) error {
+		s := parley(t, "alerts", "--addr", a.Addr(), "-o", "json", "--expect", fmt.Sprintf("any(.[]; .id == %q and .state == \"firing\")", alert))
 		if s.code != 0 {
 			return fmt.Errorf("exit %d: %s%s", s.code, s.out, s.err)
 		}
