@@ -110,6 +110,10 @@ type Core struct {
 	// members that only reboot, longer runs on a smaller margin.
 	ReplaceAfter time.Duration `toml:"replace_after" default:"10m" check:"between:1s 24h"`
 
+	// While two agents are all there is, one votes and one learns. Acknowledge a write only once the
+	// learner's disk has it too, for as long as the learner is alive. Off: a lost voter takes writes along.
+	PairSync bool `toml:"pair_sync" default:"true"`
+
 	// Raft's unit of time. The leader sends heartbeats every two ticks.
 	Tick time.Duration `toml:"tick" default:"50ms" check:"between:10ms 1s"`
 
