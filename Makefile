@@ -25,7 +25,7 @@ tidy:
 
 lint: $(BIN)/golangci-lint $(BIN)/staticcheck
 	$(GO) vet ./...
-	$(BIN)/golangci-lint run
+	$(BIN)/golangci-lint run --allow-parallel-runners
 	$(BIN)/staticcheck ./...
 
 $(BIN)/golangci-lint: tools/go.mod
