@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -85,45 +86,53 @@ func TestNotify(t *testing.T) {
 	}
 }
 
-// The first signal asks the agent to stop, a hangup does not, and the second does not wait for it.
+// The first signal asks the agent to stop, a hangup does not, and a second one does not wait for it,
+// unless it follows so closely that it is the first one once more.
 func TestSupervise(t *testing.T) {
+	type sent struct {
+		after  time.Duration
+		signal os.Signal
+	}
 	failed := errors.New("disk is gone")
 	for _, tt := range []struct {
 		name    string
-		signals []os.Signal
-		end     error // what the agent returns once it was asked to stop; nil with hang for never
-		hang    bool
+		signals []sent
+		takes   time.Duration // how long the agent takes to stop; it ends at once without signals
+		end     error
 		stops   int
 		want    string
 	}{
-		{"the agent ends by itself", nil, failed, false, 0, "disk is gone"},
-		{"a signal stops it", []os.Signal{syscall.SIGTERM}, nil, false, 1, ""},
-		{"a hangup alone does not", []os.Signal{syscall.SIGHUP, syscall.SIGINT}, failed, false, 1, "disk is gone"},
-		{"a second signal does not wait", []os.Signal{syscall.SIGINT, syscall.SIGHUP, syscall.SIGTERM}, nil, true, 1, "a second signal"},
+		{"the agent ends by itself", nil, 0, failed, 0, "disk is gone"},
+		{"a signal stops it", []sent{{0, syscall.SIGTERM}}, 0, nil, 1, ""},
+		{"a hangup alone does not", []sent{{0, syscall.SIGHUP}, {0, syscall.SIGINT}}, 0, failed, 1, "disk is gone"},
+		{"a second signal does not wait", []sent{{0, syscall.SIGINT}, {0, syscall.SIGHUP}, {time.Second, syscall.SIGTERM}}, time.Hour, nil, 1, "a second signal"},
+		{"a doubled signal waits", []sent{{0, syscall.SIGTERM}, {0, syscall.SIGTERM}}, time.Second, nil, 1, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			signals, ended := make(chan os.Signal), make(chan error, 1)
-			if len(tt.signals) == 0 {
-				ended <- tt.end
-			}
-			go func() {
-				for _, s := range tt.signals {
-					signals <- s
-				}
-			}()
-			stops := 0
-			err := supervise(signals, ended, zap.NewNop(), func() {
-				if stops++; !tt.hang {
+			synctest.Test(t, func(t *testing.T) {
+				signals, ended := make(chan os.Signal, len(tt.signals)), make(chan error, 1)
+				if len(tt.signals) == 0 {
 					ended <- tt.end
 				}
+				go func() {
+					for _, s := range tt.signals {
+						time.Sleep(s.after)
+						signals <- s.signal
+					}
+				}()
+				stops := 0
+				err := supervise(signals, ended, zap.NewNop(), func() {
+					stops++
+					time.AfterFunc(tt.takes, func() { ended <- tt.end })
+				})
+				got := ""
+				if err != nil {
+					got = err.Error()
+				}
+				if stops != tt.stops || !strings.HasPrefix(got, tt.want) || (tt.want == "") != (got == "") {
+					t.Errorf("got %d stops and %q, want %d and %q", stops, got, tt.stops, tt.want)
+				}
 			})
-			got := ""
-			if err != nil {
-				got = err.Error()
-			}
-			if stops != tt.stops || !strings.HasPrefix(got, tt.want) || (tt.want == "") != (got == "") {
-				t.Errorf("got %d stops and %q, want %d and %q", stops, got, tt.stops, tt.want)
-			}
 		})
 	}
 }
