@@ -62,7 +62,7 @@ var mayImport = map[string][]string{
 	"ops/drill": {"ops", "ops/lab", "runbooks"},
 	"ops/slo":   nil,
 
-	"api":        {"clock", "ops", "security", "security/policy", "state", "state/watch"},
+	"api":        {"clock", "ops", "ops/slo", "security", "security/policy", "state", "state/watch"},
 	"api/client": nil,
 	"api/consul": {"api", "security/policy", "state", "state/watch"},
 

@@ -65,5 +65,6 @@ const (
 	CauseUDPFallback         = "udp-fallback"
 	CauseClock               = "clock"
 	CauseAgentDead           = "agent-dead"
-	CauseAlert               = "alert" // fires, and nothing above says why
+	CauseAlert               = "alert"   // fires, and nothing above says why
+	CauseNoData              = "no-data" // nothing was measured, so nothing can be said
 )

@@ -29,6 +29,12 @@ func Explain(r Readings, alerts []AlertStatus, f Facts) Explanation {
 	for _, explain := range explainers {
 		explain(q)
 	}
+	if len(r) == 0 {
+		q.add(Cause{
+			Cause: CauseNoData, Subject: f.Node, Severity: Warn, Command: "parley status",
+			Evidence: []string{"this agent has not looked at itself yet, or does not any more"},
+		})
+	}
 	for i := range q.causes {
 		q.causes[i].Rank = i + 1
 	}
