@@ -8,9 +8,6 @@ import (
 	"github.com/parley-mesh/parley/ops"
 )
 
-// memberUnknown is what gossip holds of a core member that it has not met since this agent started.
-const memberUnknown = "unknown"
-
 // readCore notes the core. Without a fresh word of it only one thing is known: no leader.
 func readCore(r ops.Readings, core api.CoreStatus, known bool) {
 	r.SetBool(ops.CoreLeaderKnown, known && core.Leader != nil)
@@ -69,7 +66,7 @@ func coreFacts(core api.CoreStatus, members []membership.Member, self string) []
 	var out []ops.CoreFact
 	add := func(list []api.CoreMember, learner bool) {
 		for _, c := range list {
-			f := ops.CoreFact{Name: c.Name, Learner: learner, Healthy: c.Healthy, Member: memberUnknown}
+			f := ops.CoreFact{Name: c.Name, Learner: learner, Healthy: c.Healthy, Member: ops.MemberUnknown}
 			if m, ok := byName[c.Name]; ok {
 				f.Member, f.Since = string(m.State), m.Since
 			} else if c.Name == self {

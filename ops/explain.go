@@ -30,6 +30,9 @@ type MemberFact struct {
 	Since time.Time
 }
 
+// MemberUnknown is a CoreFact's Member that gossip has not met since this agent started.
+const MemberUnknown = "unknown"
+
 // Explanation is GET /parley/v1/health/explain. Healthy means that there is no cause to name.
 type Explanation struct {
 	Healthy bool    `json:"healthy"`

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -18,8 +19,8 @@ const (
 // explainers are in the order of the ranks: what explains most of the rest comes first. A dead voter may
 // well be why there is no leader, never the other way round.
 var explainers = []func(*inquiry){
-	(*inquiry).deadCore, (*inquiry).noQuorum, (*inquiry).corruption, (*inquiry).crashLoop, (*inquiry).diskFull,
-	(*inquiry).certificate, (*inquiry).links, (*inquiry).clock, (*inquiry).silentCore, (*inquiry).deadAgents, (*inquiry).otherAlerts,
+	(*inquiry).deadCore, (*inquiry).silentCore, (*inquiry).noQuorum, (*inquiry).corruption, (*inquiry).crashLoop, (*inquiry).diskFull,
+	(*inquiry).certificate, (*inquiry).links, (*inquiry).clock, (*inquiry).deadAgents, (*inquiry).otherAlerts, (*inquiry).noData,
 }
 
 // Explain names what is wrong, in the order in which to look at it. It judges readings and facts itself, so
@@ -28,12 +29,6 @@ func Explain(r Readings, alerts []AlertStatus, f Facts) Explanation {
 	q := &inquiry{readings: r, alerts: alerts, facts: f}
 	for _, explain := range explainers {
 		explain(q)
-	}
-	if len(r) == 0 {
-		q.add(Cause{
-			Cause: CauseNoData, Subject: f.Node, Severity: Warn, Command: "parley status",
-			Evidence: []string{"this agent has not looked at itself yet, or does not any more"},
-		})
 	}
 	for i := range q.causes {
 		q.causes[i].Rank = i + 1
@@ -79,9 +74,12 @@ func clockTime(t time.Time) string { return t.UTC().Format("15:04:05Z") }
 
 func isGone(state string) bool { return state == "dead" || state == "left" }
 
-// deadCore names each core member that gossip holds dead, voters first.
+// isDead reports a member that is gone by gossip's word, or that gossip has not met and Raft does not hear.
+func (c CoreFact) isDead() bool { return isGone(c.Member) || c.Member == MemberUnknown && !c.Healthy }
+
+// deadCore names each dead core member, voters first.
 func (q *inquiry) deadCore() {
-	dead := slices.DeleteFunc(slices.Clone(q.facts.Core), func(c CoreFact) bool { return !isGone(c.Member) })
+	dead := slices.DeleteFunc(slices.Clone(q.facts.Core), func(c CoreFact) bool { return !c.isDead() })
 	slices.SortStableFunc(dead, func(a, b CoreFact) int {
 		return cmp.Or(compareBool(a.Learner, b.Learner), cmp.Compare(a.Name, b.Name))
 	})
@@ -94,6 +92,9 @@ func (q *inquiry) deadCore() {
 			what, severity, alert = "learner", Warn, ""
 		}
 		line := fmt.Sprintf("gossip holds %s %s %s", what, c.Name, c.Member)
+		if c.Member == MemberUnknown {
+			line = fmt.Sprintf("gossip has not met %s %s since this agent started", what, c.Name)
+		}
 		if !c.Since.IsZero() {
 			line += " since " + clockTime(c.Since)
 		}
@@ -250,10 +251,10 @@ func (q *inquiry) clock() {
 	}
 }
 
-// silentCore names the voters that gossip still holds alive, and the leader does not hear.
+// silentCore names the voters that gossip does not hold dead, and that do not answer.
 func (q *inquiry) silentCore() {
 	for _, c := range q.facts.Core {
-		if c.Healthy || c.Learner || isGone(c.Member) {
+		if c.Healthy || c.Learner || c.isDead() {
 			continue
 		}
 		q.add(Cause{
@@ -297,4 +298,14 @@ func (q *inquiry) otherAlerts() {
 	}
 }
 
-func isSLO(id string) bool { return len(id) > 4 && id[:4] == "slo-" }
+func isSLO(id string) bool { return strings.HasPrefix(id, "slo-") }
+
+// noData keeps an agent that has measured nothing from calling itself healthy.
+func (q *inquiry) noData() {
+	if len(q.readings) == 0 {
+		q.add(Cause{
+			Cause: CauseNoData, Subject: q.facts.Node, Severity: Warn, Command: "parley status",
+			Evidence: []string{"this agent has not looked at itself yet"},
+		})
+	}
+}
