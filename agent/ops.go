@@ -21,7 +21,7 @@ const lookEvery = time.Second
 type watcher struct {
 	agent    *Agent
 	sources  opsSources // filled before run
-	scale    time.Duration
+	scale    int // a lab's haste
 	board    ops.Board
 	registry *ops.Registry
 	writes   *slo.Counter
@@ -43,7 +43,7 @@ type track struct {
 
 func newWatcher(a *Agent) *watcher {
 	w := &watcher{
-		agent: a, scale: time.Duration(a.cfg.Ops.TimeScale), log: a.log.Named("ops"), judge: slo.NewAccuracy(),
+		agent: a, scale: a.cfg.Ops.TimeScale, log: a.log.Named("ops"), judge: slo.NewAccuracy(),
 	}
 	w.alarms = ops.NewAlarms(ops.Alerts(), w.moment())
 	counters := make(map[string]*slo.Counter)
@@ -59,7 +59,10 @@ func newWatcher(a *Agent) *watcher {
 }
 
 // elapsed is boottime for windows and waits; a lab may let it pass faster.
-func (w *watcher) elapsed() time.Duration { return clock.Boottime() * w.scale }
+func (w *watcher) elapsed() time.Duration { return clock.Boottime() * time.Duration(w.scale) }
+
+// hasten shortens a wait as elapsed does.
+func (w *watcher) hasten(d time.Duration) time.Duration { return d / time.Duration(w.scale) }
 
 func (w *watcher) moment() ops.Moment { return ops.Moment{Elapsed: w.elapsed(), Wall: w.agent.now()} }
 
@@ -92,7 +95,7 @@ func (w *watcher) run(ctx context.Context) error {
 		defer close(probed)
 		w.probe(ctx)
 	}()
-	ticker := time.NewTicker(lookEvery / w.scale)
+	ticker := time.NewTicker(w.hasten(lookEvery))
 	defer ticker.Stop()
 	for {
 		w.look()

@@ -32,7 +32,7 @@ func probeEvery(inCore bool, members int) time.Duration {
 func (w *watcher) probe(ctx context.Context) {
 	a := w.agent
 	for ctx.Err() == nil {
-		pause(ctx, probeEvery(a.core.node() != nil, len(a.memberList()))/w.scale)
+		pause(ctx, w.hasten(probeEvery(a.core.node() != nil, len(a.memberList()))))
 		if ctx.Err() != nil || !a.ready.Load() {
 			continue
 		}

@@ -77,7 +77,9 @@ func pages(ctx context.Context, victim string) func(*client.Client) error {
 		if err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(alerts, func(a client.Alert) bool { return a.ID == "quorum-margin" && a.State == "firing" && a.Severity == "page" }) {
+		if !slices.ContainsFunc(alerts, func(a client.Alert) bool {
+			return a.ID == "quorum-margin" && a.State == "firing" && a.Severity == "page"
+		}) {
 			return fmt.Errorf("quorum-margin does not fire: %+v", alerts[:3])
 		}
 		e, err := c.Explain(ctx)
@@ -128,8 +130,12 @@ func TestQuorumGone(t *testing.T) {
 // degraded wants an agent that lives, is not ready, and says which half of it works.
 func degraded(ctx context.Context, a *lab.Agent, c *client.Client) error {
 	for path, want := range map[string]int{"/livez": http.StatusOK, "/readyz": http.StatusServiceUnavailable} {
-		if got, err := statusCode(ctx, "http://"+a.HTTP+path); err != nil || got != want {
-			return fmt.Errorf("%s is %d (%v), want %d", path, got, err, want)
+		got, err := statusCode(ctx, "http://"+a.HTTP+path)
+		if err != nil {
+			return err
+		}
+		if got != want {
+			return fmt.Errorf("%s is %d, want %d", path, got, want)
 		}
 	}
 	_, text, err := c.Ready(ctx)
@@ -141,8 +147,12 @@ func degraded(ctx context.Context, a *lab.Agent, c *client.Client) error {
 			return fmt.Errorf("/readyz?verbose lacks %q:\n%s", line, text)
 		}
 	}
-	if s, err := c.Status(ctx); err != nil || s.Ready || s.Name != a.Name {
-		return fmt.Errorf("status: %v, ready %t, name %s", err, s.Ready, s.Name)
+	s, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if s.Ready || s.Name != a.Name {
+		return fmt.Errorf("status says ready %t, name %s", s.Ready, s.Name)
 	}
 	alerts, err := c.Alerts(ctx)
 	if err != nil {
