@@ -32,7 +32,7 @@ const anyOfOurs = "*"
 // parts are what the agent composes.
 var parts = []string{
 	"api", "api/consul", "clock", "consensus", "membership", "mesh/dns", "mesh/health", "mesh/proxy",
-	"mesh/xds", "ops", "runbooks", "security", "security/policy", "state", "state/watch", "storage", "transport",
+	"mesh/xds", "ops", "ops/slo", "runbooks", "security", "security/policy", "state", "state/watch", "storage", "transport",
 }
 
 // mayImport is the import graph, ours only. Arrows point down: a package that is not here fails.
@@ -57,11 +57,12 @@ var mayImport = map[string][]string{
 	"mesh/proxy":  {"state", "state/watch"},
 	"mesh/xds":    {"state", "state/watch"},
 
-	"ops":       {"clock", "runbooks", "state"},
+	"ops":       {"clock", "ops/slo", "runbooks", "state"},
 	"ops/lab":   {"api/client"},
 	"ops/drill": {"ops", "ops/lab", "runbooks"},
+	"ops/slo":   nil,
 
-	"api":        {"clock", "ops", "security", "security/policy", "state", "state/watch"},
+	"api":        {"clock", "ops", "ops/slo", "security", "security/policy", "state", "state/watch"},
 	"api/client": nil,
 	"api/consul": {"api", "security/policy", "state", "state/watch"},
 
@@ -80,6 +81,7 @@ var mayImport = map[string][]string{
 // of package path.
 var pure = []string{
 	"clock/*.go", "security/policy/*.go", "state/*.go", "consensus/core*.go", "state/watch/protocol*.go",
+	"ops/alert*.go", "ops/explain*.go", "ops/readings.go", "ops/slo/*.go",
 }
 
 // impure are the exceptions.

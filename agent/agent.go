@@ -67,6 +67,7 @@ type Agent struct {
 
 	gossip     *membership.Membership
 	service    *api.Service
+	watcher    *watcher
 	leaderHint leaderHint
 	remoteCore remoteCore
 	ready      atomic.Bool
@@ -191,6 +192,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	if err := a.core.open(); err != nil {
 		return err
 	}
+	a.watcher = newWatcher(a)
 	a.service = api.New(a.apiOptions())
 	a.service.Mount(consul.Routes(consul.Options{})...)
 	a.issuer = newIssuer(a, td)

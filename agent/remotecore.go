@@ -36,10 +36,16 @@ func (r *remoteCore) get() api.CoreStatus {
 		return api.CoreStatus{}
 	}
 	status := last.status
-	if r.now().Sub(last.at) > remoteCoreStale {
+	if !r.fresh() {
 		status.Leader = nil
 	}
 	return status
+}
+
+// fresh tells whether a core member answered lately.
+func (r *remoteCore) fresh() bool {
+	last := r.last.Load()
+	return last != nil && r.now().Sub(last.at) <= remoteCoreStale
 }
 
 // followCore keeps remoteCore fresh while this agent is outside the core.

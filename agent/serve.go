@@ -44,6 +44,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"http", a.serveHTTP(socks.http, api.Loopback), stopGrace},
 		{"https", a.serveHTTPS(socks.https), stopGrace},
 		{"readiness", a.announce, stopGrace},
+		{"ops", a.watcher.run, stopGrace},
 	}
 }
 

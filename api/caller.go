@@ -66,6 +66,8 @@ func commandAction(cmd state.Command) policy.Action {
 		return policy.TokenRevoke
 	case state.NodeSetRole:
 		return policy.NodeRole
+	case state.Probe:
+		return policy.Probe
 	default:
 		return policy.CoreWrite
 	}

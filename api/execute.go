@@ -18,6 +18,13 @@ import (
 // outcome_unknown when ctx or OpTimeout ended first or the leader was lost on the way, and what the state answered
 // (conflict, exists, ...).
 func (s *Service) Execute(ctx context.Context, caller Caller, cmd state.Command) (Applied, error) {
+	answered := s.observeWrite(caller, cmd)
+	done, err := s.execute(ctx, caller, cmd)
+	answered(ctx, err)
+	return done, err
+}
+
+func (s *Service) execute(ctx context.Context, caller Caller, cmd state.Command) (Applied, error) {
 	if err := s.mayExecute(caller, cmd); err != nil {
 		return Applied{}, err
 	}

@@ -3,11 +3,14 @@ package api
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/ops"
+	"github.com/parley-mesh/parley/ops/slo"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
@@ -102,9 +105,24 @@ func (a *fakeAgent) options() Options {
 				return []Capability{{Name: "writes", OK: true}, {Name: "view", Detail: "at index 0"}}
 			},
 			CreateToken: a.createToken,
+			Ops:         func() *ops.Snapshot { return fakeSnapshot },
+			Metrics:     http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("metrics\n")) }),
 		},
 	}
 }
+
+// fakeSnapshot is of an agent that holds a2, a voter, dead.
+var fakeSnapshot = func() *ops.Snapshot {
+	margin, at := 0.0, time.Unix(1_700_000_000, 0).UTC()
+	return &ops.Snapshot{
+		Readings: ops.Readings{ops.CoreQuorumMargin: margin, ops.CoreVoters: 3, ops.CoreLeaderKnown: 1},
+		Alerts: []ops.AlertStatus{{
+			ID: "quorum-margin", State: ops.StateFiring, Severity: ops.Page, Value: &margin, Since: at, Summary: "margin", Runbook: "server-down",
+		}},
+		SLOs:  []slo.Status{{Name: "config-write", Target: 0.999, Window: "30d", Burn: map[string]*float64{"5m": nil, "1h": &margin}, Firing: []string{}}},
+		Facts: ops.Facts{Node: "a1", Leader: "a1", Core: []ops.CoreFact{{Name: "a2", Member: "dead", Since: at}}},
+	}
+}()
 
 func (a *fakeAgent) coreStatus() CoreStatus {
 	out := CoreStatus{Term: 1, CommitIndex: 1, AppliedIndex: 1, Size: 3, Voters: []CoreMember{{Name: "a1", RaftID: "1", Healthy: true}}}

@@ -49,6 +49,7 @@ func (a *fakeAgent) withRole(role policy.Role) *Service {
 var calls = []struct{ method, target, body string }{
 	{"GET", "/livez", ""}, {"GET", "/readyz", ""},
 	{"GET", "/parley/v1/members", ""}, {"GET", "/parley/v1/core", ""}, {"GET", "/parley/v1/status", ""}, {"GET", "/parley/v1/health", ""},
+	{"GET", "/metrics", ""}, {"GET", "/parley/v1/slo", ""}, {"GET", "/parley/v1/alerts", ""}, {"GET", "/parley/v1/health/explain", ""},
 	{"GET", "/parley/v1/kv?prefix=1", ""}, {"GET", "/parley/v1/kv/k", ""},
 	{"PUT", "/parley/v1/kv/k", "v"}, {"DELETE", "/parley/v1/kv/k?prefix=1", ""},
 	{"POST", "/parley/v1/txn", `{"then":[{"op":"get","key":"k"}]}`},

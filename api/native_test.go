@@ -50,6 +50,10 @@ func TestJSONShapes(t *testing.T) {
 		{"GET", "/parley/v1/core", "", 200, core},
 		{"GET", "/parley/v1/status", "", 200, `{"name":"a1","cluster_id":"00112233445566778899aabbccddeeff","trust_domain":"example.org","version":"0.1.0","ready":true,"safe_mode":0,"core":` + core + `,"svid":{"spiffe_id":"spiffe://example.org/parley/agent/a1","not_after":"2023-11-14T23:13:20Z"}}`},
 		{"GET", "/parley/v1/health", "", 200, `{"ready":true,"capabilities":[{"name":"writes","ok":true},{"name":"view","ok":false,"detail":"at index 0"}]}`},
+		{"GET", "/parley/v1/slo", "", 200, `[{"name":"config-write","target":0.999,"window":"30d","sli":null,"budget_remaining_ratio":null,"burn":{"1h":0,"5m":null},"firing":[],"good":0,"bad":0}]`},
+		{"GET", "/parley/v1/alerts", "", 200, `[{"id":"quorum-margin","state":"firing","severity":"page","value":0,"threshold":0,"since":"2023-11-14T22:13:20Z","summary":"margin","runbook":"server-down"}]`},
+		{"GET", "/parley/v1/health/explain", "", 200, `{"healthy":false,"causes":[{"rank":1,"cause":"core-member-dead","subject":"a2","severity":"page","evidence":["gossip holds voter a2 dead since 22:13:20Z","0 of 3 voters may still fail","alert quorum-margin is firing since 22:13:20Z"],"alert":"quorum-margin","runbook":"server-down","command":"parley runbook run server-down --var node=a2"}]}`},
+		{"GET", "/metrics", "", 200, "metrics"},
 		{"GET", "/livez", "", 200, "ok"}, {"GET", "/readyz", "", 200, "ready"},
 		{"GET", "/readyz?verbose", "", 200, "[+]writes\n[-]view at index 0\nready"},
 	} {

@@ -89,6 +89,9 @@ func (s *Service) handleExecute(ctx context.Context, peerNode string, body []byt
 	if err := s.mayExecute(caller, envelope.Command); err != nil {
 		return nil, err
 	}
+	if _, probe := envelope.Command.(state.Probe); probe && !s.probes.allow(peerNode) {
+		return nil, Errorf(CodeBusy, "agent %s probes more often than %g times a second", peerNode, probeRate)
+	}
 	envelope.Via = peerNode
 	done, failed := s.propose(ctx, envelope)
 	if failed != nil {

@@ -3,11 +3,13 @@ package api
 import (
 	"context"
 	"crypto/tls"
+	"net/http"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/ops"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
@@ -62,6 +64,9 @@ type Local struct {
 	Health  func() []Capability
 	// CreateToken makes the secret here and executes TokenCreate as caller.
 	CreateToken func(ctx context.Context, caller Caller, spec TokenSpec) (TokenAnswer, error)
+	// Ops is what the agent last found out about itself; Metrics serves /metrics.
+	Ops     func() *ops.Snapshot
+	Metrics http.Handler
 }
 
 // Options of a Service; zero values take the constants above.
@@ -77,6 +82,10 @@ type Options struct {
 	// Concurrent and Watches bound what one identity has open.
 	Concurrent, Watches int
 	Log                 *zap.Logger
+	// Observe is told of every request and of every write.
+	Observe Observer
+	// Elapsed is boottime; nil is this machine's. It paces what other agents send.
+	Elapsed func() time.Duration
 	// Now is the wall clock; only request logging reads it.
 	Now func() time.Time
 }
@@ -89,6 +98,7 @@ type Service struct {
 	concurrent *limiter
 	watches    *limiter
 	forwarded  *limiter
+	probes     *pacer
 	barrier    barrier
 	extra      []Route
 }
@@ -113,11 +123,15 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
+	if o.Elapsed == nil {
+		o.Elapsed = clock.Boottime
+	}
 	return &Service{
 		local: o.Local, options: o, log: o.Log,
 		concurrent: newLimiter(o.Concurrent),
 		watches:    newLimiter(o.Watches),
 		forwarded:  newLimiter(maxForwarded),
+		probes:     newPacer(probeRate, probeBurst, o.Elapsed),
 		barrier:    barrier{limit: o.LeaderWait},
 	}
 }

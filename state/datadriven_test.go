@@ -223,6 +223,8 @@ func parseClusterCommand(t *testing.T, w []string, o map[string]string) Command 
 		return CoreSeal{Node: w[1], Sealed: []byte(w[2])}
 	case "size":
 		return SetCoreSize{Size: int(parseNumber(t, w[1]))}
+	case "probe":
+		return Probe{}
 	case "version":
 		return SetClusterVersion{Version: uint32(parseNumber(t, w[1]))}
 	case "bundle":

@@ -13,7 +13,7 @@ func FuzzDecode(f *testing.F) {
 		TokenCreate{Token: testToken(1)}, TokenRevoke{ID: testToken(1).ID}, testJoin(1, "a2"),
 		NodeSetRole{Node: "a1", Role: "local"}, NodeSetLeft{Node: "a1"}, CoreGrant{Node: "a1", Allow: true},
 		CoreAssign{Node: "a1"}, CoreRetire{RaftID: 3}, CoreSeal{Node: "a1", Sealed: []byte("s")},
-		SetCoreSize{Size: 3}, SetClusterVersion{Version: 1}, SetBundle{Bundle{Roots: [][]byte{{1}}}},
+		SetCoreSize{Size: 3}, SetClusterVersion{Version: 1}, SetBundle{Bundle{Roots: [][]byte{{1}}}}, Probe{},
 	} {
 		f.Add(encode(f, c))
 	}

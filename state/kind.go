@@ -20,6 +20,7 @@ const (
 	kindSetCoreSize
 	kindSetClusterVersion
 	kindSetBundle
+	kindProbe
 
 	kindEnd
 )
@@ -51,6 +52,7 @@ var kinds = [kindEnd]kindSpec{
 	kindSetCoreSize:       {"set core size", 1, 1, readSetCoreSize},
 	kindSetClusterVersion: {"set cluster version", 1, 1, readSetClusterVersion},
 	kindSetBundle:         {"set bundle", 1, 1, readSetBundle},
+	kindProbe:             {"probe", 1, 1, readProbe},
 }
 
 func (Put) kind() kind               { return kindPut }
@@ -69,3 +71,4 @@ func (CoreSeal) kind() kind          { return kindCoreSeal }
 func (SetCoreSize) kind() kind       { return kindSetCoreSize }
 func (SetClusterVersion) kind() kind { return kindSetClusterVersion }
 func (SetBundle) kind() kind         { return kindSetBundle }
+func (Probe) kind() kind             { return kindProbe }

@@ -20,6 +20,15 @@ var fakeAnswers = map[string]string{
 	 {"name":"a2","spiffe_id":"spiffe://td.example/parley/agent/a2","state":"dead","address":"127.0.0.2:8310","zone":"","core":"none"}]`,
 	"/parley/v1/core":   fakeCore,
 	"/parley/v1/tokens": `[]`,
+	"/parley/v1/slo": `[{"name":"config-write","target":0.999,"window":"30d","sli":0.9995,"budget_remaining_ratio":0.5,
+	 "burn":{"5m":0.4,"30m":20,"1h":0,"2h":0,"6h":0,"1d":0,"3d":0},"firing":["slo-config-write-page"],"good":1999,"bad":1},
+	 {"name":"membership-accuracy","target":0.9999,"window":"30d","sli":null,"budget_remaining_ratio":null,
+	 "burn":{"5m":null,"30m":null,"1h":null,"2h":null,"6h":null,"1d":null,"3d":null},"firing":[],"good":0,"bad":0}]`,
+	"/parley/v1/alerts": `[{"id":"quorum-margin","state":"firing","severity":"page","value":0,"threshold":0,"since":"2026-01-02T03:04:05Z","summary":"one more lost core member stops writes","runbook":"server-down"},
+	 {"id":"crash-loop","state":"no_data","severity":"page","value":null,"threshold":3,"since":"2026-01-02T03:04:05Z","summary":"an agent restarts","runbook":"crash-loop"}]`,
+	"/parley/v1/health": `{"ready":false,"capabilities":[{"name":"discovery","ok":true},{"name":"writes","ok":false,"detail":"no leader is known"}]}`,
+	"/parley/v1/health/explain": `{"healthy":false,"causes":[{"rank":1,"cause":"core-member-dead","subject":"a2","severity":"page",
+	 "evidence":["gossip holds voter a2 dead","0 of 3 voters may still fail"],"alert":"quorum-margin","runbook":"server-down","command":"parley runbook run server-down --var node=a2"}]}`,
 }
 
 // fakeAgent answers like an agent; its keys live in a map, with one revision for each write.

@@ -61,6 +61,9 @@ type Config struct {
 	// Failure detection.
 	Gossip Gossip `toml:"gossip"`
 
+	// How the agent watches itself.
+	Ops Ops `toml:"ops"`
+
 	// Logging, to standard error.
 	Log Log `toml:"log"`
 }
@@ -131,6 +134,13 @@ type Identity struct {
 type Gossip struct {
 	// Timing: lan for a network, fast for agents on one machine.
 	Profile string `toml:"profile" default:"lan" check:"oneof:lan fast"`
+}
+
+// Ops configures how the agent watches itself.
+type Ops struct {
+	// For labs only: how many times faster than on a clock the windows and waits of alerts pass. More
+	// than 1 is refused unless mesh.bind is a loopback address.
+	TimeScale int `toml:"time_scale" default:"1" check:"range:1 100"`
 }
 
 // Log configures what the agent writes to standard error.

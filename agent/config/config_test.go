@@ -41,6 +41,8 @@ func TestProblems(t *testing.T) {
 		{"list of numbers", "join = [1]", []string{"join: wants a list of texts"}},
 		{"duration without a unit", "[core]\ntick = \"50\"", []string{"core.tick: \"50\" is not a duration"}},
 		{"duration out of range", "[core]\ntick = \"1us\"", []string{"core.tick: 1µs is not between 10ms and 1s"}},
+		{"a lab's haste in a cluster", "[ops]\ntime_scale = 60", []string{"ops.time_scale: above 1 it is for labs"}},
+		{"too much haste", "[ops]\ntime_scale = 1000\n[mesh]\nbind = \"127.0.0.1:8310\"", []string{"ops.time_scale: 1000 is not between 1 and 100"}},
 		{"number out of range", "[core]\nelection_ticks = 1", []string{"core.election_ticks: 1 is not between 5 and 100"}},
 		{"number beyond int", "[core]\nelection_ticks = 9223372036854775807", []string{"core.election_ticks: 9223372036854775807 is not"}},
 		{"upper case name", "name = \"Web1\"", []string{"name: \"Web1\" is not a name"}},

@@ -52,7 +52,7 @@ func (d *dialect) kvGet(x *api.Exchange) error {
 	x.Receipt(answer.Node, answer.Term, answer.Index, answer.Stamp)
 	switch {
 	case len(answer.Rows) == 0:
-		x.W.WriteHeader(http.StatusNotFound)
+		x.Head(http.StatusNotFound)
 		return nil
 	case q.KeysOnly:
 		return writeJSON(x, fold(answer.Rows, q.Key, x.Query().Get("separator")))

@@ -22,6 +22,8 @@ const (
 	Status      Action = "status"       // GET /parley/v1/status
 	CatalogRead Action = "catalog.read" // who offers which service
 	HealthRead  Action = "health.read"  // GET /parley/v1/health
+	SLORead     Action = "slo.read"     // GET /parley/v1/slo
+	AlertRead   Action = "alert.read"   // GET /parley/v1/alerts
 )
 
 // What a program that keeps its configuration here may ask.
@@ -45,6 +47,11 @@ const (
 	NodeRole    Action = "node.role"    // change what an agent may do
 )
 
+// What the agents ask of each other by themselves.
+const (
+	Probe Action = "probe" // send a write that changes nothing through the log
+)
+
 // needs is the table of role by action: the weakest role that may do it.
 var needs = map[Action]Role{
 	Livez: None,
@@ -58,6 +65,9 @@ var needs = map[Action]Role{
 	Status:      Discovery,
 	CatalogRead: Discovery,
 	HealthRead:  Discovery,
+	SLORead:     Discovery,
+	AlertRead:   Discovery,
+	Probe:       Discovery,
 
 	KVRead:      Local,
 	KVWrite:     Local,
