@@ -20,6 +20,7 @@ const (
 	kindSetCoreSize
 	kindSetClusterVersion
 	kindSetBundle
+	kindEventAppend
 
 	kindEnd
 )
@@ -51,6 +52,7 @@ var kinds = [kindEnd]kindSpec{
 	kindSetCoreSize:       {"set core size", 1, 1, readSetCoreSize},
 	kindSetClusterVersion: {"set cluster version", 1, 1, readSetClusterVersion},
 	kindSetBundle:         {"set bundle", 1, 1, readSetBundle},
+	kindEventAppend:       {"event append", 1, 1, readEventAppend},
 }
 
 func (Put) kind() kind               { return kindPut }
