@@ -22,6 +22,8 @@ const (
 	Status      Action = "status"       // GET /parley/v1/status
 	CatalogRead Action = "catalog.read" // who offers which service
 	HealthRead  Action = "health.read"  // GET /parley/v1/health
+	DigestRead  Action = "digest.read"  // GET /parley/v1/digest/compare
+	NetRead     Action = "net.read"     // GET /parley/v1/net/matrix
 )
 
 // What a program that keeps its configuration here may ask.
@@ -58,6 +60,8 @@ var needs = map[Action]Role{
 	Status:      Discovery,
 	CatalogRead: Discovery,
 	HealthRead:  Discovery,
+	DigestRead:  Discovery,
+	NetRead:     Discovery,
 
 	KVRead:      Local,
 	KVWrite:     Local,
