@@ -14,7 +14,7 @@ import (
 	"github.com/parley-mesh/parley/state"
 )
 
-// timelineLook is how often an agent looks for what it has to report.
+// timelineLook is how often an agent looks for what it has to report, beside each change of its core node.
 const timelineLook = 500 * time.Millisecond
 
 // timelineWatch turns what is into events. It looks at levels: the last word of the timeline about a member is
@@ -47,6 +47,7 @@ func (w *timelineWatch) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-w.agent.core.changed:
 		case <-ticker.C:
 		}
 		w.lookAtCore()

@@ -77,6 +77,7 @@ func (a *app) tree() *cobra.Command {
 	root.AddCommand(
 		a.initCommand(), a.tokenCommand(), a.agentCommand(), a.labCommand(),
 		a.statusCommand(), a.membersCommand(), a.coreCommand(), a.kvCommand(),
+		a.eventsCommand(), a.digestCommand(), a.netCommand(), a.nodeCommand(),
 		a.configCommand(), a.versionCommand(),
 	)
 	root.SetHelpCommand(helpCommand())

@@ -18,8 +18,14 @@ var fakeAnswers = map[string]string{
 	 "core":` + fakeCore + `,"svid":{"spiffe_id":"spiffe://td.example/parley/agent/a1","not_after":"2026-01-02T03:04:05Z"}}`,
 	"/parley/v1/members": `[{"name":"a1","spiffe_id":"spiffe://td.example/parley/agent/a1","state":"alive","address":"127.0.0.1:8310","zone":"z1","core":"leader"},
 	 {"name":"a2","spiffe_id":"spiffe://td.example/parley/agent/a2","state":"dead","address":"127.0.0.2:8310","zone":"","core":"none"}]`,
-	"/parley/v1/core":   fakeCore,
-	"/parley/v1/tokens": `[]`,
+	"/parley/v1/core": fakeCore,
+	"/parley/v1/events": `[{"hlc":"1700000000000.1","time":"2023-11-14T22:13:20Z","node":"a1","kind":"agent-started","subject":"a1","message":"start 1","pending":false,"reported_at":"2023-11-14T22:20:00Z"},
+	 {"hlc":"","time":"2023-11-14T22:21:00Z","node":"a1","kind":"note","subject":"","message":"m","pending":true,"reported_at":"2023-11-14T22:21:00Z"}]`,
+	"/parley/v1/digest/compare": `{"groups":2,"index":42,"members":[{"name":"a1","digest":"aa"},{"name":"a2","digest":"aa"},{"name":"a3","digest":"bb"}],"minority":["a3"],"unreachable":["a4"],"behind":[]}`,
+	"/parley/v1/net/matrix": `{"agents":["a1","a2"],"links":[{"from":"a1","to":"a2","udp":"fallback","tcp":"ok","rtt_ms":0.25},
+	 {"from":"a2","to":"a1","udp":"ok","tcp":"down","rtt_ms":0}],"unreachable":1,"udp_fallback":1,"asymmetric":1,"unknown":0}`,
+	"/parley/v1/node/a2": `{"name":"a2","state":"dead","incarnation":7,"starts_10m":3,"safe_mode":0,"core":"voter","address":"127.0.0.2:8310","zone":"","version":"v1","reachable":false}`,
+	"/parley/v1/tokens":  `[]`,
 }
 
 // fakeAgent answers like an agent; its keys live in a map, with one revision for each write.
@@ -42,6 +48,8 @@ func newFakeAgent() *httptest.Server {
 func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
 	switch {
+	case path == "/parley/v1/events" && r.Method == http.MethodPost:
+		_, _ = io.WriteString(w, `{"hlc":"1700000000000.2","time":"2023-11-14T22:13:20Z","node":"a1"}`)
 	case fakeAnswers[path] != "" && r.Method == http.MethodGet:
 		_, _ = io.WriteString(w, fakeAnswers[path])
 	case path == "/parley/v1/token":
