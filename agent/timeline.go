@@ -43,7 +43,7 @@ type timeline struct {
 	mu struct {
 		sync.Mutex
 		queue   []state.EventAppend // at most timelineRoom
-		sending bool                // the first of queue is on its way
+		sending bool                // the first of queue is on its way, or next
 		dropped int                 // since the last events-dropped
 	}
 }

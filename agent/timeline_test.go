@@ -86,7 +86,9 @@ func TestTimelineWaitsForALeader(t *testing.T) {
 	runTimelineTest(t, func(t *testing.T, tl *timeline, log *testLog) {
 		log.fail(errNobody)
 		const more = 44
-		for i := range timelineRoom + more {
+		tl.report("note", "", "first")
+		synctest.Wait() // it is on its way from now on, so it stays
+		for i := range timelineRoom + more - 1 {
 			tl.report("note", "", fmt.Sprint(i))
 		}
 		time.Sleep(time.Minute)
@@ -99,9 +101,12 @@ func TestTimelineWaitsForALeader(t *testing.T) {
 		if len(got) != timelineRoom+1 || !strings.HasPrefix(got[timelineRoom], fmt.Sprintf("%d events ", more)) {
 			t.Fatalf("%d written, the last %q, want %d and the count of those that were dropped", len(got), got[len(got)-1], timelineRoom+1)
 		}
-		for i, m := range got[:timelineRoom] {
+		if got[0] != "first" {
+			t.Errorf("the first is %q", got[0])
+		}
+		for i, m := range got[1:timelineRoom] {
 			if m != fmt.Sprint(i+more) {
-				t.Fatalf("event %d is %q, want %d", i, m, i+more)
+				t.Fatalf("event %d is %q, want %d", i+1, m, i+more)
 			}
 		}
 		if log.wrote[timelineRoom].Kind != api.EventDropped {
