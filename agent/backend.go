@@ -21,6 +21,12 @@ func (a *Agent) apiOptions() api.Options {
 			ClusterVersion: func() uint32 { return a.hub.View().Cluster().Version },
 			Members:        a.apiMembers, Core: a.coreStatus, Status: a.status, Health: a.health,
 			CreateToken: a.createToken, Ops: a.watcher.board.Snapshot, Metrics: a.watcher.registry.Handler(),
+			EventTime: a.eventTime, PendingEvents: a.timeline.pending,
+			CompareDigests: func(ctx context.Context) (api.DigestComparison, error) {
+				return a.comparison.get(ctx, a.compareDigests)
+			},
+			LinkMatrix: func(ctx context.Context) (api.LinkMatrix, error) { return a.matrix.get(ctx, a.linkMatrix) },
+			NodeStatus: a.nodeStatus,
 		},
 		AnonymousRole: policy.Role(a.cfg.HTTP.AnonymousRole),
 		IdentifyTLS: func(cs tls.ConnectionState) (string, string, error) {

@@ -15,6 +15,15 @@ type opsSources struct {
 	alertChanged func(ops.Transition)
 }
 
+// opsSources are the parts of this agent that know more than the watcher gathers by itself.
+func (a *Agent) opsSources() opsSources {
+	return opsSources{
+		digestMinority: a.digestMinority, udpFallbackRatio: a.udpFallbackRatio, unreachableLinks: a.unreachableLinks,
+		maxStarts10m: a.maxStarts10m,
+		alertChanged: func(t ops.Transition) { a.reportAlert(t.Alert.ID, t.Firing) },
+	}
+}
+
 // read adds what the sources know.
 func (s *opsSources) read(r ops.Readings) {
 	for metric, source := range map[string]func() (float64, bool){

@@ -75,10 +75,12 @@ func commandAction(cmd state.Command) policy.Action {
 
 // internalOnly reports whether callers from outside must not send cmd whatever their role.
 func internalOnly(cmd state.Command) bool {
-	switch cmd.(type) {
+	switch c := cmd.(type) {
 	case state.Put, state.Delete, state.DeletePrefix, state.Txn, state.TokenCreate, state.TokenRevoke,
 		state.NodeSetRole, state.CoreGrant, state.SetCoreSize:
 		return false
+	case state.EventAppend:
+		return c.Kind != state.EventNote
 	default:
 		return true
 	}

@@ -94,6 +94,7 @@ func administer(t *testing.T, c *client.Client) {
 	if err != nil || !health.Ready || len(health.Capabilities) != 2 {
 		t.Errorf("health: %+v, %v", health, err)
 	}
+	observe(t, c)
 	ready, text, err := c.Ready(ctx)
 	if err != nil || !ready || text == "" {
 		t.Errorf("ready: %v %q, %v", ready, text, err)
@@ -105,6 +106,31 @@ func administer(t *testing.T, c *client.Client) {
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+func observe(t *testing.T, c *client.Client) {
+	t.Helper()
+	ctx := context.Background()
+	added, err := c.AddEvent(ctx, "hello")
+	if err != nil || added.HLC == "" || added.Node != "a1" {
+		t.Errorf("add event: %+v, %v", added, err)
+	}
+	events, err := c.Events(ctx, client.EventOptions{Since: time.Hour, Limit: 5, Kind: state.EventNote})
+	if err != nil || len(events) != 1 || events[0].HLC != added.HLC || events[0].Message != "hello" {
+		t.Errorf("events: %+v, %v", events, err)
+	}
+	digests, err := c.CompareDigests(ctx)
+	if err != nil || digests.Groups != 1 || len(digests.Members) != 1 || digests.Minority == nil {
+		t.Errorf("digests: %+v, %v", digests, err)
+	}
+	matrix, err := c.NetMatrix(ctx)
+	if err != nil || matrix.UDPFallback != 1 || len(matrix.Links) != 1 || matrix.Links[0].RTT != 0.5 {
+		t.Errorf("matrix: %+v, %v", matrix, err)
+	}
+	node, err := c.Node(ctx, "a1")
+	if err != nil || node.Incarnation != 3 || node.Starts10m != 1 || !node.Reachable {
+		t.Errorf("node: %+v, %v", node, err)
 	}
 }
 

@@ -54,6 +54,9 @@ func (s *Service) mayExecute(caller Caller, cmd state.Command) *Error {
 	if internalOnly(cmd) && caller.Kind != KindInternal {
 		return Errorf(CodeDenied, "this command is for the agents themselves")
 	}
+	if e, ok := cmd.(state.EventAppend); ok {
+		return s.mayReport(caller, e)
+	}
 	return allow(caller, commandAction(cmd))
 }
 

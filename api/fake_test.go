@@ -37,6 +37,7 @@ type fakeAgent struct {
 	service *Service
 
 	// What tests replace.
+	pending  []state.EventAppend
 	believes func() string // the leader by this agent's word; nil for the truth
 	call     func(ctx context.Context, node, method string, body []byte) ([]byte, error)
 	propose  func(ctx context.Context, command []byte) (Proposed, error)
@@ -103,6 +104,16 @@ func (a *fakeAgent) options() Options {
 			},
 			Health: func() []Capability {
 				return []Capability{{Name: "writes", OK: true}, {Name: "view", Detail: "at index 0"}}
+			},
+			EventTime: func() clock.Stamp { return fakeStamp }, PendingEvents: func() []state.EventAppend { return a.pending },
+			CompareDigests: func(context.Context) (DigestComparison, error) {
+				return DigestComparison{Groups: 1, Index: 7, Members: []MemberDigest{{Name: "a1", Digest: "00"}}}, nil
+			},
+			LinkMatrix: func(context.Context) (LinkMatrix, error) {
+				return LinkMatrix{Agents: []string{"a1", "a2"}, Links: []Link{{From: "a1", To: "a2", UDP: "fallback", TCP: "ok", RTT: 0.5}}, UDPFallback: 1}, nil
+			},
+			NodeStatus: func(name string) (NodeStatus, bool) {
+				return NodeStatus{Name: name, State: "alive", Incarnation: 3, Starts10m: 1, Core: "leader", Address: "127.0.0.1:8310", Zone: "z1", Version: "0.1.0", Reachable: true}, name == "a1"
 			},
 			CreateToken: a.createToken,
 			Ops:         func() *ops.Snapshot { return fakeSnapshot },

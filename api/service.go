@@ -62,6 +62,13 @@ type Local struct {
 	Core    func() CoreStatus
 	Status  func() AgentStatus
 	Health  func() []Capability
+	// EventTime is this agent's own clock, for people; PendingEvents are its events that the log has not taken yet.
+	EventTime     func() clock.Stamp
+	PendingEvents func() []state.EventAppend
+	// CompareDigests, LinkMatrix and NodeStatus ask the other agents, or tell what this one has seen of them.
+	CompareDigests func(ctx context.Context) (DigestComparison, error)
+	LinkMatrix     func(ctx context.Context) (LinkMatrix, error)
+	NodeStatus     func(name string) (NodeStatus, bool)
 	// CreateToken makes the secret here and executes TokenCreate as caller.
 	CreateToken func(ctx context.Context, caller Caller, spec TokenSpec) (TokenAnswer, error)
 	// Ops is what the agent last found out about itself; Metrics serves /metrics.

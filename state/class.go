@@ -6,7 +6,7 @@ import "fmt"
 type Class uint8
 
 const (
-	ClassPublic Class = 1 + iota // every agent: cluster, nodes, core members, bundle
+	ClassPublic Class = 1 + iota // every agent: cluster, nodes, core members, bundle, timeline
 	ClassKV                      // key/value: core members, and agents granted a prefix
 	ClassCore                    // core members only: tokens and sealed root keys
 
@@ -66,6 +66,7 @@ const (
 	TableFloor                      // one row: the highest forgotten tombstone; internal
 	TableToken                      // by id
 	TableSeal                       // the root key sealed to a core member, by node
+	TableEvent                      // the timeline, in its order
 
 	tableEnd // one more than the last
 )
@@ -76,11 +77,12 @@ var (
 		TableCluster: ClassPublic, TableNode: ClassPublic, TableCore: ClassPublic,
 		TableBundle: ClassPublic, TableKV: ClassKV, TableTombstone: ClassKV,
 		TableFloor: ClassKV, TableToken: ClassCore, TableSeal: ClassCore,
+		TableEvent: ClassPublic,
 	}
 	tableNames = [tableEnd]string{
 		TableCluster: "cluster", TableNode: "node", TableCore: "core", TableBundle: "bundle",
 		TableKV: "kv", TableTombstone: "tombstone", TableFloor: "floor", TableToken: "token",
-		TableSeal: "seal",
+		TableSeal: "seal", TableEvent: "event",
 	}
 )
 

@@ -3,7 +3,7 @@ package state
 import "github.com/parley-mesh/parley/security/policy"
 
 // A Command is one change asked of the state machine. The implementations are the structs of this
-// file and no others. A command is refused as a whole or done as a whole.
+// package and no others. A command is refused as a whole or done as a whole.
 type Command interface {
 	kind() kind
 	// append adds the body's bytes; check says why the command could never be done.

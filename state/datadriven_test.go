@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/datadriven"
+	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security/policy"
 )
 
@@ -63,6 +64,10 @@ func showResult(t *testing.T, out *strings.Builder, c Command, res Result) {
 				t.Fatal(err)
 			}
 			fmt.Fprintf(out, "\n  %s", showNode(n))
+		}
+	case EventAppend:
+		if res.Code == CodeOK {
+			fmt.Fprintf(out, " at=%s", clock.Stamp(res.Number()))
 		}
 	case CoreAssign, DeletePrefix:
 		fmt.Fprintf(out, " number=%d", res.Number())
@@ -144,6 +149,15 @@ func showCluster(t *testing.T, out *strings.Builder, v *View, d *datadriven.Test
 				fmt.Fprintf(out, "%s %q\n", s.Node, s.Sealed)
 			}
 		}
+	case "events":
+		after := clock.Stamp(0)
+		if len(d.CmdArgs) > 0 {
+			after = stampAt(int(parseNumber(t, d.CmdArgs[0].Key)))
+		}
+		v.Events(after, func(e Event) bool {
+			fmt.Fprintf(out, "%s/%d %s %q origin=%s\n", e.At, e.Place, e.Node, e.Message, e.Origin)
+			return true
+		})
 	case "bundle":
 		fmt.Fprintf(out, "sequence=%d roots=%q\n", v.Bundle().Sequence, v.Bundle().Roots)
 	default:
@@ -227,6 +241,8 @@ func parseClusterCommand(t *testing.T, w []string, o map[string]string) Command 
 		return Probe{}
 	case "version":
 		return SetClusterVersion{Version: uint32(parseNumber(t, w[1]))}
+	case "event":
+		return EventAppend{ID: [16]byte{byte(parseNumber(t, w[1]))}, Node: w[2], Kind: EventNote, Message: w[3], Origin: stampAt(int(parseNumber(t, o["origin"])))}
 	case "bundle":
 		return SetBundle{Bundle{Sequence: parseNumber(t, w[1]), Roots: [][]byte{[]byte(w[2])}}}
 	}

@@ -28,6 +28,8 @@ var rowTypes = []struct {
 		func(x any) []byte { return encodeBundle(x.(Bundle)) }, nil},
 	{TableSeal, "n", Seal{Node: "n", Sealed: []byte("s")},
 		func(x any) []byte { return encodeSeal(x.(Seal)) }, nil},
+	{TableEvent, eventKey(Event{At: 1, Place: 2}), Event{At: 1, Place: 2, Node: "n", Kind: "k", Subject: "s", Message: "m"},
+		func(x any) []byte { return encodeEvent(x.(Event)) }, nil},
 }
 
 // The digest notices a change of any single field of any row type, and of key, revision and table.

@@ -14,6 +14,7 @@ func FuzzDecode(f *testing.F) {
 		NodeSetRole{Node: "a1", Role: "local"}, NodeSetLeft{Node: "a1"}, CoreGrant{Node: "a1", Allow: true},
 		CoreAssign{Node: "a1"}, CoreRetire{RaftID: 3}, CoreSeal{Node: "a1", Sealed: []byte("s")},
 		SetCoreSize{Size: 3}, SetClusterVersion{Version: 1}, SetBundle{Bundle{Roots: [][]byte{{1}}}}, Probe{},
+		EventAppend{ID: [16]byte{1}, Node: "a1", Kind: EventNote, Subject: "s", Message: "m", Origin: 7},
 	} {
 		f.Add(encode(f, c))
 	}
@@ -74,6 +75,7 @@ func readAll(v *View, key string) {
 	v.Core()
 	v.Bundle()
 	v.Seal(key)
+	v.Events(0, func(Event) bool { return true })
 	v.List("", 0)
 	v.PrefixRevision(key)
 }

@@ -73,7 +73,7 @@ var genCommand = rapid.Custom(func(t *rapid.T) Command {
 
 func drawCoreCommand(t *rapid.T) Command {
 	node := genNode.Draw(t, "node")
-	switch rapid.IntRange(0, 9).Draw(t, "core kind") {
+	switch rapid.IntRange(0, 10).Draw(t, "core kind") {
 	case 0:
 		return NodeSetRole{Node: node, Role: rapid.SampledFrom(policy.Roles()).Draw(t, "role")}
 	case 1:
@@ -90,6 +90,8 @@ func drawCoreCommand(t *rapid.T) Command {
 		return SetCoreSize{Size: rapid.SampledFrom([]int{1, 3, 5, 7}).Draw(t, "size")}
 	case 8:
 		return Probe{}
+	case 9:
+		return EventAppend{ID: [16]byte{rapid.ByteRange(0, 9).Draw(t, "event")}, Node: node, Kind: EventNote, Message: "m"}
 	}
 	return SetBundle{Bundle{Sequence: rapid.Uint64Range(1, 6).Draw(t, "sequence"), Roots: [][]byte{{1}}}}
 }

@@ -21,6 +21,7 @@ const (
 	kindSetClusterVersion
 	kindSetBundle
 	kindProbe
+	kindEventAppend
 
 	kindEnd
 )
@@ -53,6 +54,7 @@ var kinds = [kindEnd]kindSpec{
 	kindSetClusterVersion: {"set cluster version", 1, 1, readSetClusterVersion},
 	kindSetBundle:         {"set bundle", 1, 1, readSetBundle},
 	kindProbe:             {"probe", 1, 1, readProbe},
+	kindEventAppend:       {"event append", 1, 1, readEventAppend},
 }
 
 func (Put) kind() kind               { return kindPut }

@@ -55,6 +55,7 @@ func (m *Machine) Apply(index, term uint64, at clock.Stamp, commands [][]byte) (
 	a := &applying{s: m.s.copyStore(), at: at}
 	results = make([][]byte, len(commands))
 	for i, c := range decoded {
+		a.place = uint32(i) //nolint:gosec // an entry holds far fewer commands
 		results[i] = EncodeResult(a.run(c, damaged[i]))
 	}
 	a.s.at.Index, a.s.at.Term = index, term
@@ -80,6 +81,7 @@ func (m *Machine) Restore(r io.Reader) error {
 type applying struct {
 	s       *store
 	at      clock.Stamp
+	place   uint32 // of the command being run, in the entry
 	changes []Change
 }
 

@@ -261,6 +261,10 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		var s Seal
 		s, err = decodeSeal(row)
 		own = s.Node
+	case TableEvent:
+		var e Event
+		e, err = decodeEvent(row)
+		own = eventKey(e)
 	default:
 		own = ""
 		err = checkSingle(t, row)

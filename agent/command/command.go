@@ -78,6 +78,7 @@ func (a *app) tree() *cobra.Command {
 		a.initCommand(), a.tokenCommand(), a.agentCommand(), a.labCommand(),
 		a.statusCommand(), a.membersCommand(), a.coreCommand(), a.kvCommand(),
 		a.sloCommand(), a.alertsCommand(), a.healthCommand(),
+		a.eventsCommand(), a.digestCommand(), a.netCommand(), a.nodeCommand(),
 		a.configCommand(), a.versionCommand(),
 	)
 	root.SetHelpCommand(helpCommand())

@@ -18,8 +18,6 @@ var fakeAnswers = map[string]string{
 	 "core":` + fakeCore + `,"svid":{"spiffe_id":"spiffe://td.example/parley/agent/a1","not_after":"2026-01-02T03:04:05Z"}}`,
 	"/parley/v1/members": `[{"name":"a1","spiffe_id":"spiffe://td.example/parley/agent/a1","state":"alive","address":"127.0.0.1:8310","zone":"z1","core":"leader"},
 	 {"name":"a2","spiffe_id":"spiffe://td.example/parley/agent/a2","state":"dead","address":"127.0.0.2:8310","zone":"","core":"none"}]`,
-	"/parley/v1/core":   fakeCore,
-	"/parley/v1/tokens": `[]`,
 	"/parley/v1/slo": `[{"name":"config-write","target":0.999,"window":"30d","sli":0.9995,"budget_remaining_ratio":0.5,
 	 "burn":{"5m":0.4,"30m":20,"1h":0,"2h":0,"6h":0,"1d":0,"3d":0},"firing":["slo-config-write-page"],"good":1999,"bad":1},
 	 {"name":"membership-accuracy","target":0.9999,"window":"30d","sli":null,"budget_remaining_ratio":null,
@@ -29,6 +27,14 @@ var fakeAnswers = map[string]string{
 	"/parley/v1/health": `{"ready":false,"capabilities":[{"name":"discovery","ok":true},{"name":"writes","ok":false,"detail":"no leader is known"}]}`,
 	"/parley/v1/health/explain": `{"healthy":false,"causes":[{"rank":1,"cause":"core-member-dead","subject":"a2","severity":"page",
 	 "evidence":["gossip holds voter a2 dead","0 of 3 voters may still fail"],"alert":"quorum-margin","runbook":"server-down","command":"parley runbook run server-down --var node=a2"}]}`,
+	"/parley/v1/core": fakeCore,
+	"/parley/v1/events": `[{"hlc":"1700000000000.1","time":"2023-11-14T22:13:20Z","node":"a1","kind":"agent-started","subject":"a1","message":"start 1","pending":false,"reported_at":"2023-11-14T22:20:00Z"},
+	 {"hlc":"","time":"2023-11-14T22:21:00Z","node":"a1","kind":"note","subject":"","message":"m","pending":true,"reported_at":"2023-11-14T22:21:00Z"}]`,
+	"/parley/v1/digest/compare": `{"groups":2,"index":42,"members":[{"name":"a1","digest":"aa"},{"name":"a2","digest":"aa"},{"name":"a3","digest":"bb"}],"minority":["a3"],"unreachable":["a4"],"behind":[]}`,
+	"/parley/v1/net/matrix": `{"agents":["a1","a2"],"links":[{"from":"a1","to":"a2","udp":"fallback","tcp":"ok","rtt_ms":0.25},
+	 {"from":"a2","to":"a1","udp":"ok","tcp":"down","rtt_ms":0}],"unreachable":1,"udp_fallback":1,"asymmetric":1,"unknown":0}`,
+	"/parley/v1/node/a2": `{"name":"a2","state":"dead","incarnation":7,"starts_10m":3,"safe_mode":0,"core":"voter","address":"127.0.0.2:8310","zone":"","version":"v1","reachable":false}`,
+	"/parley/v1/tokens":  `[]`,
 }
 
 // fakeAgent answers like an agent; its keys live in a map, with one revision for each write.
@@ -51,6 +57,8 @@ func newFakeAgent() *httptest.Server {
 func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
 	switch {
+	case path == "/parley/v1/events" && r.Method == http.MethodPost:
+		_, _ = io.WriteString(w, `{"hlc":"1700000000000.2","time":"2023-11-14T22:13:20Z","node":"a1"}`)
 	case fakeAnswers[path] != "" && r.Method == http.MethodGet:
 		_, _ = io.WriteString(w, fakeAnswers[path])
 	case path == "/parley/v1/token":

@@ -24,6 +24,8 @@ const (
 	HealthRead  Action = "health.read"  // GET /parley/v1/health
 	SLORead     Action = "slo.read"     // GET /parley/v1/slo
 	AlertRead   Action = "alert.read"   // GET /parley/v1/alerts
+	DigestRead  Action = "digest.read"  // GET /parley/v1/digest/compare
+	NetRead     Action = "net.read"     // GET /parley/v1/net/matrix
 )
 
 // What a program that keeps its configuration here may ask.
@@ -68,6 +70,8 @@ var needs = map[Action]Role{
 	SLORead:     Discovery,
 	AlertRead:   Discovery,
 	Probe:       Discovery,
+	DigestRead:  Discovery,
+	NetRead:     Discovery,
 
 	KVRead:      Local,
 	KVWrite:     Local,

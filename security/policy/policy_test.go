@@ -17,7 +17,8 @@ var allowed = []struct {
 	actions string
 }{
 	{None, "livez ready"},
-	{Discovery, "metrics console runbooks members core.read status catalog.read health.read slo.read alert.read probe"},
+	{Discovery, "metrics console runbooks members core.read status catalog.read health.read slo.read alert.read probe " +
+		"digest.read net.read"},
 	{Local, "kv.read kv.write txn session.read session.use lock.use event.read event.fire"},
 	{Operator, "token.create token.list token.revoke core.write node.role"},
 }
