@@ -20,7 +20,7 @@ func (a *Agent) opsSources() opsSources {
 	return opsSources{
 		digestMinority: a.digestMinority, udpFallbackRatio: a.udpFallbackRatio, unreachableLinks: a.unreachableLinks,
 		maxStarts10m: a.maxStarts10m,
-		alertChanged: func(t ops.Transition) { a.reportAlert(t.Alert.ID, t.Firing) },
+		alertChanged: func(t ops.Transition) { a.reportAlert(t.Alert.ID, t.Firing, t.Alert.Summary) },
 	}
 }
 
