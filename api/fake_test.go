@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/ops"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
@@ -102,6 +103,12 @@ func (a *fakeAgent) options() Options {
 				return []Capability{{Name: "writes", OK: true}, {Name: "view", Detail: "at index 0"}}
 			},
 			CreateToken: a.createToken,
+			Check: func(context.Context) ops.CheckReport {
+				return ops.CheckReport{OK: true, Checks: []ops.CheckResult{{ID: "leader", Status: ops.CheckOK, Message: "the core has a leader"}}}
+			},
+			Scrub: func(_ context.Context, rate int64) (ScrubReport, error) {
+				return ScrubReport{Segments: 1, Entries: 2, Bytes: rate}, nil
+			},
 		},
 	}
 }

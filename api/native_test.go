@@ -50,6 +50,9 @@ func TestJSONShapes(t *testing.T) {
 		{"GET", "/parley/v1/core", "", 200, core},
 		{"GET", "/parley/v1/status", "", 200, `{"name":"a1","cluster_id":"00112233445566778899aabbccddeeff","trust_domain":"example.org","version":"0.1.0","ready":true,"safe_mode":0,"core":` + core + `,"svid":{"spiffe_id":"spiffe://example.org/parley/agent/a1","not_after":"2023-11-14T23:13:20Z"}}`},
 		{"GET", "/parley/v1/health", "", 200, `{"ready":true,"capabilities":[{"name":"writes","ok":true},{"name":"view","ok":false,"detail":"at index 0"}]}`},
+		{"GET", "/parley/v1/check", "", 200, `{"ok":true,"checks":[{"id":"leader","status":"ok","message":"the core has a leader","hint":"","runbook":""}]}`},
+		{"GET", "/parley/v1/storage/scrub", "", 200, `{"errors":0,"segments":1,"entries":2,"snapshots":0,"bytes":33554432,"problems":[]}`},
+		{"GET", "/parley/v1/storage/scrub?mib_per_second=2", "", 200, `{"errors":0,"segments":1,"entries":2,"snapshots":0,"bytes":2097152,"problems":[]}`},
 		{"GET", "/livez", "", 200, "ok"}, {"GET", "/readyz", "", 200, "ready"},
 		{"GET", "/readyz?verbose", "", 200, "[+]writes\n[-]view at index 0\nready"},
 	} {
@@ -134,6 +137,9 @@ func TestNativeRefusals(t *testing.T) {
 		{"DELETE", "/parley/v1/token/zz", "", 400, CodeInvalid}, {"DELETE", "/parley/v1/token/0011223344556677", "", 404, CodeNotFound},
 		{"POST", "/parley/v1/core/size", `{"size":2}`, 400, CodeInvalid}, {"POST", "/parley/v1/core/allow", `{"node":"zz"}`, 404, CodeNotFound},
 		{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"root"}`, 400, CodeInvalid},
+		{"GET", "/parley/v1/check?pre", "", 400, CodeInvalid}, {"GET", "/parley/v1/storage/scrub?rate=1", "", 400, CodeInvalid},
+		{"GET", "/parley/v1/storage/scrub?mib_per_second=0", "", 400, CodeInvalid},
+		{"GET", "/parley/v1/storage/scrub?mib_per_second=10001", "", 400, CodeInvalid},
 	} {
 		w := do(h, test.method, test.target, test.body)
 		if w.Code != test.status || !strings.Contains(w.Body.String(), `"code":"`+test.code+`"`) {

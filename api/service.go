@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/ops"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
@@ -62,6 +63,10 @@ type Local struct {
 	Health  func() []Capability
 	// CreateToken makes the secret here and executes TokenCreate as caller.
 	CreateToken func(ctx context.Context, caller Caller, spec TokenSpec) (TokenAnswer, error)
+	// Check looks for what is wrong with this agent or will be. Scrub verifies its log and snapshots, reading at most
+	// bytesPerSecond.
+	Check func(ctx context.Context) ops.CheckReport
+	Scrub func(ctx context.Context, bytesPerSecond int64) (ScrubReport, error)
 }
 
 // Options of a Service; zero values take the constants above.

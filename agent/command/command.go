@@ -77,6 +77,7 @@ func (a *app) tree() *cobra.Command {
 	root.AddCommand(
 		a.initCommand(), a.tokenCommand(), a.agentCommand(), a.labCommand(),
 		a.statusCommand(), a.membersCommand(), a.coreCommand(), a.kvCommand(),
+		a.checkCommand(), a.storageCommand(),
 		a.configCommand(), a.versionCommand(),
 	)
 	root.SetHelpCommand(helpCommand())
