@@ -87,6 +87,7 @@ func (a *app) tree() *cobra.Command {
 			cmd.Args, cmd.RunE = noSuchCommand, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 		}
 	}
+	document(root)
 	return root
 }
 
