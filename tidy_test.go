@@ -82,6 +82,7 @@ var mayImport = map[string][]string{
 var pure = []string{
 	"clock/*.go", "security/policy/*.go", "state/*.go", "consensus/core*.go", "state/watch/protocol*.go",
 	"ops/alert*.go", "ops/explain*.go", "ops/readings.go", "ops/slo/*.go",
+	"ops/check.go", "ops/precheck.go",
 }
 
 // impure are the exceptions.

@@ -65,6 +65,8 @@ type Agent struct {
 	core   *coreRunner
 	issuer *issuer
 
+	scrubber *scrubber
+
 	gossip     *membership.Membership
 	service    *api.Service
 	watcher    *watcher
@@ -210,6 +212,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	if err := a.core.open(); err != nil {
 		return err
 	}
+	a.scrubber = newScrubber(a.core, a.dir, a.ids.ClusterID, a.log.Named("storage"))
 	a.watcher = newWatcher(a)
 	a.watcher.sources = a.opsSources()
 	a.timeline, a.comparison, a.matrix = a.newTimeline(), newShared[api.DigestComparison](), newShared[api.LinkMatrix]()

@@ -46,6 +46,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"admin socket", a.serveHTTP(socks.admin, api.Socket), stopGrace},
 		{"http", a.serveHTTP(socks.http, api.Loopback), stopGrace},
 		{"https", a.serveHTTPS(socks.https), stopGrace},
+		{"scrub", a.scrubber.run, stopGrace},
 		{"readiness", a.announce, stopGrace},
 		{"ops", a.watcher.run, stopGrace},
 	}

@@ -213,3 +213,16 @@ func TestClientWatchReconnects(t *testing.T) {
 		t.Errorf("got %v\n%swant\n%s", err, seen, want)
 	}
 }
+
+// What the agent finds out about itself arrives as it was sent.
+func TestClientExamines(t *testing.T) {
+	c, ctx := newClient(t, newFake(t, 1, 1).agents["a1"]), context.Background()
+	report, err := c.Check(ctx)
+	if want := (client.CheckReport{OK: true, Checks: []client.CheckResult{{ID: "leader", Status: "ok", Message: "the core has a leader"}}}); err != nil || !reflect.DeepEqual(report, want) {
+		t.Errorf("check: %+v, %v", report, err)
+	}
+	scrub, err := c.ScrubStorage(ctx, 2)
+	if want := (client.ScrubReport{Segments: 1, Entries: 2, Bytes: 2 << 20, Problems: []client.ScrubProblem{}}); err != nil || !reflect.DeepEqual(scrub, want) {
+		t.Errorf("scrub: %+v, %v", scrub, err)
+	}
+}

@@ -118,6 +118,12 @@ func (a *fakeAgent) options() Options {
 			CreateToken: a.createToken,
 			Ops:         func() *ops.Snapshot { return fakeSnapshot },
 			Metrics:     http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("metrics\n")) }),
+			Check: func(context.Context) ops.CheckReport {
+				return ops.CheckReport{OK: true, Checks: []ops.CheckResult{{ID: "leader", Status: ops.CheckOK, Message: "the core has a leader"}}}
+			},
+			Scrub: func(_ context.Context, rate int64) (ScrubReport, error) {
+				return ScrubReport{Segments: 1, Entries: 2, Bytes: rate}, nil
+			},
 		},
 	}
 }

@@ -58,6 +58,7 @@ var calls = []struct{ method, target, body string }{
 	{"POST", "/parley/v1/token", `{}`}, {"GET", "/parley/v1/tokens", ""}, {"DELETE", "/parley/v1/token/00112233445566aa", ""},
 	{"POST", "/parley/v1/core/allow", `{"node":"a1"}`}, {"POST", "/parley/v1/core/size", `{"size":3}`},
 	{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"operator"}`},
+	{"GET", "/parley/v1/check", ""}, {"GET", "/parley/v1/storage/scrub", ""},
 }
 
 // Each role may use exactly the endpoints whose action policy gives it; and the test knows every endpoint.

@@ -63,6 +63,9 @@ func TestJSONShapes(t *testing.T) {
 		{"GET", "/parley/v1/node/a1", "", 200,
 			`{"name":"a1","state":"alive","incarnation":3,"starts_10m":1,"safe_mode":0,"core":"leader","address":"127.0.0.1:8310","zone":"z1","version":"0.1.0","reachable":true}`},
 		{"GET", "/parley/v1/node/a9", "", 404, `{"error":{"code":"not_found","message":"there is no agent \"a9\"","hint":"list the agents: parley members","leader":null,"request_id":"ID","exit_code":1,"retryable":false}}`},
+		{"GET", "/parley/v1/check", "", 200, `{"ok":true,"checks":[{"id":"leader","status":"ok","message":"the core has a leader","hint":"","runbook":""}]}`},
+		{"GET", "/parley/v1/storage/scrub", "", 200, `{"errors":0,"segments":1,"entries":2,"snapshots":0,"bytes":33554432,"problems":[]}`},
+		{"GET", "/parley/v1/storage/scrub?mib_per_second=2", "", 200, `{"errors":0,"segments":1,"entries":2,"snapshots":0,"bytes":2097152,"problems":[]}`},
 		{"GET", "/livez", "", 200, "ok"}, {"GET", "/readyz", "", 200, "ready"},
 		{"GET", "/readyz?verbose", "", 200, "[+]writes\n[-]view at index 0\nready"},
 	} {
@@ -147,6 +150,9 @@ func TestNativeRefusals(t *testing.T) {
 		{"DELETE", "/parley/v1/token/zz", "", 400, CodeInvalid}, {"DELETE", "/parley/v1/token/0011223344556677", "", 404, CodeNotFound},
 		{"POST", "/parley/v1/core/size", `{"size":2}`, 400, CodeInvalid}, {"POST", "/parley/v1/core/allow", `{"node":"zz"}`, 404, CodeNotFound},
 		{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"root"}`, 400, CodeInvalid},
+		{"GET", "/parley/v1/check?pre", "", 400, CodeInvalid}, {"GET", "/parley/v1/storage/scrub?rate=1", "", 400, CodeInvalid},
+		{"GET", "/parley/v1/storage/scrub?mib_per_second=0", "", 400, CodeInvalid},
+		{"GET", "/parley/v1/storage/scrub?mib_per_second=10001", "", 400, CodeInvalid},
 	} {
 		w := do(h, test.method, test.target, test.body)
 		if w.Code != test.status || !strings.Contains(w.Body.String(), `"code":"`+test.code+`"`) {

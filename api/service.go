@@ -74,6 +74,10 @@ type Local struct {
 	// Ops is what the agent last found out about itself; Metrics serves /metrics.
 	Ops     func() *ops.Snapshot
 	Metrics http.Handler
+	// Check looks for what is wrong with this agent or will be. Scrub verifies its log and snapshots, reading at most
+	// bytesPerSecond.
+	Check func(ctx context.Context) ops.CheckReport
+	Scrub func(ctx context.Context, bytesPerSecond int64) (ScrubReport, error)
 }
 
 // Options of a Service; zero values take the constants above.

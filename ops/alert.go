@@ -73,7 +73,7 @@ func Alerts() []Alert {
 	return append(append([]Alert(nil), alerts...), sloAlerts()...)
 }
 
-// The runbooks that alerts and causes name.
+// The runbooks that alerts, causes and checks name.
 const (
 	runbookServerDown = "server-down"
 	runbookCrashLoop  = "crash-loop"

@@ -20,6 +20,7 @@ import (
 var agentFlags = []struct{ flag, key, help string }{
 	{"name", "name", "this agent's name (default what the data directory holds, else the host name)"},
 	{"zone", "zone", "failure domain of this host"},
+	{"profile", "profile", "defaults for a situation: default, or beside-consul (http on 127.0.0.1:18500, dns on 127.0.0.1:18600)"},
 	{"join", "join", "mesh addresses of agents to join by, separated by commas"},
 	{"token-file", "token_file", "file with the join token; ignored once joined"},
 	{"bind", "mesh.bind", "address of the mesh port (default 0.0.0.0:8310)"},
@@ -33,8 +34,8 @@ var agentFlags = []struct{ flag, key, help string }{
 }
 
 func (a *app) agentCommand() *cobra.Command {
-	var file, token string
-	var settings []string
+	var token string
+	var settings agentSettings
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Run the agent on this host",
@@ -47,11 +48,7 @@ func (a *app) agentCommand() *cobra.Command {
 			if token != "" && cmd.Flags().Changed("token-file") {
 				return usageError("keep --token-file", "--token and --token-file exclude each other")
 			}
-			overrides, err := a.overrides(cmd, settings)
-			if err != nil {
-				return err
-			}
-			cfg, err := config.Load(file, overrides...)
+			cfg, err := a.load(cmd, settings)
 			if err != nil {
 				return err
 			}
@@ -59,13 +56,8 @@ func (a *app) agentCommand() *cobra.Command {
 			return a.serve(cmd.Context(), cfg)
 		},
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&file, "config", "", "configuration file; 'parley config default' prints one")
-	flags.StringVar(&token, "token", "", "the join token itself; other users of this host can see it, prefer --token-file")
-	flags.StringArrayVar(&settings, "set", nil, "any key of the configuration, as key=value; may be repeated")
-	for _, f := range agentFlags {
-		flags.String(f.flag, "", f.help)
-	}
+	cmd.Flags().StringVar(&token, "token", "", "the join token itself; other users of this host can see it, prefer --token-file")
+	settings.register(cmd)
 	cmd.AddCommand(a.agentRoleCommand())
 	return cmd
 }

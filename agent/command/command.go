@@ -79,6 +79,7 @@ func (a *app) tree() *cobra.Command {
 		a.statusCommand(), a.membersCommand(), a.coreCommand(), a.kvCommand(),
 		a.sloCommand(), a.alertsCommand(), a.healthCommand(),
 		a.eventsCommand(), a.digestCommand(), a.netCommand(), a.nodeCommand(),
+		a.checkCommand(), a.storageCommand(),
 		a.configCommand(), a.versionCommand(),
 	)
 	root.SetHelpCommand(helpCommand())
@@ -88,6 +89,7 @@ func (a *app) tree() *cobra.Command {
 			cmd.Args, cmd.RunE = noSuchCommand, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 		}
 	}
+	document(root)
 	return root
 }
 

@@ -35,6 +35,9 @@ var fakeAnswers = map[string]string{
 	 {"from":"a2","to":"a1","udp":"ok","tcp":"down","rtt_ms":0}],"unreachable":1,"udp_fallback":1,"asymmetric":1,"unknown":0}`,
 	"/parley/v1/node/a2": `{"name":"a2","state":"dead","incarnation":7,"starts_10m":3,"safe_mode":0,"core":"voter","address":"127.0.0.2:8310","zone":"","version":"v1","reachable":false}`,
 	"/parley/v1/tokens":  `[]`,
+	"/parley/v1/check": `{"ok":false,"checks":[{"id":"leader","status":"fail","message":"no leader","hint":"start one","runbook":"server-down"},
+	 {"id":"disk","status":"ok","message":"9 GiB free","hint":"","runbook":""},{"id":"zones","status":"warn","message":"one zone","hint":"add one","runbook":""}]}`,
+	"/parley/v1/storage/scrub": `{"errors":1,"segments":2,"entries":3,"snapshots":0,"bytes":9,"problems":[{"file":"wal/1.wal","offset":4096,"message":"frame 1: bad"}]}`,
 }
 
 // fakeAgent answers like an agent; its keys live in a map, with one revision for each write.

@@ -30,6 +30,10 @@ type Config struct {
 	// Failure domain of this host. The core spreads its voters over zones.
 	Zone string `toml:"zone" example:"rack-1" check:"name"`
 
+	// Defaults for a situation: default, or beside-consul for a host on which a Consul agent runs, which
+	// serves http on 127.0.0.1:18500 and dns on 127.0.0.1:18600, unless other addresses are set below.
+	Profile string `toml:"profile" default:"default" check:"oneof:default beside-consul"`
+
 	// Mesh addresses of agents to join by. Used until this agent has joined, and afterwards to find the
 	// others again.
 	Join []string `toml:"join" example:"10.0.0.1:8310" check:"peers"`

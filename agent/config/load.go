@@ -38,6 +38,7 @@ func Load(path string, overrides ...Override) (Config, error) {
 	for _, o := range overrides {
 		c.override(o, &p)
 	}
+	c.applyProfile(overrides, &p)
 	c.complete(systemHost())
 	c.check(&p)
 	return c, p.err()

@@ -47,6 +47,9 @@ const (
 	TokenRevoke Action = "token.revoke" // DELETE /parley/v1/token/ID
 	CoreWrite   Action = "core.write"   // POST /parley/v1/core/allow, size, hold
 	NodeRole    Action = "node.role"    // change what an agent may do
+
+	Check        Action = "check"         // GET /parley/v1/check
+	StorageScrub Action = "storage.scrub" // GET /parley/v1/storage/scrub
 )
 
 // What the agents ask of each other by themselves.
@@ -87,6 +90,9 @@ var needs = map[Action]Role{
 	TokenRevoke: Operator,
 	CoreWrite:   Operator,
 	NodeRole:    Operator,
+
+	Check:        Operator,
+	StorageScrub: Operator,
 }
 
 // Actions returns every action in a fixed order. The slice is the caller's own. It is what a test
