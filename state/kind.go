@@ -20,6 +20,10 @@ const (
 	kindSetCoreSize
 	kindSetClusterVersion
 	kindSetBundle
+	kindSessionCreate
+	kindSessionDestroy
+	kindLock
+	kindUnlock
 
 	kindEnd
 )
@@ -51,6 +55,10 @@ var kinds = [kindEnd]kindSpec{
 	kindSetCoreSize:       {"set core size", 1, 1, readSetCoreSize},
 	kindSetClusterVersion: {"set cluster version", 1, 1, readSetClusterVersion},
 	kindSetBundle:         {"set bundle", 1, 1, readSetBundle},
+	kindSessionCreate:     {"session create", 1, 1, readSessionCreate},
+	kindSessionDestroy:    {"session destroy", 1, 1, readSessionDestroy},
+	kindLock:              {"lock", 1, 1, readLock},
+	kindUnlock:            {"unlock", 1, 1, readUnlock},
 }
 
 func (Put) kind() kind               { return kindPut }
@@ -69,3 +77,7 @@ func (CoreSeal) kind() kind          { return kindCoreSeal }
 func (SetCoreSize) kind() kind       { return kindSetCoreSize }
 func (SetClusterVersion) kind() kind { return kindSetClusterVersion }
 func (SetBundle) kind() kind         { return kindSetBundle }
+func (SessionCreate) kind() kind     { return kindSessionCreate }
+func (SessionDestroy) kind() kind    { return kindSessionDestroy }
+func (Lock) kind() kind              { return kindLock }
+func (Unlock) kind() kind            { return kindUnlock }

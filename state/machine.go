@@ -52,7 +52,7 @@ func (m *Machine) Apply(index, term uint64, at clock.Stamp, commands [][]byte) (
 		decoded[i], damaged[i] = e.Command, err
 	}
 
-	a := &applying{s: m.s.copyStore(), at: at}
+	a := &applying{s: m.s.copyStore(), term: term, at: at}
 	results = make([][]byte, len(commands))
 	for i, c := range decoded {
 		results[i] = EncodeResult(a.run(c, damaged[i]))
@@ -79,6 +79,7 @@ func (m *Machine) Restore(r io.Reader) error {
 // applying is one entry being applied, to a copy of the machine's store.
 type applying struct {
 	s       *store
+	term    uint64
 	at      clock.Stamp
 	changes []Change
 }
