@@ -65,6 +65,8 @@ type Agent struct {
 	core   *coreRunner
 	issuer *issuer
 
+	sessions *sessionKeeper
+
 	gossip     *membership.Membership
 	service    *api.Service
 	leaderHint leaderHint
@@ -191,6 +193,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	if err := a.core.open(); err != nil {
 		return err
 	}
+	a.sessions = a.newSessionKeeper()
 	a.service = api.New(a.apiOptions())
 	a.service.Mount(consul.Routes(consul.Options{})...)
 	a.issuer = newIssuer(a, td)

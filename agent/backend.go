@@ -20,7 +20,7 @@ func (a *Agent) apiOptions() api.Options {
 			Propose: a.propose, ReadIndex: a.readIndex, Call: a.call, RoleOf: a.roleOf, CoreNodes: a.book.coreNodes,
 			ClusterVersion: func() uint32 { return a.hub.View().Cluster().Version },
 			Members:        a.apiMembers, Core: a.coreStatus, Status: a.status, Health: a.health,
-			CreateToken: a.createToken,
+			CreateToken: a.createToken, RenewSession: a.sessions.renew,
 		},
 		AnonymousRole: policy.Role(a.cfg.HTTP.AnonymousRole),
 		IdentifyTLS: func(cs tls.ConnectionState) (string, string, error) {

@@ -40,6 +40,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"core status", a.followCore, stopGrace},
 		{"links", a.dropDead, stopGrace},
 		{"core controller", a.controller().run, stopGrace},
+		{"sessions", a.sessions.run, stopGrace},
 		{"admin socket", a.serveHTTP(socks.admin, api.Socket), stopGrace},
 		{"http", a.serveHTTP(socks.http, api.Loopback), stopGrace},
 		{"https", a.serveHTTPS(socks.https), stopGrace},

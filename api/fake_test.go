@@ -23,6 +23,9 @@ type fakeCluster struct {
 	leader  string   // "" for none
 	calls   []string // "from>to method"
 	log     []state.Envelope
+
+	renewed       []string // "agent session"
+	refuseRenewal error
 }
 
 type fakeAgent struct {
@@ -101,9 +104,17 @@ func (a *fakeAgent) options() Options {
 			Health: func() []Capability {
 				return []Capability{{Name: "writes", OK: true}, {Name: "view", Detail: "at index 0"}}
 			},
-			CreateToken: a.createToken,
+			CreateToken: a.createToken, RenewSession: a.renewSession,
 		},
 	}
+}
+
+// renewSession notes what the leader was told.
+func (a *fakeAgent) renewSession(s state.Session) error {
+	a.cluster.mu.Lock()
+	defer a.cluster.mu.Unlock()
+	a.cluster.renewed = append(a.cluster.renewed, a.name+" "+s.ID.String())
+	return a.cluster.refuseRenewal
 }
 
 func (a *fakeAgent) coreStatus() CoreStatus {
