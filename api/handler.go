@@ -82,7 +82,9 @@ func (s *Service) Mount(routes ...Route) { s.extra = append(s.extra, routes...) 
 
 // Routes returns all endpoints, the mounted ones included.
 func (s *Service) Routes() []Route {
-	return append(s.nativeRoutes(), s.extra...)
+	routes := s.nativeRoutes()
+	routes = append(routes, s.sessionRoutes()...)
+	return append(routes, s.extra...)
 }
 
 // Handler serves every endpoint to the callers of one listener. The connections must come from NewHTTPServer: its

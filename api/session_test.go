@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 )
@@ -212,3 +213,82 @@ func TestSessionAnswerClaims(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// The native endpoints, through the client of the same repository: a session is exact, takes and lets go of a lock,
+// and its fencing token grows from one session to the next.
+func TestNativeSessions(t *testing.T) {
+	fake := newFake(t, 1, 1)
+	c, ctx := newClient(t, fake.agents["a1"]), context.Background()
+	delay := time.Duration(0)
+	first, err := c.CreateSession(ctx, client.SessionSpec{Name: "job", TTL: 30 * time.Second, Behavior: "delete", LockDelay: &delay})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := client.Session{
+		ID: first.ID, Name: "job", Node: "a1", TTL: "30s", Lease: "30s", Behavior: "delete", LockDelay: "0s",
+		CreatedAt: first.CreatedAt, CreatedHLC: first.CreatedHLC, FencingToken: first.FencingToken,
+	}
+	if first != want || len(first.ID) != 36 || first.CreatedAt.IsZero() || first.CreatedHLC == "" || first.FencingToken == 0 {
+		t.Errorf("created %+v", first)
+	}
+	second, err := c.CreateSession(ctx, client.SessionSpec{})
+	if err != nil || second.TTL != "0s" || second.Behavior != "release" || second.LockDelay != "15s" || second.FencingToken <= first.FencingToken {
+		t.Errorf("created %+v, %v", second, err)
+	}
+	if all, err := c.Sessions(ctx, ""); err != nil || len(all) != 2 {
+		t.Errorf("all: %+v, %v", all, err)
+	}
+	if none, err := c.Sessions(ctx, "a9"); err != nil || len(none) != 0 {
+		t.Errorf("of another node: %+v, %v", none, err)
+	}
+	if renewed, err := c.RenewSession(ctx, first.ID); err != nil || renewed != first {
+		t.Errorf("renewed %+v, %v", renewed, err)
+	}
+	for _, step := range []struct {
+		options client.PutOptions
+		code    string
+		index   uint64
+	}{
+		{client.PutOptions{Session: first.ID}, "", 1},
+		{client.PutOptions{Session: second.ID}, "conflict", 0},
+		{client.PutOptions{Session: second.ID, Release: true}, "conflict", 0},
+		{client.PutOptions{Session: first.ID, Release: true}, "", 1},
+		{client.PutOptions{Session: second.ID}, "", 2},
+		{client.PutOptions{Session: "nonsense"}, "not_found", 0},
+		{client.PutOptions{Release: true}, "invalid", 0},
+		{client.PutOptions{Session: second.ID, CAS: new(uint64)}, "invalid", 0},
+	} {
+		done, err := c.Put(ctx, "k", []byte("v"), step.options)
+		var refused *client.Error
+		if errors.As(err, &refused); (refused == nil) != (step.code == "") || refused != nil && refused.Code != step.code || done.LockIndex != step.index {
+			t.Errorf("%+v: %+v, %v", step.options, done, err)
+		}
+	}
+	if pair, err := c.Get(ctx, "k", client.ReadOptions{}); err != nil || pair.Session != second.ID || pair.LockIndex != 2 {
+		t.Errorf("the key: %+v, %v", pair, err)
+	}
+	txn, err := c.Txn(ctx, client.Txn{Then: []client.Op{
+		{Op: "check_session", Key: "k", Session: second.ID}, {Op: "unlock", Key: "k", Session: second.ID},
+		{Op: "lock", Key: "k", Value: []byte("w"), Session: first.ID}, {Op: "get_tree"},
+	}})
+	if err != nil || len(txn.Results) != 4 || txn.Results[2].Pair.LockIndex != 3 || string(txn.Results[2].Pair.Value) != "w" || len(txn.Results[3].Pairs) != 1 {
+		t.Errorf("txn: %+v, %v", txn, err)
+	}
+	if done, err := c.DestroySession(ctx, first.ID); err != nil || done.ID != first.ID || done.Revision == 0 {
+		t.Errorf("destroyed %+v, %v", done, err)
+	}
+	for _, err := range []error{
+		errorOf(c.Get(ctx, "k", client.ReadOptions{})), errorOf(c.RenewSession(ctx, first.ID)), errorOf(c.DestroySession(ctx, first.ID)),
+	} {
+		if refused := new(client.Error); !errors.As(err, &refused) || refused.Code != "not_found" {
+			t.Errorf("after its end: %v", err)
+		}
+	}
+	for _, spec := range []client.SessionSpec{{TTL: time.Millisecond}, {TTL: 25 * time.Hour}, {Behavior: "keep"}, {Node: "nowhere"}} {
+		if _, err := c.CreateSession(ctx, spec); err == nil {
+			t.Errorf("created %+v", spec)
+		}
+	}
+}
+
+func errorOf[T any](_ T, err error) error { return err }
