@@ -164,12 +164,15 @@ func parseLockDelay(raw json.RawMessage) (time.Duration, error) {
 		return defaultLockDelay, nil
 	}
 	var delay time.Duration
+	var number int64
 	var text string
 	err := json.Unmarshal(raw, &text)
 	if err == nil {
 		delay, err = time.ParseDuration(text)
-	} else if err = json.Unmarshal(raw, &delay); err == nil && delay < secondsBelow {
-		delay *= time.Second
+	} else if err = json.Unmarshal(raw, &number); number >= secondsBelow || number < 0 {
+		delay = time.Duration(number)
+	} else {
+		delay = time.Duration(number) * time.Second
 	}
 	if err != nil || delay < 0 || delay > state.MaxLockDelay {
 		return 0, badRequest(fmt.Sprintf("Invalid Session LockDelay %.40s: use 0s to %s", raw, state.MaxLockDelay))
