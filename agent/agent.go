@@ -66,6 +66,7 @@ type Agent struct {
 	issuer *issuer
 
 	scrubber *scrubber
+	sessions *sessionKeeper
 
 	gossip     *membership.Membership
 	service    *api.Service
@@ -216,6 +217,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.watcher = newWatcher(a)
 	a.watcher.sources = a.opsSources()
 	a.timeline, a.comparison, a.matrix = a.newTimeline(), newShared[api.DigestComparison](), newShared[api.LinkMatrix]()
+	a.sessions = a.newSessionKeeper()
 	a.service = api.New(a.apiOptions())
 	a.service.Mount(consul.Routes(consul.Options{})...)
 	a.issuer = newIssuer(a, td)

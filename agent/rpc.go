@@ -22,6 +22,7 @@ const (
 func (a *Agent) registerRPC(s *transport.Server) {
 	for _, method := range a.service.Methods() {
 		s.Handle(method, func(ctx context.Context, peer transport.Peer, body []byte) ([]byte, error) {
+			a.sessions.contact(peer.Node)
 			// Any agent may forward; the service caps the caller at the peer's own role.
 			out, err := a.service.HandleRPC(ctx, peer.Node, method, body)
 			return out, toWire(err)

@@ -43,6 +43,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"digests", a.watchDigests, stopGrace},
 		{"timeline", a.runTimeline, stopGrace},
 		{"core controller", a.controller().run, stopGrace},
+		{"sessions", a.sessions.run, stopGrace},
 		{"admin socket", a.serveHTTP(socks.admin, api.Socket), stopGrace},
 		{"http", a.serveHTTP(socks.http, api.Loopback), stopGrace},
 		{"https", a.serveHTTPS(socks.https), stopGrace},

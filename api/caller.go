@@ -60,6 +60,10 @@ func commandAction(cmd state.Command) policy.Action {
 		return policy.KVWrite
 	case state.Txn:
 		return policy.Txn
+	case state.SessionCreate, state.SessionDestroy:
+		return policy.SessionUse
+	case state.Lock, state.Unlock:
+		return policy.LockUse
 	case state.TokenCreate:
 		return policy.TokenCreate
 	case state.TokenRevoke:
@@ -77,7 +81,8 @@ func commandAction(cmd state.Command) policy.Action {
 func internalOnly(cmd state.Command) bool {
 	switch c := cmd.(type) {
 	case state.Put, state.Delete, state.DeletePrefix, state.Txn, state.TokenCreate, state.TokenRevoke,
-		state.NodeSetRole, state.CoreGrant, state.SetCoreSize:
+		state.NodeSetRole, state.CoreGrant, state.SetCoreSize,
+		state.SessionCreate, state.SessionDestroy, state.Lock, state.Unlock:
 		return false
 	case state.EventAppend:
 		return c.Kind != state.EventNote

@@ -26,6 +26,9 @@ type fakeCluster struct {
 	leader  string   // "" for none
 	calls   []string // "from>to method"
 	log     []state.Envelope
+
+	renewed       []string // "agent session"
+	refuseRenewal error
 }
 
 type fakeAgent struct {
@@ -124,6 +127,7 @@ func (a *fakeAgent) options() Options {
 			Scrub: func(_ context.Context, rate int64) (ScrubReport, error) {
 				return ScrubReport{Segments: 1, Entries: 2, Bytes: rate}, nil
 			},
+			RenewSession: a.renewSession,
 		},
 	}
 }
@@ -140,6 +144,14 @@ var fakeSnapshot = func() *ops.Snapshot {
 		Facts: ops.Facts{Node: "a1", Leader: "a1", Core: []ops.CoreFact{{Name: "a2", Member: "dead", Since: at}}},
 	}
 }()
+
+// renewSession notes what the leader was told.
+func (a *fakeAgent) renewSession(s state.Session) error {
+	a.cluster.mu.Lock()
+	defer a.cluster.mu.Unlock()
+	a.cluster.renewed = append(a.cluster.renewed, a.name+" "+s.ID.String())
+	return a.cluster.refuseRenewal
+}
 
 func (a *fakeAgent) coreStatus() CoreStatus {
 	out := CoreStatus{Term: 1, CommitIndex: 1, AppliedIndex: 1, Size: 3, Voters: []CoreMember{{Name: "a1", RaftID: "1", Healthy: true}}}

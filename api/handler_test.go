@@ -59,7 +59,12 @@ var calls = []struct{ method, target, body string }{
 	{"POST", "/parley/v1/core/allow", `{"node":"a1"}`}, {"POST", "/parley/v1/core/size", `{"size":3}`},
 	{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"operator"}`},
 	{"GET", "/parley/v1/check", ""}, {"GET", "/parley/v1/storage/scrub", ""},
+	{"POST", "/parley/v1/session", `{}`}, {"GET", "/parley/v1/sessions", ""}, {"GET", "/parley/v1/session/" + knownSession, ""},
+	{"PUT", "/parley/v1/session/" + knownSession, ""}, {"DELETE", "/parley/v1/session/" + knownSession, ""},
 }
+
+// knownSession exists at the start of TestRoleByEndpoint.
+const knownSession = "adf4238a-882b-9ddc-4a9d-5b6758e4159e"
 
 // Each role may use exactly the endpoints whose action policy gives it; and the test knows every endpoint.
 func TestRoleByEndpoint(t *testing.T) {
@@ -67,6 +72,11 @@ func TestRoleByEndpoint(t *testing.T) {
 	for _, role := range policy.Roles() {
 		c := newFake(t, 1, 1)
 		c.put("k", "v")
+		id, _ := state.ParseSessionID(knownSession)
+		session := state.SessionCreate{Session: state.Session{ID: id, Node: "a1", Behavior: state.BehaviorRelease}}
+		if _, err := c.agents["a1"].service.Execute(t.Context(), operator, session); err != nil {
+			t.Fatal(err)
+		}
 		service := c.agents["a1"].withRole(role)
 		h := service.Handler(Loopback)
 		routes := newRouter(service.Routes())

@@ -58,6 +58,10 @@ type Local struct {
 	// LastContact is how old a follower's data may be; nil counts as zero.
 	LastContact func() time.Duration
 
+	// RenewSession counts a session's time from now on, while this agent leads: not_leader if it does not, not_found
+	// if it has decided already that the session is over.
+	RenewSession func(state.Session) error
+
 	Members func() []Member
 	Core    func() CoreStatus
 	Status  func() AgentStatus

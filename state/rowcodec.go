@@ -265,6 +265,8 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		var e Event
 		e, err = decodeEvent(row)
 		own = eventKey(e)
+	case TableSession, TableNodeSessions, TableHold, TableDelay, TableDelayEnd:
+		err = checkSessionRow(t, key, row)
 	default:
 		own = ""
 		err = checkSingle(t, row)

@@ -69,12 +69,32 @@ func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		 "join_command":"parley agent --join 127.0.0.1:8310 --token-file TOKEN_FILE"}`)
 	case strings.HasPrefix(path, "/parley/v1/token/"):
 		fakeError(w, 403, "denied", "the role discovery may not revoke tokens", 4, false)
+	case strings.HasPrefix(path, "/parley/v1/session"):
+		fakeSessions(w, r)
 	case strings.HasPrefix(path, "/parley/v1/core/"):
 		_, _ = io.WriteString(w, `{}`)
 	case strings.HasPrefix(path, "/parley/v1/kv/"):
 		f.serveKV(w, r, strings.TrimPrefix(path, "/parley/v1/kv/"))
 	default:
 		fakeError(w, 404, "no_endpoint", "no endpoint "+path, 1, false)
+	}
+}
+
+const fakeSession = `{"id":"adf4238a-882b-9ddc-4a9d-5b6758e4159e","name":"job","node":"a1","ttl":"30s","lease":"30s","behavior":"release",
+ "lock_delay":"15s","created_at":"2026-01-02T03:04:05Z","created_hlc":"1.0","fencing_token":12}`
+
+func fakeSessions(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case strings.HasSuffix(r.URL.Path, "/gone"):
+		fakeError(w, 404, "not_found", "there is no session gone", 1, false)
+	case r.URL.Query().Has("node"):
+		_, _ = io.WriteString(w, `[]`)
+	case strings.HasSuffix(r.URL.Path, "/sessions"):
+		_, _ = io.WriteString(w, "["+fakeSession+"]")
+	case r.Method == http.MethodDelete:
+		_, _ = io.WriteString(w, `{"id":"adf4238a-882b-9ddc-4a9d-5b6758e4159e","revision":9}`)
+	default:
+		_, _ = io.WriteString(w, fakeSession)
 	}
 }
 
@@ -102,6 +122,10 @@ func (f *fakeAgent) serveKV(w http.ResponseWriter, r *http.Request, key string) 
 		_, _ = io.WriteString(w, fakePair(key, "here", 9))
 	case query.Has("cas") && query.Get("cas") != "7":
 		fakeError(w, 409, "conflict", "the revision is 7", 1, false)
+	case query.Get("session") == "other":
+		fakeError(w, 409, "conflict", "the key is held by session adf4238a", 1, false)
+	case query.Has("session"):
+		_, _ = fmt.Fprintf(w, `{"key":%q,"revision":8,"lock_index":1}`, key)
 	case query.Has("watch"):
 		w.Header().Set("Content-Type", "text/event-stream")
 		_, _ = fmt.Fprintf(w, "event: put\ndata: %s\n\nevent: ready\ndata: {\"revision\":7}\n\nevent: put\ndata: %s\n\nevent: delete\ndata: {\"key\":%q,\"revision\":9}\n\n",

@@ -59,6 +59,9 @@ type Config struct {
 	// The Raft core that the agents elect among themselves.
 	Core Core `toml:"core"`
 
+	// Sessions, which hold locks.
+	Session Session `toml:"session"`
+
 	// Certificates.
 	Identity Identity `toml:"identity"`
 
@@ -126,6 +129,13 @@ type Core struct {
 
 	// Ticks without a leader before an election. All agents should use the same tick and ticks.
 	ElectionTicks int `toml:"election_ticks" default:"10" check:"range:5 100"`
+}
+
+// Session configures when this agent, while it leads, ends sessions.
+type Session struct {
+	// How long a node has to be silent, and dead by gossip, before its sessions without a TTL end. Shorter
+	// frees the locks of a dead host sooner, longer lets a host reboot and keep them.
+	NodeGrace time.Duration `toml:"node_grace" default:"60s" check:"between:1s 24h"`
 }
 
 // Identity configures this agent's certificate.

@@ -37,9 +37,11 @@ func Routes(o Options) []api.Route {
 		{Method: http.MethodGet, Path: "/v1/kv/*", Action: policy.KVRead, Serve: d.kvGet},
 		{Method: http.MethodPut, Path: "/v1/kv/*", Action: policy.KVWrite, Serve: d.kvPut},
 		{Method: http.MethodDelete, Path: "/v1/kv/*", Action: policy.KVWrite, Serve: d.kvDelete},
+		{Method: http.MethodPut, Path: "/v1/txn", Action: policy.Txn, Serve: d.txn},
 		{Method: http.MethodGet, Path: "/v1/status/leader", Action: policy.CoreRead, Own: true, Serve: d.statusLeader},
 		{Method: http.MethodGet, Path: "/v1/status/peers", Action: policy.CoreRead, Own: true, Serve: d.statusPeers},
 	}
+	routes = append(routes, d.sessionRoutes()...)
 	for i := range routes {
 		routes[i].Fail = fail
 	}

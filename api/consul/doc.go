@@ -2,7 +2,7 @@
 //
 //	service.Mount(consul.Routes(consul.Options{Datacenter: "dc1"})...)
 //
-// It serves /v1/kv and /v1/status. It keeps no state and translates only: parameters that count by presence, answers
+// It serves /v1/kv, /v1/txn, /v1/session and /v1/status. It keeps no state and translates only: parameters that count by presence, answers
 // of true and false, values in base64, the X-Consul headers on every read, plain-text errors. An index of this dialect
 // is a revision of the native API, and belongs to what was read: the key's own, a prefix's highest, the table's for a
 // missing key.

@@ -24,6 +24,10 @@ type agent struct {
 	mu      sync.Mutex
 	leader  string
 	machine *state.Machine
+	ahead   clock.Stamp // added to the stamps of commands
+
+	renewed       []state.Session
+	refuseRenewal error
 }
 
 func newAgent(t *testing.T) *agent { return newAgentFor(t, policy.Local) }
@@ -48,7 +52,7 @@ func newAgentFor(t *testing.T, role policy.Role) *agent {
 			ReadIndex:      func(context.Context) (uint64, error) { return a.hub.View().Index(), nil },
 			RoleOf:         func(string) policy.Role { return policy.Operator },
 			CoreNodes:      func() []string { return []string{"a1"} },
-			ClusterVersion: func() uint32 { return state.Version },
+			ClusterVersion: func() uint32 { return state.Version }, RenewSession: a.renew,
 			Members: func() []api.Member {
 				return []api.Member{{Name: "a2", Address: "127.0.0.2:8310"}, {Name: "a1", Address: "127.0.0.1:8310"}, {Name: "a3", Address: "127.0.0.3:8310"}}
 			},
@@ -72,6 +76,14 @@ func (a *agent) leads() (string, bool, bool) {
 	return a.leader, a.leader != "", a.leader != ""
 }
 
+// renew refuses the sessions that the test says are over.
+func (a *agent) renew(s state.Session) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.renewed = append(a.renewed, s)
+	return a.refuseRenewal
+}
+
 func (a *agent) setLeader(name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -82,7 +94,7 @@ func (a *agent) propose(_ context.Context, command []byte) (api.Proposed, error)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	index := a.machine.View().Index() + 1
-	results, touched, err := a.machine.Apply(index, 1, clock.Stamp(1<<40+index), [][]byte{command})
+	results, touched, err := a.machine.Apply(index, 1, clock.Stamp(1<<40+index)+a.ahead, [][]byte{command})
 	if err != nil {
 		return api.Proposed{}, err
 	}
