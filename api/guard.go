@@ -27,6 +27,19 @@ func checkOrigin(kind Listener, node string, r *http.Request) *Error {
 	return nil
 }
 
+// headerReadOnly marks a request of a caller that wants to change nothing, such as a diagnose step of a runbook.
+const headerReadOnly = "Parley-Read-Only"
+
+// checkReadOnly refuses what could change something for a caller that said it will not. Every route but GET counts, so
+// that a new endpoint is refused until it is known to be harmless. Whatever the header says, it is meant.
+func checkReadOnly(route *Route, r *http.Request) *Error {
+	if r.Header[headerReadOnly] == nil || route.Method == http.MethodGet {
+		return nil
+	}
+	return Errorf(CodeDenied, "%s %s could change something, and the caller asked to read only", route.Method, route.Path).
+		WithHint("a diagnose or verify step must not change anything: make it a mitigate step, or send the request without %s", headerReadOnly)
+}
+
 func sameHost(origin, host string) bool {
 	u, err := url.Parse(origin)
 	return err == nil && u.Host != "" && strings.EqualFold(u.Host, host)

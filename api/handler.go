@@ -83,7 +83,8 @@ func (s *Service) Mount(routes ...Route) { s.extra = append(s.extra, routes...) 
 
 // Routes returns all endpoints, the mounted ones included.
 func (s *Service) Routes() []Route {
-	return slices.Concat(s.nativeRoutes(), s.sessionRoutes(), s.opsRoutes(), eventRoutes(), clusterRoutes(), checkRoutes(), s.extra)
+	return slices.Concat(s.nativeRoutes(), s.sessionRoutes(), s.opsRoutes(), eventRoutes(), clusterRoutes(), checkRoutes(),
+		runbookRoutes(), s.extra)
 }
 
 // Handler serves every endpoint to the callers of one listener. The connections must come from NewHTTPServer: its
@@ -137,6 +138,9 @@ func (h *handler) serve(x *Exchange, route *Route, allowed []string) error {
 		defer h.service.concurrent.release(caller.identity())
 	}
 	if err := allow(caller, route.Action); err != nil {
+		return err
+	}
+	if err := checkReadOnly(route, x.R); err != nil {
 		return err
 	}
 	return route.Serve(x)

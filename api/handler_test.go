@@ -61,6 +61,8 @@ var calls = []struct{ method, target, body string }{
 	{"GET", "/parley/v1/check", ""}, {"GET", "/parley/v1/storage/scrub", ""},
 	{"POST", "/parley/v1/session", `{}`}, {"GET", "/parley/v1/sessions", ""}, {"GET", "/parley/v1/session/" + knownSession, ""},
 	{"PUT", "/parley/v1/session/" + knownSession, ""}, {"DELETE", "/parley/v1/session/" + knownSession, ""},
+	{"GET", "/runbooks/", ""}, {"GET", "/runbooks/server-down", ""},
+	{"GET", "/parley/v1/runbooks", ""}, {"GET", "/parley/v1/runbooks/server-down", ""},
 }
 
 // knownSession exists at the start of TestRoleByEndpoint.

@@ -28,6 +28,9 @@ func (a *app) connect(cmd *cobra.Command) (*client.Client, error) {
 		}
 		options = append(options, client.WithTLS(identity))
 	}
+	if a.readOnly {
+		options = append(options, client.ReadOnly())
+	}
 	c, err := client.New(addr, options...)
 	if err != nil {
 		return nil, usageError("write unix:///path/admin.sock, http://127.0.0.1:8500 or https://host:8501", "%w", err)

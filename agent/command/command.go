@@ -37,6 +37,8 @@ type app struct {
 	dataDir string        // --data-dir
 	expect  string        // --expect, a jq program
 	wait    time.Duration // --wait
+
+	readOnly bool // the agent is to refuse what would change something; no flag, runbooks set it
 }
 
 // Main runs the command that os.Args names and returns the process's exit code.
@@ -80,6 +82,7 @@ func (a *app) tree() *cobra.Command {
 		a.sloCommand(), a.alertsCommand(), a.healthCommand(),
 		a.eventsCommand(), a.digestCommand(), a.netCommand(), a.nodeCommand(),
 		a.checkCommand(), a.storageCommand(),
+		a.runbookCommand(),
 		a.configCommand(), a.versionCommand(),
 	)
 	root.SetHelpCommand(helpCommand())

@@ -15,7 +15,8 @@ const fakeCore = `{"leader":"a1","term":3,"commit_index":9007199254740993,"appli
 // fakeAnswers are what the fake agent says to GET; the key/value paths are in serveKV.
 var fakeAnswers = map[string]string{
 	"/parley/v1/status": `{"name":"a1","cluster_id":"c0ffee","trust_domain":"td.example","version":"v1","ready":true,"safe_mode":0,
-	 "core":` + fakeCore + `,"svid":{"spiffe_id":"spiffe://td.example/parley/agent/a1","not_after":"2026-01-02T03:04:05Z"}}`,
+	 "core":` + fakeCore + `,"svid":{"spiffe_id":"spiffe://td.example/parley/agent/a1","not_after":"2026-01-02T03:04:05Z"},
+	 "digest":{"revision":7,"public":"00ff","all":"00ff"}}`,
 	"/parley/v1/members": `[{"name":"a1","spiffe_id":"spiffe://td.example/parley/agent/a1","state":"alive","address":"127.0.0.1:8310","zone":"z1","core":"leader"},
 	 {"name":"a2","spiffe_id":"spiffe://td.example/parley/agent/a2","state":"dead","address":"127.0.0.2:8310","zone":"","core":"none"}]`,
 	"/parley/v1/slo": `[{"name":"config-write","target":0.999,"window":"30d","sli":0.9995,"budget_remaining_ratio":0.5,

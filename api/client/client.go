@@ -22,20 +22,28 @@ const (
 	maxIdle        = 1024 // kept connections: a load generator uses one a worker
 )
 
+// headerReadOnly asks the agent to refuse everything that could change something.
+const headerReadOnly = "Parley-Read-Only"
+
 // Client calls one agent. Make one with New.
 type Client struct {
-	addr string // as given, for messages
-	base string // scheme and host of every request
-	http *http.Client
+	addr     string // as given, for messages
+	base     string // scheme and host of every request
+	readOnly bool
+	http     *http.Client
 }
 
-// Option changes how a Client connects.
-type Option func(*http.Transport)
+// Option changes how a Client connects, or what it may do.
+type Option func(*Client, *http.Transport)
 
 // WithTLS sets the certificates for an https address.
 func WithTLS(config *tls.Config) Option {
-	return func(t *http.Transport) { t.TLSClientConfig = config.Clone() }
+	return func(_ *Client, t *http.Transport) { t.TLSClientConfig = config.Clone() }
 }
+
+// ReadOnly has the agent refuse every call of this Client that could change something, with the code denied. It is the
+// agent that refuses, so it holds for what this package knows nothing of.
+func ReadOnly() Option { return func(c *Client, _ *http.Transport) { c.readOnly = true } }
 
 // New returns a Client for unix:///path, http://host:port or https://host:port. It does not connect. Proxies of the
 // environment are not used.
@@ -63,7 +71,7 @@ func New(addr string, options ...Option) (*Client, error) {
 		return nil, fmt.Errorf("address %q is none of unix:///path, http://host:port, https://host:port", addr)
 	}
 	for _, option := range options {
-		option(transport)
+		option(c, transport)
 	}
 	return c, nil
 }
@@ -106,6 +114,9 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 	request, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
+	}
+	if c.readOnly {
+		request.Header.Set(headerReadOnly, "1")
 	}
 	return c.http.Do(request)
 }
