@@ -92,7 +92,7 @@ func startCluster(t *testing.T, ahead ...time.Duration) []*running {
 				}
 			}
 			if core, err := r.Core(ctx); err != nil || len(core.Voters) != min(3, len(ahead)) || core.Leader == nil || alive != len(ahead) {
-				return fmt.Errorf("%s sees %d alive and the core %+v (%v)", r.name, alive, core, err)
+				return fmt.Errorf("%s sees %d alive and the core %+v (%w)", r.name, alive, core, err)
 			}
 			if err != nil {
 				return err

@@ -25,30 +25,33 @@ type memberAnswer struct {
 	err    error
 }
 
-// compareDigests asks all core members for their digest at one index. Members apply at different times, so it is the
-// newest index that all have passed. When one is so far behind that others have forgotten that, the newest of all is
-// tried, which compares those others.
+// digestAsker asks one core member for its digest at an index; see digestAnswer.
+type digestAsker func(ctx context.Context, node string, index uint64) (digestAnswer, error)
+
+// compareDigests compares all core members.
 func (a *Agent) compareDigests(ctx context.Context) (api.DigestComparison, error) {
-	nodes := a.coreNames()
-	answers := askAll(ctx, nodes, func(ctx context.Context, node string) (digestAnswer, error) { return a.askDigest(ctx, node, 0) })
-	index := lowestApplied(answers)
+	return compareAll(ctx, a.coreNames(), a.askDigest)
+}
+
+// compareAll asks all nodes for their digest at one index. Members apply at different times, so it is the newest index
+// that all have passed. When one is so far behind that others have forgotten that, the newest of all is tried, which
+// compares those others.
+func compareAll(ctx context.Context, nodes []string, ask digestAsker) (api.DigestComparison, error) {
+	index := lowestApplied(askAll(ctx, nodes, 0, ask))
 	if index == 0 {
 		return api.DigestComparison{}, api.Errorf(api.CodeUnavailable, "no core member answers").
 			WithHint("see which are alive: parley members")
 	}
-	found, answers := a.digestsAt(ctx, nodes, index)
+	answers := askAll(ctx, nodes, index, ask)
+	found := groupDigests(index, answers)
 	if len(found.Behind) > 0 {
-		later, _ := a.digestsAt(ctx, nodes, highestApplied(answers))
+		index = highestApplied(answers)
+		later := groupDigests(index, askAll(ctx, nodes, index, ask))
 		if len(later.Members) > len(found.Members) {
 			found = later
 		}
 	}
 	return found, ctx.Err()
-}
-
-func (a *Agent) digestsAt(ctx context.Context, nodes []string, index uint64) (api.DigestComparison, []memberAnswer) {
-	answers := askAll(ctx, nodes, func(ctx context.Context, node string) (digestAnswer, error) { return a.askDigest(ctx, node, index) })
-	return groupDigests(index, answers), answers
 }
 
 // coreNames lists the core members of the replicated state, this agent among them if it is one.
@@ -64,12 +67,12 @@ func (a *Agent) coreNames() []string {
 }
 
 // askAll asks all nodes at once; there are at most as many as Raft ids.
-func askAll(ctx context.Context, nodes []string, ask func(context.Context, string) (digestAnswer, error)) []memberAnswer {
+func askAll(ctx context.Context, nodes []string, index uint64, ask digestAsker) []memberAnswer {
 	answers := make([]memberAnswer, len(nodes))
 	var asked sync.WaitGroup
 	for i, node := range nodes {
 		asked.Go(func() {
-			answer, err := ask(ctx, node)
+			answer, err := ask(ctx, node, index)
 			answers[i] = memberAnswer{node: node, answer: answer, err: err}
 		})
 	}

@@ -1,11 +1,15 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 
+	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
@@ -77,6 +81,87 @@ func TestAppliedRange(t *testing.T) {
 	}
 	if low, high := lowestApplied(nil), highestApplied(nil); low != 0 || high != 0 {
 		t.Errorf("of nobody: %d to %d", low, high)
+	}
+}
+
+// fakeCore answers as members with these indexes do: each remembers digestRoom entries, and holds the same state but
+// for the node bad.
+func fakeCore(applied map[string]uint64, bad string) digestAsker {
+	return func(_ context.Context, node string, index uint64) (digestAnswer, error) {
+		newest, alive := applied[node]
+		if !alive {
+			return digestAnswer{}, errors.New("no answer")
+		}
+		answer := digestAnswer{Applied: newest}
+		if index > 0 && index <= newest && newest-index < digestRoom {
+			answer.Digest = fmt.Sprint(index)
+			if node == bad {
+				answer.Digest += " bad"
+			}
+		}
+		return answer, nil
+	}
+}
+
+// Members at different indexes are compared at one that all have; one that is so far behind that the others have
+// forgotten it does not keep those from being compared.
+func TestCompareAll(t *testing.T) {
+	nodes := []string{"a1", "a2", "a3"}
+	for _, test := range []struct {
+		what            string
+		applied         map[string]uint64
+		bad             string
+		index           uint64
+		groups, members int
+		minority        string
+	}{
+		{"equal", map[string]uint64{"a1": 9, "a2": 9, "a3": 9}, "", 9, 1, 3, ""},
+		{"at different indexes", map[string]uint64{"a1": 900, "a2": 700, "a3": 800}, "", 700, 1, 3, ""},
+		{"one is bad", map[string]uint64{"a1": 900, "a2": 700, "a3": 800}, "a1", 700, 2, 3, "a1"},
+		{"one is down", map[string]uint64{"a1": 900, "a3": 800}, "", 800, 1, 2, ""},
+		{"one is far behind", map[string]uint64{"a1": 9000, "a2": 7, "a3": 9000}, "a3", 9000, 2, 2, "a1 a3"},
+		{"all are far apart", map[string]uint64{"a1": 5000, "a2": 7, "a3": 20000}, "", 7, 1, 1, ""},
+	} {
+		got, err := compareAll(t.Context(), nodes, fakeCore(test.applied, test.bad))
+		if err != nil || got.Index != test.index || got.Groups != test.groups || len(got.Members) != test.members || strings.Join(got.Minority, " ") != test.minority {
+			t.Errorf("%s: got %+v, %v", test.what, got, err)
+		}
+		if told := len(got.Members) + len(got.Unreachable) + len(got.Behind); told != len(nodes) {
+			t.Errorf("%s: %d members are accounted for: %+v", test.what, told, got)
+		}
+	}
+	if _, err := compareAll(t.Context(), nodes, fakeCore(nil, "")); api.AsError(err).Code != api.CodeUnavailable {
+		t.Errorf("of nobody: %v", err)
+	}
+}
+
+// Many callers cost one round of questions, and a failed one is not given again.
+func TestSharedAnswer(t *testing.T) {
+	s, asked := newShared[int](), 0 // guarded by the turn
+	fails := func(context.Context) (int, error) { asked++; return 0, errors.New("nobody") }
+	works := func(context.Context) (int, error) { asked++; return 7, nil }
+	for range 2 {
+		if _, err := s.get(t.Context(), fails); err == nil {
+			t.Error("got no error")
+		}
+	}
+	var callers sync.WaitGroup
+	for range 100 {
+		callers.Go(func() {
+			if got, err := s.get(t.Context(), works); got != 7 || err != nil {
+				t.Errorf("got %d, %v", got, err)
+			}
+		})
+	}
+	callers.Wait()
+	if asked < 3 || asked > 4 { // a fourth, should a hundred calls take a second
+		t.Errorf("asked %d times, want 3", asked)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s.turn <- struct{}{}
+	if _, err := s.get(ctx, works); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v while another asks", err)
 	}
 }
 

@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/membership"
@@ -161,4 +164,21 @@ func TestRelayTo(t *testing.T) {
 	if got := relayTo("a5", "a1", rows); got != "" {
 		t.Errorf("got %q, want nobody", got)
 	}
+}
+
+// So many calls are under way and no more.
+func TestEachOfIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := make([]string, 10*linksAtOnce)
+		var running, most, done atomic.Int32
+		eachOf(names, linksAtOnce, func(string) {
+			most.Store(max(most.Load(), running.Add(1)))
+			time.Sleep(time.Second)
+			running.Add(-1)
+			done.Add(1)
+		})
+		if most.Load() != linksAtOnce || done.Load() != int32(len(names)) {
+			t.Errorf("%d at once, %d done, want %d and %d", most.Load(), done.Load(), linksAtOnce, len(names))
+		}
+	})
 }

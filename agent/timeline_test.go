@@ -228,3 +228,20 @@ func TestMemberChanges(t *testing.T) {
 		}
 	}
 }
+
+// The first failed renewal of the certificate is an event, and the first that works again; those between are not.
+func TestRenewalsAreReported(t *testing.T) {
+	a := &Agent{ids: clusterIDs{Node: "a1"}, timeline: &timeline{node: "a1", wall: func() clock.Stamp { return 1 }, wake: make(chan struct{}, 1)}}
+	w := &timelineWatch{agent: a}
+	failed := errors.New("no core member\nsigns")
+	for _, err := range []error{nil, nil, failed, failed, nil, nil, failed} {
+		w.lookAtRenewals(err)
+	}
+	var got []string
+	for _, e := range a.timeline.pending() {
+		got = append(got, strings.TrimSpace(e.Kind+" "+e.Message))
+	}
+	if want := []string{"renewal-failed no core member signs", "renewal-works", "renewal-failed no core member signs"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

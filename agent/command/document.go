@@ -15,11 +15,12 @@ const jsonShape = "json-shape"
 const groupMark = "group"
 
 const (
-	coreShape   = `{"leader","term","commit_index","applied_index","size","margin","voters":[{"name","raft_id","healthy"}],"learners":[...]}`
-	memberShape = `[{"name","spiffe_id","state","address","zone","core"}]`
-	pairShape   = `{"key","value","flags","revision","create_revision","version","modified_at","modified_hlc"}`
-	checkShape  = `{"ok","checks":[{"id","status":"ok|warn|fail","message","hint","runbook"}]}`
-	scrubShape  = `{"errors","segments","entries","snapshots","bytes","problems":[{"file","offset","message"}]}`
+	coreShape    = `{"leader","term","commit_index","applied_index","size","margin","voters":[{"name","raft_id","healthy"}],"learners":[...]}`
+	memberShape  = `[{"name","spiffe_id","state","address","zone","core"}]`
+	pairShape    = `{"key","value","flags","revision","create_revision","version","modified_at","modified_hlc"}`
+	sessionShape = `{"id","name","node","ttl","lease","behavior","lock_delay","created_at","created_hlc","fencing_token"}`
+	checkShape   = `{"ok","checks":[{"id","status":"ok|warn|fail","message","hint","runbook"}]}`
+	scrubShape   = `{"errors","segments","entries","snapshots","bytes","problems":[{"file","offset","message"}]}`
 )
 
 // jsonShapes has one line for each command: the form of its JSON, or, not beginning with a bracket, what
@@ -45,6 +46,25 @@ var jsonShapes = map[string]string{
 	"kv put":    `{"key","revision"}`,
 	"kv delete": `{"key","revision","deleted","dry_run"}`,
 	"kv watch":  `{"type":"put","key","revision","pair":{...}} or {"type":"delete","key","revision"}, one line an event`,
+
+	"session create":  sessionShape,
+	"session list":    "[" + sessionShape + "]",
+	"session renew":   sessionShape,
+	"session destroy": `{"id","revision"}`,
+
+	"health":         `{"ready","capabilities":[{"name","ok","detail"}]}`,
+	"health explain": `{"healthy","causes":[{"rank","cause","subject","severity","evidence":[...],"alert","runbook","command"}]}`,
+	"alerts":         `[{"id","state":"ok|pending|firing|no_data","severity","value","threshold","since","summary","runbook"}]`,
+	"slo":            `[{"name","target","window","sli","budget_remaining_ratio","burn":{"5m","30m","1h","2h","6h","1d","3d"},"firing":[...],"good","bad"}]`,
+	"events":         `[{"hlc","time","node","kind","subject","message","pending","reported_at"}], oldest first`,
+	"events add":     `{"hlc","time","node"}`,
+	"digest compare": `{"groups","index","members":[{"name","digest"}],"minority":[...],"unreachable":[...],"behind":[...]}`,
+	"net matrix":     `{"agents":[...],"links":[{"from","to","udp","tcp","rtt_ms"}],"unreachable","udp_fallback","asymmetric","unknown"}`,
+	"node status":    `{"name","state","incarnation","starts_10m","safe_mode","core","address","zone","version","reachable"}`,
+
+	"runbook list": `[{"id","title","failure_mode","alerts","severity","last_drill"}]`,
+	"runbook show": `{"schema","id","title","failure_mode","fail_types","layers","alerts","severity","data_at_risk","owner","requires","automatic","never","budget","drill","related","last_drill","inputs","sections","steps"}`,
+	"runbook run":  `{"id","result":"pass|fail|escalate","steps":[{"id","kind","command","exit","ok","branch","output"}]}`,
 
 	"check":         checkShape,
 	"storage scrub": scrubShape,

@@ -63,7 +63,7 @@ func TestTimelineTellsACrash(t *testing.T) {
 				want = 4 // it knows of its first start too
 			}
 			if n, err := c.Node(ctx, victim); err != nil || n.Starts10m != want || n.Incarnation != 4 {
-				return fmt.Errorf("%s: %+v, %v, want %d starts", name, n, err, want)
+				return fmt.Errorf("%s: %+v, %w, want %d starts", name, n, err, want)
 			}
 		}
 		return nil
