@@ -70,6 +70,7 @@ type Agent struct {
 	leaderHint leaderHint
 	remoteCore remoteCore
 	ready      atomic.Bool
+	starts     uint64 // of this agent, this one included
 }
 
 // New checks the configuration against the data directory's. It starts nothing and changes nothing.
@@ -192,7 +193,7 @@ func (a *Agent) assemble(socks *sockets) error {
 		return err
 	}
 	a.service = api.New(a.apiOptions())
-	a.service.Mount(consul.Routes(consul.Options{})...)
+	a.service.Mount(consul.Routes(consul.Options{Datacenter: a.cfg.Dialect.Datacenter})...)
 	a.issuer = newIssuer(a, td)
 	return a.newGossip(socks)
 }
@@ -216,6 +217,7 @@ func (a *Agent) newGossip(socks *sockets) error {
 	if err != nil {
 		return err
 	}
+	a.starts = epoch
 	advertise, err := a.advertise(socks)
 	if err != nil {
 		return err
@@ -288,6 +290,9 @@ func (a *Agent) memberList() []membership.Member {
 	}
 	return a.gossip.Members()
 }
+
+// membersChanged is closed at gossip's next change. Nobody asks before gossip is there.
+func (a *Agent) membersChanged() <-chan struct{} { return a.gossip.NextChange() }
 
 // hostKeyOf is the key that the replicated state binds to a node's name.
 func (a *Agent) hostKeyOf(node string) ([]byte, bool) {

@@ -20,7 +20,7 @@ func (a *Agent) apiOptions() api.Options {
 			Propose: a.propose, ReadIndex: a.readIndex, Call: a.call, RoleOf: a.roleOf, CoreNodes: a.book.coreNodes,
 			ClusterVersion: func() uint32 { return a.hub.View().Cluster().Version },
 			Members:        a.apiMembers, Core: a.coreStatus, Status: a.status, Health: a.health,
-			CreateToken: a.createToken,
+			CreateToken: a.createToken, MembersChanged: a.membersChanged, Starts: func() uint64 { return a.starts },
 		},
 		AnonymousRole: policy.Role(a.cfg.HTTP.AnonymousRole),
 		IdentifyTLS: func(cs tls.ConnectionState) (string, string, error) {

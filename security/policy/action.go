@@ -22,6 +22,7 @@ const (
 	Status      Action = "status"       // GET /parley/v1/status
 	CatalogRead Action = "catalog.read" // who offers which service
 	HealthRead  Action = "health.read"  // GET /parley/v1/health
+	BundleRead  Action = "bundle.read"  // the root certificates: GET /v1/agent/connect/ca/roots
 )
 
 // What a program that keeps its configuration here may ask.
@@ -58,6 +59,7 @@ var needs = map[Action]Role{
 	Status:      Discovery,
 	CatalogRead: Discovery,
 	HealthRead:  Discovery,
+	BundleRead:  Discovery,
 
 	KVRead:      Local,
 	KVWrite:     Local,

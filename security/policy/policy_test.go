@@ -17,7 +17,7 @@ var allowed = []struct {
 	actions string
 }{
 	{None, "livez ready"},
-	{Discovery, "metrics console runbooks members core.read status catalog.read health.read"},
+	{Discovery, "metrics console runbooks members core.read status catalog.read health.read bundle.read"},
 	{Local, "kv.read kv.write txn session.read session.use lock.use event.read event.fire"},
 	{Operator, "token.create token.list token.revoke core.write node.role"},
 }
