@@ -68,8 +68,8 @@ var mayImport = map[string][]string{
 	"agent":                append([]string{"agent/config"}, parts...),
 	"agent/config":         parts,
 	"agent/command":        {"agent", "agent/config", "api/client", "clock", "ops", "ops/drill", "ops/lab", "security"},
-	"agent/command/consul": {"agent/command", "agent/config", "api/client"},
-	"cmd/agent":            {"agent/command"},
+	"agent/command/consul": {"agent/command", "agent/config", "api/client", "api/consul"}, // api/consul: the version that it claims
+	"cmd/agent":            {"agent/command", "agent/command/consul"},                     // chooses by the program's name
 
 	"sim":        {"clock", "consensus", "state", "state/watch", "storage"},
 	"test/bench": {anyOfOurs},

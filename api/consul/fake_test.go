@@ -63,7 +63,7 @@ func newAgentOf(t *testing.T, role policy.Role, machine *state.Machine, name str
 			RoleOf:         func(string) policy.Role { return policy.Operator },
 			CoreNodes:      func() []string { return []string{"a1"} },
 			ClusterVersion: func() uint32 { return state.Version },
-			Members: a.shown, MembersChanged: a.changed, Starts: func() uint64 { return start },
+			Members:        a.shown, MembersChanged: a.changed, Starts: func() uint64 { return start },
 			Core: func() api.CoreStatus {
 				core := api.CoreStatus{Voters: []api.CoreMember{{Name: "a2"}, {Name: "a1"}}, Learners: []api.CoreMember{{Name: "a3"}}}
 				if leader, _, ok := a.leads(); ok {
