@@ -71,12 +71,13 @@ var mayImport = map[string][]string{
 	"agent":                append([]string{"agent/config"}, parts...),
 	"agent/config":         parts,
 	"agent/command":        {"agent", "agent/config", "api/client", "clock", "ops", "ops/drill", "ops/lab", "ops/runbook", "security"},
-	"agent/command/consul": {"agent/command", "agent/config", "api/client"},
-	"cmd/agent":            {"agent/command"},
+	"agent/command/consul": {"agent/command", "agent/config", "api/client", "api/consul"}, // api/consul: the version that it claims
+	"cmd/agent":            {"agent/command", "agent/command/consul"},                     // chooses by the program's name
 
-	"sim":        {"clock", "consensus", "state", "state/watch", "storage"},
-	"test/bench": {anyOfOurs},
-	"test/e2e":   {anyOfOurs},
+	"sim":         {"clock", "consensus", "state", "state/watch", "storage"},
+	"test/bench":  {anyOfOurs},
+	"test/compat": nil, // a module of its own: the client's tests and what runs them
+	"test/e2e":    {anyOfOurs},
 }
 
 // pure says which non-test files take events and return effects and do nothing else: path patterns

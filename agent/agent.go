@@ -219,7 +219,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.timeline, a.comparison, a.matrix = a.newTimeline(), newShared[api.DigestComparison](), newShared[api.LinkMatrix]()
 	a.sessions = a.newSessionKeeper()
 	a.service = api.New(a.apiOptions())
-	a.service.Mount(consul.Routes(consul.Options{})...)
+	a.service.Mount(consul.Routes(consul.Options{Datacenter: a.cfg.Dialect.Datacenter})...)
 	a.issuer = newIssuer(a, td)
 	a.renewer = a.newRenewer()
 	return a.newGossip(socks)
@@ -317,6 +317,9 @@ func (a *Agent) memberList() []membership.Member {
 	}
 	return a.gossip.Members()
 }
+
+// membersChanged is closed at gossip's next change. Nobody asks before gossip is there.
+func (a *Agent) membersChanged() <-chan struct{} { return a.gossip.NextChange() }
 
 // hostKeyOf is the key that the replicated state binds to a node's name.
 func (a *Agent) hostKeyOf(node string) ([]byte, bool) {

@@ -57,6 +57,10 @@ type Local struct {
 	ClusterVersion func() uint32
 	// LastContact is how old a follower's data may be; nil counts as zero.
 	LastContact func() time.Duration
+	// MembersChanged returns a channel that is closed when Members may next answer differently.
+	MembersChanged func() <-chan struct{}
+	// Starts counts the starts of this agent, this one included.
+	Starts func() uint64
 
 	// RenewSession counts a session's time from now on, while this agent leads: not_leader if it does not, not_found
 	// if it has decided already that the session is over.

@@ -53,7 +53,7 @@ func (a *app) agentCommand() *cobra.Command {
 				return err
 			}
 			cfg.Token = token
-			return a.serve(cmd.Context(), cfg)
+			return a.serve(cmd.Context(), cfg, func(*zap.Logger) {})
 		},
 	}
 	cmd.Flags().StringVar(&token, "token", "", "the join token itself; other users of this host can see it, prefer --token-file")
@@ -83,13 +83,15 @@ func (a *app) overrides(cmd *cobra.Command, settings []string) ([]config.Overrid
 	return list, nil
 }
 
-// serve runs the agent until a signal or an error ends it.
-func (a *app) serve(ctx context.Context, cfg config.Config) error {
+// serve runs the agent until a signal or an error ends it. It calls first with the log.
+func (a *app) serve(ctx context.Context, cfg config.Config, first func(*zap.Logger)) error {
 	log, err := newLogger(cfg.Log, a.err)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Sync() }() // standard error has nothing to sync on most systems
+	first(log)
+	warnOfRights(log, cfg.HTTP)
 	tell := func(state string) {
 		if err := notify(a.getenv, state); err != nil {
 			log.Warn("systemd was not notified", zap.String("state", state), zap.Error(err))
@@ -112,6 +114,13 @@ func (a *app) serve(ctx context.Context, cfg config.Config) error {
 		tell("STOPPING=1")
 		stop()
 	})
+}
+
+// warnOfRights says so when callers without an identity may do more than the default.
+func warnOfRights(log *zap.Logger, http config.HTTP) {
+	if role := http.AnonymousRole; role == "local" || role == "operator" {
+		log.Warn("callers on this host need no identity for more than the default", zap.String("role", role), zap.String("addr", http.Bind))
+	}
 }
 
 // secondSignal is how soon after the first a signal still counts as the same one: a wrapper such as

@@ -53,6 +53,9 @@ type Config struct {
 	// The same API for other hosts, by mutual TLS.
 	HTTPS HTTPS `toml:"https"`
 
+	// The /v1 endpoints for existing clients.
+	Dialect Dialect `toml:"dialect"`
+
 	// Name service.
 	DNS DNS `toml:"dns"`
 
@@ -103,6 +106,12 @@ type HTTP struct {
 type HTTPS struct {
 	// Address to serve on, such as 0.0.0.0:8501. Empty: off.
 	Bind string `toml:"bind" example:"0.0.0.0:8501" check:"listen"`
+}
+
+// Dialect configures the /v1 endpoints.
+type Dialect struct {
+	// The name of the one datacenter that /v1 shows. Clients may name it with ?dc.
+	Datacenter string `toml:"datacenter" default:"dc1" check:"name"`
 }
 
 // DNS configures the name service.

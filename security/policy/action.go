@@ -26,6 +26,7 @@ const (
 	AlertRead   Action = "alert.read"   // GET /parley/v1/alerts
 	DigestRead  Action = "digest.read"  // GET /parley/v1/digest/compare
 	NetRead     Action = "net.read"     // GET /parley/v1/net/matrix
+	BundleRead  Action = "bundle.read"  // the root certificates: GET /v1/agent/connect/ca/roots
 )
 
 // What a program that keeps its configuration here may ask.
@@ -75,6 +76,7 @@ var needs = map[Action]Role{
 	Probe:       Discovery,
 	DigestRead:  Discovery,
 	NetRead:     Discovery,
+	BundleRead:  Discovery,
 
 	KVRead:      Local,
 	KVWrite:     Local,
