@@ -80,6 +80,7 @@ var mayImport = map[string][]string{
 // of package path.
 var pure = []string{
 	"clock/*.go", "security/policy/*.go", "state/*.go", "consensus/core*.go", "state/watch/protocol*.go",
+	"agent/sessionbook.go",
 }
 
 // impure are the exceptions.
