@@ -12,6 +12,7 @@ import (
 	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/state/watch"
 )
 
 func (c *fakeCluster) session(agent string) state.Session {
@@ -96,6 +97,17 @@ func TestRenewalConfirmsTheLead(t *testing.T) {
 	c.refuseRenewal = Errorf(CodeNotFound, "has ended")
 	_, err = c.agents["a2"].service.RenewSession(context.Background(), operator, s.ID)
 	wantCode(t, err, CodeNotFound)
+}
+
+// A leader whose View does not hold sessions yet says so: to answer that there is none would end a lock that is held.
+func TestRenewalOfWhatIsNotHeldYet(t *testing.T) {
+	c := newFake(t, 2, 2)
+	s := c.session("a1")
+	a1 := c.agents["a1"].service
+	a1.local.Hub = watch.NewHub(state.NewFollower(state.ClassPublic).View())
+	a1.local.ReadIndex = func(context.Context) (uint64, error) { return 0, nil }
+	_, err := c.agents["a2"].service.RenewSession(t.Context(), operator, s.ID)
+	wantCode(t, err, CodeNoLeader)
 }
 
 // What an agent asks for its caller is capped at the role that the cluster gave the agent.
