@@ -87,6 +87,7 @@ var pure = []string{
 	"ops/alert*.go", "ops/explain*.go", "ops/readings.go", "ops/slo/*.go",
 	"ops/check.go", "ops/precheck.go",
 	"ops/runbook/*.go",
+	"agent/sessionbook.go",
 }
 
 // impure are the exceptions.

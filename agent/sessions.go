@@ -5,9 +5,11 @@ import (
 	"crypto/rand"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/clock"
@@ -156,8 +158,14 @@ func (k *sessionKeeper) renew(s state.Session) error {
 	return nil
 }
 
-// contact notes that an agent called. It costs nothing on an agent that does not lead.
+// contact notes that an agent called. An agent that does not lead notes nothing.
 func (k *sessionKeeper) contact(node string) {
+	k.mu.Lock()
+	leading := k.mu.heard != nil
+	k.mu.Unlock()
+	if !leading {
+		return
+	}
 	now := k.now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -167,23 +175,33 @@ func (k *sessionKeeper) contact(node string) {
 }
 
 // end proposes the ends, to this agent's own log only: another leader decides for itself. What fails
-// is found again by the next look.
+// is found again by the next look. Of many that end together the first get a line in the log each.
 func (k *sessionKeeper) end(ctx context.Context, term uint64, over []ending) {
 	ctx, cancel := context.WithTimeout(ctx, keepTimeout)
 	defer cancel()
+	level := zap.InfoLevel
+	var unsaid atomic.Int64
 	for batch := range slices.Chunk(over, keepAtOnce) {
 		var wg sync.WaitGroup
 		for _, e := range batch {
-			wg.Go(func() { k.endOne(ctx, term, e) })
+			wg.Go(func() {
+				if k.endOne(ctx, term, e, level) && level != zap.InfoLevel {
+					unsaid.Add(1)
+				}
+			})
 		}
-		wg.Wait()
-		if ctx.Err() != nil {
-			return
+		if wg.Wait(); ctx.Err() != nil {
+			break
 		}
+		level = zap.DebugLevel
+	}
+	if n := unsaid.Load(); n > 0 {
+		k.log.Info("ended more sessions", zap.Int64("count", n))
 	}
 }
 
-func (k *sessionKeeper) endOne(ctx context.Context, term uint64, e ending) {
+// endOne reports whether it ended the session, and logs at that level that it did.
+func (k *sessionKeeper) endOne(ctx context.Context, term uint64, e ending, level zapcore.Level) bool {
 	envelope := state.Envelope{
 		Caller: "agent:" + k.self, Command: state.SessionDestroy{ID: e.id, Reason: e.reason, Term: term},
 	}
@@ -200,11 +218,13 @@ func (k *sessionKeeper) endOne(ctx context.Context, term uint64, e ending) {
 	case err != nil:
 		k.log.Debug("a session could not be ended yet", zap.String("session", e.id.String()), zap.Error(err))
 	case result.Code == state.CodeOK:
-		k.log.Info("ended a session", zap.String("session", e.id.String()), zap.String("reason", string(e.reason)))
+		k.log.Log(level, "ended a session", zap.String("session", e.id.String()), zap.String("reason", string(e.reason)))
 		k.forget(e.id)
+		return true
 	case result.Code == state.CodeNotFound: // somebody destroyed it first
 		k.forget(e.id)
 	}
+	return false
 }
 
 func (k *sessionKeeper) forget(id state.SessionID) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/clock"
@@ -198,11 +199,11 @@ func TestDecisionIsVoidInAnotherTerm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newKept(t, "a1")
 		s := c.create(t, 1, 10*time.Second, 10*time.Second)
-		c.keeper.endOne(t.Context(), 9, ending{s.ID, state.ReasonTTL})
+		c.keeper.endOne(t.Context(), 9, ending{s.ID, state.ReasonTTL}, zap.InfoLevel)
 		if _, ok := c.keeper.hub.View().Session(s.ID); !ok {
 			t.Error("ended by a decision of another term")
 		}
-		c.keeper.endOne(t.Context(), 1, ending{s.ID, state.ReasonTTL})
+		c.keeper.endOne(t.Context(), 1, ending{s.ID, state.ReasonTTL}, zap.InfoLevel)
 		if _, ok := c.keeper.hub.View().Session(s.ID); ok {
 			t.Error("the control: not ended by a decision of this term")
 		}
@@ -233,6 +234,27 @@ func TestSilentNodeLosesItsSessions(t *testing.T) {
 		c.wantEnd(t, s, time.Minute)
 		if want := []string{"1 node"}; !slices.Equal(c.ended, want) {
 			t.Errorf("ended %q, want %q", c.ended, want)
+		}
+	})
+}
+
+// Many sessions that end together all end, so many at once, and the log is not flooded.
+func TestManySessionsEndTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newKept(t, "a1")
+		core, lines := observer.New(zap.InfoLevel)
+		c.keeper.log = zap.New(core)
+		const many = 2*keepAtOnce + 10
+		for i := range many {
+			c.create(t, byte(i+1), 10*time.Second, 10*time.Second)
+		}
+		time.Sleep(10*time.Second + keepEvery)
+		synctest.Wait()
+		if left := c.keeper.hub.View().Rows(state.TableSession); left != 0 || len(c.ended) != many {
+			t.Errorf("%d sessions left, %d ended", left, len(c.ended))
+		}
+		if got := lines.Len(); got != keepAtOnce+1 {
+			t.Errorf("%d lines in the log, want %d", got, keepAtOnce+1)
 		}
 	})
 }

@@ -90,6 +90,9 @@ func (s *Service) renewHere(ctx context.Context, id state.SessionID) (SessionAns
 		return SessionAnswer{}, err
 	}
 	view := s.local.Hub.View()
+	if !view.Holds(state.ClassKV) { // it came to lead before its own log feeds the View: no session is missing
+		return SessionAnswer{}, Errorf(CodeNotLeader, "agent %s holds no sessions yet", s.local.Node)
+	}
 	session, ok := view.Session(id)
 	if !ok {
 		return SessionAnswer{}, Errorf(CodeNotFound, "there is no session %s", id)

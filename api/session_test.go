@@ -12,6 +12,7 @@ import (
 	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/state/watch"
 )
 
 func (c *fakeCluster) session(agent string) state.Session {
@@ -96,6 +97,17 @@ func TestRenewalConfirmsTheLead(t *testing.T) {
 	c.refuseRenewal = Errorf(CodeNotFound, "has ended")
 	_, err = c.agents["a2"].service.RenewSession(context.Background(), operator, s.ID)
 	wantCode(t, err, CodeNotFound)
+}
+
+// A leader whose View does not hold sessions yet says so: to answer that there is none would end a lock that is held.
+func TestRenewalOfWhatIsNotHeldYet(t *testing.T) {
+	c := newFake(t, 2, 2)
+	s := c.session("a1")
+	a1 := c.agents["a1"].service
+	a1.local.Hub = watch.NewHub(state.NewFollower(state.ClassPublic).View())
+	a1.local.ReadIndex = func(context.Context) (uint64, error) { return 0, nil }
+	_, err := c.agents["a2"].service.RenewSession(t.Context(), operator, s.ID)
+	wantCode(t, err, CodeNoLeader)
 }
 
 // What an agent asks for its caller is capped at the role that the cluster gave the agent.
@@ -292,3 +304,29 @@ func TestNativeSessions(t *testing.T) {
 }
 
 func errorOf[T any](_ T, err error) error { return err }
+
+// A transaction that only reads is answered by a core member without a write; outside the core, and with a write in
+// it, it is left to Execute.
+func TestReadOps(t *testing.T) {
+	c := newFake(t, 4, 3)
+	c.put("k", "v")
+	read, write := []state.Op{{Kind: state.OpGet, Key: "k"}}, []state.Op{{Kind: state.OpPut, Key: "k"}}
+	before := c.agents["a1"].hub.View().Index()
+	for _, agent := range []string{"a1", "a2"} {
+		got, ok, err := c.agents[agent].service.ReadOps(t.Context(), operator, read, Linearizable)
+		if err != nil || !ok || string(got.Answer.Results[0].KV.Value) != "v" || got.Node != agent || got.Index != before {
+			t.Errorf("%s: %+v, %v, %v", agent, got, ok, err)
+		}
+	}
+	if _, ok, err := c.agents["a4"].service.ReadOps(t.Context(), operator, read, Stale); ok || err != nil {
+		t.Errorf("outside the core: %v, %v", ok, err)
+	}
+	if _, ok, err := c.agents["a1"].service.ReadOps(t.Context(), operator, write, Stale); ok || err != nil {
+		t.Errorf("a write: %v, %v", ok, err)
+	}
+	_, _, err := c.agents["a1"].service.ReadOps(t.Context(), Caller{Role: policy.Discovery}, read, Stale)
+	wantCode(t, err, CodeDenied)
+	if got := c.agents["a1"].hub.View().Index(); got != before {
+		t.Errorf("reads moved the index from %d to %d", before, got)
+	}
+}

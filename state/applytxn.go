@@ -3,10 +3,9 @@ package state
 import (
 	"bytes"
 	"cmp"
+	"slices"
 )
 
-// apply goes on behind an op that cannot be done, so that all that stand in the way are named at
-// once; then it takes everything back.
 func (c Txn) apply(a *applying) Result {
 	answer := TxnAnswer{Succeeded: c.holds(a)}
 	ops := c.Then
@@ -14,6 +13,18 @@ func (c Txn) apply(a *applying) Result {
 		ops = c.Else
 	}
 	start := a.mark()
+	res := a.runOps(ops, &answer)
+	if len(answer.Errors) > 0 {
+		a.undo(start)
+	}
+	res.Body = encodeTxnAnswer(answer)
+	return res
+}
+
+// runOps does the ops and returns the refusal of the first that cannot be done. It goes on behind it,
+// so that all that stand in the way are named at once, except behind a limit: an op that ran into one
+// has cost enough.
+func (a *applying) runOps(ops []Op, answer *TxnAnswer) Result {
 	var first Result
 	budget := MaxTxnAnswer
 	for i, op := range ops {
@@ -30,16 +41,39 @@ func (c Txn) apply(a *applying) Result {
 			first = res
 		}
 		answer.Errors = append(answer.Errors, OpError{Op: i, Code: res.Code, Message: res.Message})
-		if budget < 0 {
+		if res.Code == CodeLimit {
 			break
 		}
 	}
 	if len(answer.Errors) > 0 {
-		a.undo(start)
 		answer.Results = nil
 	}
-	first.Body = encodeTxnAnswer(answer)
 	return first
+}
+
+// readKinds are the ops that change nothing.
+var readKinds = []OpKind{OpGet, OpGetTree, OpGetExisting, OpCheckRevision, OpCheckSession, OpCheckAbsent}
+
+// OnlyRead reports whether the ops are such that a transaction takes and that change nothing.
+func OnlyRead(ops []Op) bool {
+	for _, op := range ops {
+		if !slices.Contains(readKinds, op.Kind) {
+			return false
+		}
+	}
+	return Txn{Then: ops}.check() == nil
+}
+
+// ReadOps answers ops that change nothing as a transaction of them would, without one. It is false
+// for others.
+func (v *View) ReadOps(ops []Op) (TxnAnswer, bool) {
+	if !OnlyRead(ops) {
+		return TxnAnswer{}, false
+	}
+	answer := TxnAnswer{Succeeded: true}
+	a := &applying{s: v.s} // read only: none of these ops writes to the store
+	a.runOps(ops, &answer)
+	return answer, true
 }
 
 // bytes is what the result counts against MaxTxnAnswer.

@@ -7,7 +7,7 @@ type Class uint8
 
 const (
 	ClassPublic Class = 1 + iota // every agent: cluster, nodes, core members, bundle, timeline
-	ClassKV                      // key/value: core members, and agents granted a prefix
+	ClassKV                      // key/value and sessions: core members, and agents granted a prefix
 	ClassCore                    // core members only: tokens and sealed root keys
 
 	classCount = 3

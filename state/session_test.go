@@ -231,3 +231,46 @@ func TestLongestKeyIsHeld(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Ops that only read answer without the log what a transaction of them would, errors included, and change nothing;
+// ops that write are not answered so.
+func TestReadOpsIsATransaction(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		m := testGenesis()
+		for i, commands := range rapid.SliceOfN(genEntry, 1, 15).Draw(rt, "entries") {
+			apply(t, m, stampAt(i*1000), commands...)
+		}
+		ops := rapid.SliceOfN(genOp, 0, 4).Draw(rt, "ops")
+		before := dump(t, m.View())
+		got, ok := m.View().ReadOps(ops)
+		if dump(t, m.View()) != before {
+			rt.Fatal("a read changed the state")
+		}
+		if !ok {
+			return
+		}
+		res, _ := apply(t, m, stampAt(99_000), Txn{Then: ops})
+		if want := encodeTxnAnswer(got); !bytes.Equal(res[0].Body, want) {
+			rt.Fatalf("read %x, the transaction answers %x", want, res[0].Body)
+		}
+	})
+	for _, kind := range []OpKind{OpPut, OpDelete, OpDeletePrefix, OpLock, OpUnlock, "bogus"} {
+		if _, ok := testGenesis().View().ReadOps([]Op{{Kind: kind, Key: "k"}}); ok {
+			t.Errorf("%s was taken for a read", kind)
+		}
+	}
+}
+
+// An op that ran into a limit is the last: the others would cost as much again.
+func TestTransactionStopsAtALimit(t *testing.T) {
+	m := testGenesis()
+	fill(t, m, "k/", MaxDeletePrefix+1)
+	res := do(t, m, Txn{Then: []Op{{Kind: OpDeletePrefix}, {Kind: OpGetExisting, Key: "none"}, {Kind: OpDeletePrefix}}}, CodeLimit)
+	if a, err := DecodeTxnAnswer(res.Body); err != nil || len(a.Errors) != 1 {
+		t.Errorf("errors %+v, %v", a.Errors, err)
+	}
+	res = do(t, m, Txn{Then: []Op{{Kind: OpGetTree}, {Kind: OpGetTree}}}, CodeLimit)
+	if a, err := DecodeTxnAnswer(res.Body); err != nil || len(a.Errors) != 1 {
+		t.Errorf("a tree over the limit: %+v, %v", a.Errors, err)
+	}
+}

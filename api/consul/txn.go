@@ -62,9 +62,11 @@ var verbs = map[string]verb{
 	"check-not-exists": {kind: state.OpCheckAbsent, silent: true},
 }
 
-// txn does all steps or none. Those that could not be done are all named, with 409.
+// txn does all steps or none. Those that could not be done are all named, with 409. One that only reads is answered
+// like a read, where this agent can.
 func (d *dialect) txn(x *api.Exchange) error {
-	if _, err := d.readOptions(x); err != nil {
+	o, err := d.readOptions(x)
+	if err != nil {
 		return refuse(x, err)
 	}
 	raw, err := x.Body("transaction", maxTxnBody)
@@ -79,6 +81,15 @@ func (d *dialect) txn(x *api.Exchange) error {
 	if err != nil {
 		return refuse(x, err)
 	}
+	read, answered, err := x.Service().ReadOps(x.Context(), x.Caller, txn.Then, o.consistency)
+	if err != nil {
+		return err
+	}
+	if answered {
+		readHeaders(x, read.Revision)
+		x.Receipt(read.Node, read.Term, read.Index, read.Stamp)
+		return writeTxn(x, ops, read.Answer)
+	}
 	done, err := x.Service().Execute(x.Context(), x.Caller, txn)
 	if done.Result.Body == nil {
 		if err == nil {
@@ -92,7 +103,11 @@ func (d *dialect) txn(x *api.Exchange) error {
 	}
 	readHeaders(x, done.Result.Revision)
 	x.Receipt(done.Node, done.Term, done.Index, done.Stamp)
-	if err != nil {
+	return writeTxn(x, ops, answer)
+}
+
+func writeTxn(x *api.Exchange, ops []txnOp, answer state.TxnAnswer) error {
+	if len(answer.Errors) > 0 {
 		return x.JSON(http.StatusConflict, txnAnswer{Errors: txnErrors(answer.Errors)})
 	}
 	return writeJSON(x, txnAnswer{Results: txnResults(ops, answer.Results)})

@@ -41,7 +41,11 @@ func TestTxnVerbs(t *testing.T) {
 		a.want(t, "PUT", "/v1/txn", "["+strings.Join(step.ops, ",")+"]", 200, `{"Results":[`+strings.Join(step.results, ",")+`],"Errors":null}`)
 	}
 	a.want(t, "GET", "/v1/kv/?keys", "", 404, "")
+	before := a.hub.View().Index()
 	w := a.do("PUT", "/v1/txn", "["+kv("get-or-empty", "k", "")+"]")
+	if got := a.hub.View().Index(); got != before {
+		t.Errorf("a transaction that only reads moved the log from %d to %d", before, got)
+	}
 	if index(t, w.Header()) == 0 || w.Header().Get("X-Consul-KnownLeader") != "true" {
 		t.Errorf("headers of a read: %v", w.Header())
 	}
@@ -100,6 +104,11 @@ func TestTxnRefusals(t *testing.T) {
 		}
 	}
 	a.setLeader("")
+	for target, status := range map[string]int{"/v1/txn": 500, "/v1/txn?stale": 200} {
+		if w := a.do("PUT", target, `[{"KV":{"Verb":"get","Key":"k"}}]`); w.Code != status {
+			t.Errorf("%s of a read without a leader: %d %s, want %d", target, w.Code, w.Body, status)
+		}
+	}
 	if w := a.do("PUT", "/v1/txn", "["+one+"]"); w.Code != 500 || !strings.HasPrefix(w.Body.String(), "No cluster leader") {
 		t.Errorf("without a leader: %d %s", w.Code, w.Body)
 	}
