@@ -21,7 +21,7 @@ const lookEvery = time.Second
 type watcher struct {
 	agent    *Agent
 	sources  opsSources // filled before run
-	scale    int // a lab's haste
+	scale    int        // a lab's haste
 	board    ops.Board
 	registry *ops.Registry
 	writes   *slo.Counter
