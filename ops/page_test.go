@@ -49,9 +49,9 @@ func TestAlertsPage(t *testing.T) {
 func alertRows() string {
 	var b strings.Builder
 	for _, a := range Alerts() {
-		when := fmt.Sprintf("`%s` %s %g", a.Metric, a.Compare, a.Threshold)
+		when := fmt.Sprintf("%#q %s %g", a.Metric, a.Compare, a.Threshold)
 		if a.Guard != nil {
-			when += fmt.Sprintf(", with `%s` %s %g", a.Guard.Metric, a.Guard.Compare, a.Guard.Threshold)
+			when += fmt.Sprintf(", with %#q %s %g", a.Guard.Metric, a.Guard.Compare, a.Guard.Threshold)
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", a.ID, when, a.For, a.Severity, a.Runbook)
 	}
