@@ -5,7 +5,7 @@ BIN   := $(CURDIR)/bin
 FUZZ  ?= 10s
 
 # Packages whose tests are about concurrency.
-RACE  := ./agent/... ./api/... ./consensus/... ./membership/... ./security/... ./state/watch/... ./storage/... ./transport/...
+RACE  := ./agent/... ./api/... ./consensus/... ./membership/... ./ops/... ./security/... ./state/watch/... ./storage/... ./transport/...
 
 .PHONY: build test check tidy lint race e2e compat fuzz bench vuln clean
 

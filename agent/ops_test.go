@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/membership"
@@ -125,6 +128,44 @@ func TestSourcesAreRead(t *testing.T) {
 	want := ops.Readings{ops.DigestMinority: 1, ops.StorageScrubErrors: 2, ops.NetUDPFallback: 0.5, ops.NetUnreachable: 4}
 	if !maps.Equal(r, want) {
 		t.Errorf("got %v, want %v", r, want)
+	}
+}
+
+// An alert that begins is a warning with its runbook, one that ends a note, and whoever keeps the timeline hears of
+// both.
+func TestAlertsAreTold(t *testing.T) {
+	logged, logs := observer.New(zap.InfoLevel)
+	var heard []ops.Transition
+	w := &watcher{log: zap.New(logged), sources: opsSources{alertChanged: func(t ops.Transition) { heard = append(heard, t) }}}
+	alert := ops.Alerts()[0]
+	w.tell(ops.Transition{Alert: alert, Firing: true, Value: -1})
+	w.tell(ops.Transition{Alert: alert, Value: 1})
+	if len(heard) != 2 || !heard[0].Firing || heard[1].Firing {
+		t.Errorf("the timeline heard %+v", heard)
+	}
+	entries := logs.All()
+	if len(entries) != 2 || entries[0].Level != zap.WarnLevel || entries[1].Level != zap.InfoLevel ||
+		entries[0].ContextMap()["alert"] != alert.ID || entries[0].ContextMap()["runbook"] != alert.Runbook {
+		t.Errorf("logged %+v", entries)
+	}
+	(&watcher{log: zap.NewNop()}).tell(ops.Transition{Alert: alert}) // without a timeline
+}
+
+// What a core member said three seconds ago is no news: its leader counts no more, and it is not known.
+func TestRemoteCoreGrowsStale(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	r := remoteCore{now: func() time.Time { return now }}
+	if r.fresh() || r.get().Leader != nil {
+		t.Error("something is known before the first answer")
+	}
+	r.last.Store(&remoteAnswer{status: voters("a1", "a1", "a2", "a3"), at: now})
+	now = now.Add(remoteCoreStale)
+	if !r.fresh() || r.get().Leader == nil {
+		t.Errorf("after %v it is stale", remoteCoreStale)
+	}
+	now = now.Add(time.Millisecond)
+	if r.fresh() || r.get().Leader != nil || len(r.get().Voters) != 3 {
+		t.Errorf("a moment later: fresh %v, %+v", r.fresh(), r.get())
 	}
 }
 

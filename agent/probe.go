@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/parley-mesh/parley/api"
@@ -27,17 +28,33 @@ func probeEvery(inCore bool, members int) time.Duration {
 	return min(probeOutsideMax, max(probeOutsideMin, time.Duration(members)*probeShare))
 }
 
-// probe sends writes that change nothing, one at a time, so that there is always a measurement of how
-// writes go. It begins once this agent serves: what a start takes is no failure.
+// probe sends writes that change nothing, so that there is always a measurement of how writes go. It begins
+// once this agent serves: what a start takes is no failure. A probe is over before the next is due, but for
+// labs in haste: so many may be under way as there are within a probe's timeout.
 func (w *watcher) probe(ctx context.Context) {
 	a := w.agent
+	var sent sync.WaitGroup
+	defer sent.Wait()
+	places := make(chan struct{}, w.scale)
 	for ctx.Err() == nil {
 		pause(ctx, w.hasten(probeEvery(a.core.node() != nil, len(a.memberList()))))
 		if ctx.Err() != nil || !a.ready.Load() {
 			continue
 		}
-		probeCtx, cancel := context.WithTimeout(ctx, probeTimeout)
-		_, _ = a.service.Execute(probeCtx, api.Internal(a.ids.Node), state.Probe{}) // the observer counts how it ended
-		cancel()
+		select {
+		case places <- struct{}{}:
+			sent.Go(func() {
+				w.probeOnce(ctx)
+				<-places
+			})
+		default: // the one before is late, and will say so
+		}
 	}
+}
+
+// probeOnce leaves it to the observer to count how the probe ended.
+func (w *watcher) probeOnce(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	_, _ = w.agent.service.Execute(ctx, api.Internal(w.agent.ids.Node), state.Probe{})
 }

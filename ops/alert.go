@@ -37,10 +37,11 @@ type Condition struct {
 	Threshold float64
 }
 
-// holds reports whether the condition is true, and false for known when there is no such reading.
+// holds reports whether the condition is true, and false for known when there is no such reading, or none
+// that is a number.
 func (c Condition) holds(r Readings) (held, known bool) {
 	value, ok := r[c.Metric]
-	if !ok || math.IsNaN(value) {
+	if !ok || math.IsNaN(value) || math.IsInf(value, 0) {
 		return false, false
 	}
 	switch c.Compare {

@@ -38,7 +38,8 @@ func TestAlertStates(t *testing.T) {
 			{good, "ok 0"}, {bad, "pending 1"}, {bad, "pending 1"}, {good, "ok 3"}, {bad, "pending 4"}, {bad, "pending 4"}, {bad, "firing 6"},
 		}},
 		{"no data is not good", []second{
-			{nil, "no_data -1"}, {good, "ok 1"}, {nil, "no_data 2"}, {Readings{"m": math.NaN(), "voters": 3}, "no_data 2"}, {bad, "pending 4"}, {nil, "no_data 5"},
+			{nil, "no_data -1"}, {good, "ok 1"}, {nil, "no_data 2"}, {Readings{"m": math.NaN(), "voters": 3}, "no_data 2"},
+			{Readings{"m": math.Inf(-1), "voters": 3}, "no_data 2"}, {bad, "pending 5"}, {nil, "no_data 6"},
 		}},
 		{"what fires does not end for want of data", []second{
 			{bad, "pending 0"}, {bad, "pending 0"}, {bad, "firing 2"}, {nil, "firing 2"}, {Readings{"voters": 3}, "firing 2"}, {good, "ok 5"},

@@ -166,6 +166,58 @@ func degraded(ctx context.Context, a *lab.Agent, c *client.Client) error {
 	return nil
 }
 
+// TestBudgetBurns: without a quorum the probes alone burn the budget of config-write until it pages, and when the
+// quorum is back the shortest window is clean while the longer ones remember. Windows pass sixty times faster here. The control is the
+// cluster before: its budget does not burn.
+func TestBudgetBurns(t *testing.T) {
+	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute, Settings: map[string]string{"ops.time_scale": "60"}})
+	clients := clientsOf(t, l)
+	whole(t, clients)
+	watching := clients[agentInRole(t, clients, "voter")]
+	eventually(t, 30*time.Second, "control: enough events, and no page", func(ctx context.Context) error {
+		return configWrite(ctx, watching, func(s client.SLO) bool { return s.Good >= 300 && len(s.Firing) == 0 && s.TimeScale == 60 })
+	})
+	victims := []string{agentInRole(t, clients, "leader")}
+	for name, c := range clients {
+		if core, err := c.Core(t.Context()); err == nil && c != watching && isVoter(core, name) && name != victims[0] {
+			victims = append(victims, name)
+		}
+	}
+	for _, v := range victims {
+		kill(t, l, v)
+	}
+	eventually(t, 30*time.Second, "the budget burns", func(ctx context.Context) error {
+		return configWrite(ctx, watching, func(s client.SLO) bool {
+			burn := s.Burn["5m"]
+			return burn != nil && *burn > 14.4 && slices.Contains(s.Firing, "slo-config-write-page")
+		})
+	})
+	for _, v := range victims {
+		restart(t, l, v)
+	}
+	eventually(t, 30*time.Second, "it burns no longer", func(ctx context.Context) error {
+		return configWrite(ctx, watching, func(s client.SLO) bool { return s.Burn["5m"] != nil && *s.Burn["5m"] < 1 && *s.Burn["1h"] > 1 })
+	})
+}
+
+// configWrite wants the objective as check does.
+func configWrite(ctx context.Context, c *client.Client, check func(client.SLO) bool) error {
+	slos, err := c.SLOs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range slos {
+		if s.Name == "config-write" && check(s) {
+			return nil
+		}
+	}
+	return fmt.Errorf("objectives %+v", slos)
+}
+
+func isVoter(core client.CoreStatus, name string) bool {
+	return slices.ContainsFunc(core.Voters, func(v client.CoreMember) bool { return v.Name == name })
+}
+
 func statusCode(ctx context.Context, url string) (int, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
