@@ -23,7 +23,7 @@ func (a *Agent) apiOptions() api.Options {
 			CreateToken: a.createToken, Ops: a.watcher.board.Snapshot, Metrics: a.watcher.registry.Handler(),
 			EventTime: a.eventTime, PendingEvents: a.timeline.pending,
 			CompareDigests: func(ctx context.Context) (api.DigestComparison, error) {
-				return a.comparison.get(ctx, a.compareDigests)
+				return a.comparison.get(ctx, a.compareAndLocate)
 			},
 			LinkMatrix: func(ctx context.Context) (api.LinkMatrix, error) { return a.matrix.get(ctx, a.linkMatrix) },
 			NodeStatus: a.nodeStatus,

@@ -15,8 +15,10 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/parley-mesh/parley/agent/config"
+	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/state"
 )
 
 // running is an agent in this process.
@@ -243,6 +245,17 @@ func TestClusterSeesItself(t *testing.T) {
 		}
 		return err
 	})
+	inCore, errSums := agents[0].agent.askSums(t.Context(), "a2")
+	rows, errRows := agents[0].agent.askRowMarks(t.Context(), "a2", 7)
+	if errSums != nil || len(inCore) != 32*state.DigestBuckets || errRows != nil || rows.Revision == 0 {
+		t.Errorf("a core member asks another for its sums and rows: %d bytes, %v; %+v, %v", len(inCore), errSums, rows, errRows)
+	}
+	if _, err := outside.agent.askSums(t.Context(), "a2"); api.AsError(fromWire(err)).Code != api.CodeDenied {
+		t.Errorf("an agent outside asks for sums: %v", err)
+	}
+	if _, err := outside.agent.askRowMarks(t.Context(), "a2", 7); api.AsError(fromWire(err)).Code != api.CodeDenied {
+		t.Errorf("an agent outside asks for rows: %v", err)
+	}
 	within(t, "all links are up", func(ctx context.Context) error {
 		m, err := outside.NetMatrix(ctx)
 		if err == nil && (len(m.Links) != 12 || m.Unreachable+m.UDPFallback+m.Asymmetric+m.Unknown != 0) {

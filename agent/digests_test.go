@@ -221,6 +221,70 @@ func TestOneFlippedRowIsFound(t *testing.T) {
 	}
 }
 
+// replicaLocator answers from replicas by name.
+func replicaLocator(replicas map[string]*replica) locator {
+	return locator{
+		sums: func(_ context.Context, node string) (sums []byte, err error) {
+			for i := range state.DigestBuckets {
+				sum := replicas[node].machine.View().Bucket(i)
+				sums = append(sums, sum[:]...)
+			}
+			return sums, nil
+		},
+		rows: func(_ context.Context, node string, bucket int) (bucketRows, error) {
+			v := replicas[node].machine.View()
+			out := bucketRows{Revision: v.Revision()}
+			for _, m := range v.BucketRows([]int{bucket}, maxBucketRows) {
+				out.Rows = append(out.Rows, rowMark{Table: m.Table, Key: []byte(m.Key), Revision: m.Revision, Hash: m.Hash})
+			}
+			return out, nil
+		},
+	}
+}
+
+// The row that differs is named by table and key, also while the bad member lags behind; agreeing members have none.
+func TestLocate(t *testing.T) {
+	replicas := map[string]*replica{"a1": testReplica(), "a2": testReplica(), "a3": testReplica()}
+	for index := uint64(2); index <= 50; index++ {
+		for name, r := range replicas {
+			value := "v"
+			if index == 10 && name == "a2" {
+				value = "w"
+			}
+			if name == "a2" && index > 45 {
+				continue // it lags behind
+			}
+			if _, err := r.Apply(index, 1, clock.Stamp(index)<<16, [][]byte{putCommand(t, fmt.Sprintf("k%d", index), value)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	members := []api.MemberDigest{{Name: "a1"}, {Name: "a2"}, {Name: "a3"}}
+	l := replicaLocator(replicas)
+	got := l.locate(t.Context(), api.DigestComparison{Members: members, Minority: []string{"a2"}})
+	if want := []api.RowDifference{{Member: "a2", Table: "kv", Key: "k10"}}; !slices.Equal(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if got := l.locate(t.Context(), api.DigestComparison{Members: members, Minority: []string{"a1", "a2", "a3"}}); len(got) != 1 || got[0].Member != "a2" {
+		t.Errorf("without a majority: got %+v", got)
+	}
+	if got := l.locate(t.Context(), api.DigestComparison{Members: members, Minority: []string{"a3"}}); len(got) != 0 {
+		t.Errorf("control: a3 agrees with a1 and differs in %+v", got)
+	}
+	l.rows = func(context.Context, string, int) (bucketRows, error) { return bucketRows{}, errors.New("no answer") }
+	if got := l.locate(t.Context(), api.DigestComparison{Members: members, Minority: []string{"a2"}}); len(got) != 0 {
+		t.Errorf("nobody tells, and got %+v", got)
+	}
+}
+
+func TestPrintableKey(t *testing.T) {
+	for in, want := range map[string]string{"web/1": "web/1", "\x00\x01": "0x0001", "\xff": "0xff", "ü": "ü"} {
+		if got := printableKey(in); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
+
 // What noting the digest adds to an entry; it has to stay below 2 us.
 func BenchmarkDigestNote(b *testing.B) {
 	r := testReplica()

@@ -37,6 +37,8 @@ func (a *Agent) registerRPC(s *transport.Server) {
 	s.Handle(methodStanding, a.serveStanding)
 	s.Handle(methodCoreStatus, a.serveCoreStatus)
 	s.Handle(methodDigest, a.serveDigest)
+	s.Handle(methodSums, a.coreOnly(a.serveSums))
+	s.Handle(methodRows, a.coreOnly(a.serveRows))
 	s.Handle(methodPing, a.servePing)
 	s.Handle(methodLinks, a.serveLinks)
 	s.Handle(methodLinksVia, a.serveLinksVia)

@@ -17,6 +17,15 @@ type DigestComparison struct {
 	Minority    []string       `json:"minority"`
 	Unreachable []string       `json:"unreachable"`
 	Behind      []string       `json:"behind"`
+	// Differences are rows in which a member of the minority differs, for operators alone: a key may say much.
+	Differences []RowDifference `json:"differences,omitempty"`
+}
+
+// RowDifference is one such row. Key is as it is, or hex after 0x where a table has numbers for keys.
+type RowDifference struct {
+	Member string `json:"member"`
+	Table  string `json:"table"`
+	Key    string `json:"key"`
 }
 
 // MemberDigest is one core member's digest of everything, in hex.
@@ -100,6 +109,9 @@ func serveDigests(x *Exchange) error {
 	found, err := x.service.local.CompareDigests(x.Context())
 	if err != nil {
 		return err
+	}
+	if !policy.Allowed(x.Caller.Role, policy.CoreWrite) {
+		found.Differences = nil
 	}
 	return x.JSON(http.StatusOK, found)
 }

@@ -168,6 +168,21 @@ func TestBlockingEvents(t *testing.T) {
 	})
 }
 
+// Which rows differ is for operators: the keys of others are not for who may only look at digests.
+func TestDifferencesAreForOperators(t *testing.T) {
+	for role, want := range map[policy.Role]bool{policy.Discovery: false, policy.Local: false, policy.Operator: true} {
+		o := newFake(t, 1, 1).agents["a1"].options()
+		o.AnonymousRole = role
+		o.Local.CompareDigests = func(context.Context) (DigestComparison, error) {
+			return DigestComparison{Groups: 2, Differences: []RowDifference{{Member: "a2", Table: "kv", Key: "secret/plan"}}}, nil
+		}
+		w := do(New(o).Handler(Loopback), "GET", "/parley/v1/digest/compare", "")
+		if got := strings.Contains(w.Body.String(), "secret/plan"); got != want || w.Code != 200 {
+			t.Errorf("%s: %d %s", role, w.Code, w.Body)
+		}
+	}
+}
+
 // since counts back from the newest stamp known, and not past the first moment.
 func TestBack(t *testing.T) {
 	s := clock.Stamp(5000 << 16)

@@ -38,6 +38,9 @@ func digestTable(w io.Writer, found client.DigestComparison) {
 		verdict = fmt.Sprintf("%d different states at index %d; minority: %s", found.Groups, found.Index, strings.Join(found.Minority, ", "))
 	}
 	row(w, "\n"+verdict)
+	for _, d := range found.Differences {
+		row(w, fmt.Sprintf("%s differs in the %s row %q", d.Member, d.Table, d.Key))
+	}
 	if len(found.Unreachable) > 0 {
 		row(w, "no answer: "+strings.Join(found.Unreachable, ", "))
 	}

@@ -67,6 +67,15 @@ type DigestComparison struct {
 	Minority    []string       `json:"minority"`
 	Unreachable []string       `json:"unreachable"`
 	Behind      []string       `json:"behind"`
+
+	Differences []RowDifference `json:"differences,omitempty"` // a few of the rows, for operators
+}
+
+// RowDifference is a row in which a member of the minority differs.
+type RowDifference struct {
+	Member string `json:"member"`
+	Table  string `json:"table"`
+	Key    string `json:"key"`
 }
 
 // MemberDigest is one core member's digest, in hex.
