@@ -142,7 +142,6 @@ func TestCheckLine(t *testing.T) {
 		"parley token create":               "no step may run `parley token`",
 		"parley runbook run server-down":    "no step may run `parley runbook`",
 		"parley storage scrub --offline":    "",
-		"parley storage scrap":              "there is no such command",
 		"parley kv delete k --prefix --yes": "",
 	} {
 		err := checkLine(line, true)

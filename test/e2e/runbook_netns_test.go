@@ -19,7 +19,7 @@ func TestRunbookFirewall(t *testing.T) {
 	n := newNetwork(t, lab.DefaultAgents)
 	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute, Place: n.place})
 	asked := l.Agents[0]
-	settledAlerts(t, asked)
+	settledAlerts(t, asked, "firewall")
 	n.cutBoth([]string{"a4"}, []string{"a5"}, "udp")
 	eventually(t, time.Minute, "the diagnosis sees the links", func(context.Context) error {
 		run := startRunbook(t, "firewall", "--dry-run", "--addr", asked.Addr()).end(t)
