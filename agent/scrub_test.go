@@ -99,7 +99,7 @@ func TestScrubEachDay(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- s.run(ctx) }()
-		if _, known := s.errors(); known {
+		if _, known := s.scrubErrors(); known {
 			t.Error("a number of errors before the first scrub")
 		}
 		for _, wait := range []time.Duration{scrubFirst, scrubEvery, scrubEvery} {
@@ -111,7 +111,7 @@ func TestScrubEachDay(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 			synctest.Wait()
-			if n, known := s.errors(); !known || n != 0 {
+			if n, known := s.scrubErrors(); !known || n != 0 {
 				t.Errorf("after %s: %v, %t", wait, n, known)
 			}
 		}
