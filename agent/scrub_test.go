@@ -40,7 +40,7 @@ func TestScrubRunningAndStopped(t *testing.T) {
 	if err != nil || len(segments) != 1 {
 		t.Fatalf("segments %v, %v", segments, err)
 	}
-	flip(t, segments[0], 4096+100)
+	flipAt(t, segments[0], 4096+100)
 	report, err = ScrubOffline(t.Context(), cfg.DataDir, 0)
 	if err != nil || report.Errors == 0 || report.Problems[0].File != segments[0] || report.Problems[0].Offset != 4096 {
 		t.Errorf("after the flip: %+v, %v", report, err)
@@ -50,7 +50,7 @@ func TestScrubRunningAndStopped(t *testing.T) {
 	}
 }
 
-func flip(t *testing.T, path string, offset int64) {
+func flipAt(t *testing.T, path string, offset int64) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
