@@ -18,7 +18,7 @@ type opsSources struct {
 // opsSources are the parts of this agent that know more than the watcher gathers by itself.
 func (a *Agent) opsSources() opsSources {
 	return opsSources{
-		digestMinority: a.digestMinority, scrubErrors: a.scrubber.errors, udpFallbackRatio: a.udpFallbackRatio, unreachableLinks: a.unreachableLinks,
+		digestMinority: a.digestMinority, scrubErrors: a.scrubber.scrubErrors, udpFallbackRatio: a.udpFallbackRatio, unreachableLinks: a.unreachableLinks,
 		maxStarts10m: a.maxStarts10m,
 		alertChanged: func(t ops.Transition) { a.reportAlert(t.Alert.ID, t.Firing, t.Alert.Summary) },
 	}

@@ -39,7 +39,9 @@ func Precheck(ctx context.Context, cfg config.Config) ops.CheckReport {
 	}
 	precheckDisk(&f)
 	precheckName(ctx, &f, cfg)
-	f.Ports = precheckPorts(cfg)
+	if f.InUse == "" {
+		f.Ports = precheckPorts(ctx, cfg)
+	}
 	if addr, err := netip.ParseAddrPort(cfg.Mesh.Advertise); err == nil {
 		f.AdvertLoop = addr.Addr().IsLoopback()
 	}
@@ -59,7 +61,7 @@ func precheckDisk(f *ops.PreFacts) {
 	f.DiskFree, f.DiskKnown = diskFree(at)
 	f.InUse = lockedBy(f.DataDir)
 	if ids, err := (&dataDir{path: f.DataDir}).readCluster(); err == nil && ids != nil {
-		f.Belongs = ids.ClusterID
+		f.Belongs, f.Name = ids.ClusterID, ids.Node
 	}
 	took, err := measureFsync(at)
 	f.Fsync = took
@@ -111,7 +113,9 @@ func lockedBy(dir string) string {
 }
 
 func precheckName(ctx context.Context, f *ops.PreFacts, cfg config.Config) {
-	f.Name = cfg.Name
+	if cfg.Name != "" {
+		f.Name = cfg.Name
+	}
 	if f.Name == "" {
 		name, err := config.HostName()
 		if err != nil {
@@ -158,12 +162,14 @@ func hostAddrs() []netip.Addr {
 }
 
 // precheckPorts tries each address that the agent would serve on, and lets it go again.
-func precheckPorts(cfg config.Config) []ops.PrePort {
+func precheckPorts(ctx context.Context, cfg config.Config) []ops.PrePort {
 	ports := []ops.PrePort{
 		tryPort("mesh.bind", "tcp", cfg.Mesh.Bind), tryPort("mesh.bind", "udp", cfg.Mesh.Bind),
 	}
 	if !strings.HasPrefix(cfg.HTTP.Bind, "unix://") {
-		ports = append(ports, tryPort("http.bind", "tcp", cfg.HTTP.Bind))
+		http := tryPort("http.bind", "tcp", cfg.HTTP.Bind)
+		http.Parley = http.Taken && isParley(ctx, cfg.HTTP.Bind)
+		ports = append(ports, http)
 	}
 	if cfg.HTTPS.Bind != "" {
 		ports = append(ports, tryPort("https.bind", "tcp", cfg.HTTPS.Bind))

@@ -89,13 +89,23 @@ func TestPrecheckMeetsAnAgent(t *testing.T) {
 		if !isParley(t.Context(), cfg.HTTP.Bind) || isParley(t.Context(), nobody) {
 			t.Error("an agent does not say that it is one, or nobody does")
 		}
+		pre = preConfig(t)
+		pre.Mesh.Bind, pre.HTTP.Bind = cfg.Mesh.Bind, cfg.HTTP.Bind
+		report = Precheck(t.Context(), pre)
+		for id, message := range map[string]string{
+			"mesh.bind-tcp": "by another program", "mesh.bind-udp": "by another program", "http.bind-tcp": "by another Parley agent",
+		} {
+			if c := resultOf(t, report, id, "is taken "+message); c.Status != ops.CheckFail {
+				t.Errorf("%+v", c)
+			}
+		}
 		report = Precheck(t.Context(), cfg)
 		if c := resultOf(t, report, "data-dir", ""); c.Status != ops.CheckFail || !strings.Contains(c.Message, "an agent (pid ") {
 			t.Errorf("a directory in use: %+v", c)
 		}
-		for _, id := range []string{"mesh.bind-tcp", "mesh.bind-udp", "http.bind-tcp"} {
-			if c := resultOf(t, report, id, "is taken by another program"); c.Status != ops.CheckFail {
-				t.Errorf("%+v", c)
+		for _, c := range report.Checks {
+			if c.ID == "http.bind-tcp" {
+				t.Errorf("the running agent's own ports count against it: %+v", c)
 			}
 		}
 	})

@@ -89,8 +89,8 @@ func (s *scrubber) scrub(ctx context.Context, rate int64) (storage.ScrubReport, 
 	return report, nil
 }
 
-// errors is the metric parley_storage_scrub_errors: problems in the last scrub, false before the first.
-func (s *scrubber) errors() (float64, bool) {
+// scrubErrors is the metric parley_storage_scrub_errors: problems in the last scrub, false before the first.
+func (s *scrubber) scrubErrors() (float64, bool) {
 	report := s.last.Load()
 	if report == nil {
 		return 0, false

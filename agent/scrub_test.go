@@ -40,7 +40,7 @@ func TestScrubRunningAndStopped(t *testing.T) {
 	if err != nil || len(segments) != 1 {
 		t.Fatalf("segments %v, %v", segments, err)
 	}
-	flip(t, segments[0], 4096+100)
+	flipAt(t, segments[0], 4096+100)
 	report, err = ScrubOffline(t.Context(), cfg.DataDir, 0)
 	if err != nil || report.Errors == 0 || report.Problems[0].File != segments[0] || report.Problems[0].Offset != 4096 {
 		t.Errorf("after the flip: %+v, %v", report, err)
@@ -50,7 +50,7 @@ func TestScrubRunningAndStopped(t *testing.T) {
 	}
 }
 
-func flip(t *testing.T, path string, offset int64) {
+func flipAt(t *testing.T, path string, offset int64) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -99,7 +99,7 @@ func TestScrubEachDay(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- s.run(ctx) }()
-		if _, known := s.errors(); known {
+		if _, known := s.scrubErrors(); known {
 			t.Error("a number of errors before the first scrub")
 		}
 		for _, wait := range []time.Duration{scrubFirst, scrubEvery, scrubEvery} {
@@ -111,7 +111,7 @@ func TestScrubEachDay(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 			synctest.Wait()
-			if n, known := s.errors(); !known || n != 0 {
+			if n, known := s.scrubErrors(); !known || n != 0 {
 				t.Errorf("after %s: %v, %t", wait, n, known)
 			}
 		}

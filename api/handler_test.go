@@ -65,20 +65,26 @@ var calls = []struct{ method, target, body string }{
 	{"GET", "/parley/v1/runbooks", ""}, {"GET", "/parley/v1/runbooks/server-down", ""},
 }
 
-// knownSession exists at the start of TestRoleByEndpoint.
+// knownSession is what furnish makes.
 const knownSession = "adf4238a-882b-9ddc-4a9d-5b6758e4159e"
+
+// furnish makes what calls ask for: the key k and knownSession.
+func (c *fakeCluster) furnish(t *testing.T) {
+	t.Helper()
+	c.put("k", "v")
+	id, _ := state.ParseSessionID(knownSession)
+	session := state.SessionCreate{Session: state.Session{ID: id, Node: "a1", Behavior: state.BehaviorRelease}}
+	if _, err := c.agents["a1"].service.Execute(t.Context(), operator, session); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // Each role may use exactly the endpoints whose action policy gives it; and the test knows every endpoint.
 func TestRoleByEndpoint(t *testing.T) {
 	reached := map[string]bool{}
 	for _, role := range policy.Roles() {
 		c := newFake(t, 1, 1)
-		c.put("k", "v")
-		id, _ := state.ParseSessionID(knownSession)
-		session := state.SessionCreate{Session: state.Session{ID: id, Node: "a1", Behavior: state.BehaviorRelease}}
-		if _, err := c.agents["a1"].service.Execute(t.Context(), operator, session); err != nil {
-			t.Fatal(err)
-		}
+		c.furnish(t)
 		service := c.agents["a1"].withRole(role)
 		h := service.Handler(Loopback)
 		routes := newRouter(service.Routes())

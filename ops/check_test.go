@@ -126,6 +126,11 @@ func TestPrecheck(t *testing.T) {
 		{"somebody's name", func(f *PreFacts) { f.Elsewhere = []string{"10.9.9.9"} }, "name warn "},
 		{"loopback", func(f *PreFacts) { f.AdvertLoop = true }, "advertise warn "},
 		{"port taken", taken, "http.bind-tcp fail "},
+		{"port taken by another agent", func(f *PreFacts) {
+			taken(f)
+			f.Ports[1].Parley = true
+			f.Consul, f.Profile = []string{"process consul"}, "beside-consul"
+		}, "http.bind-tcp fail "},
 		{"not our address", func(f *PreFacts) { f.Ports[0].Err = "cannot assign requested address" }, "mesh.bind-udp fail "},
 		{"beside Consul", func(f *PreFacts) { f.Consul = []string{"process consul"} }, "consul warn "},
 		{"beside Consul, on its port", func(f *PreFacts) { taken(f); f.Consul = []string{"port 8500"} }, "http.bind-tcp fail , consul warn "},

@@ -30,8 +30,8 @@ type PreFacts struct {
 	DiskFree   uint64
 	DiskKnown  bool
 
-	Ports   []PrePort
-	Consul  []string // what of a Consul was seen: "process consul", "port 8500"
+	Ports   []PrePort // none while an agent runs in the directory: they are its own
+	Consul  []string  // what of a Consul was seen: "process consul", "port 8500"
 	Profile string
 
 	Year          int
@@ -53,6 +53,7 @@ type PrePort struct {
 	Key, Addr, Network string
 	Err                string // why it cannot be bound; "" when it can
 	Taken              bool   // by another program
+	Parley             bool   // which is an agent of ours
 }
 
 // PreJoin is one address to join by.
@@ -194,6 +195,9 @@ func (f PreFacts) advertise() CheckResult {
 func (f PreFacts) port(p PrePort) CheckResult {
 	r := pass(p.Key+"-"+p.Network, "%s %s is free", p.Network, p.Addr)
 	switch {
+	case p.Taken && p.Parley:
+		r.Message = fmt.Sprintf("%s %s is taken by another Parley agent", p.Network, p.Addr)
+		return r.fail("several agents on one host need an address each: --bind, --http and --dns with 127.0.0.2, 127.0.0.3 ...")
 	case p.Taken && len(f.Consul) > 0 && (p.Key == "http.bind" || p.Key == "dns.bind"):
 		r.Message = fmt.Sprintf("%s %s is taken, it seems by Consul", p.Network, p.Addr)
 		return r.fail("run the agent with --profile beside-consul, which takes 18500 and 18600")

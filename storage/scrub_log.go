@@ -140,14 +140,34 @@ func (s *scrubber) closedView(context.Context) (logView, error) {
 
 // closedSegment adds a segment to the view by one of its headers.
 func (s *scrubber) closedSegment(view *logView, path string, number uint64) error {
-	scan, err := readSegment(s.o.FS, path, number, identity{s.o.ClusterID, s.o.RaftID})
+	header, err := s.readHeaders(path, number)
 	if err == nil {
-		view.segments = append(view.segments, scan.segment)
+		view.segments = append(view.segments, segment{header, path})
 		return nil
 	}
 	found, err := s.problem(path, 0, err)
 	s.add(found)
 	return err
+}
+
+// readHeaders is the part of readSegment that needs two pages.
+func (s *scrubber) readHeaders(path string, number uint64) (_ segmentHeader, err error) {
+	f, err := s.o.FS.Open(path)
+	if err != nil {
+		return segmentHeader{}, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	size, err := f.Size()
+	if err != nil {
+		return segmentHeader{}, err
+	}
+	if size < minSegmentBytes || size > maxSegmentBytes {
+		return segmentHeader{}, &DamageError{Path: path, Detail: fmt.Sprintf("%d bytes are no segment", size)}
+	}
+	first, last := make([]byte, pageBytes), make([]byte, pageBytes)
+	// A page that cannot be read is as bad as one that is wrong: the walk reports which.
+	_, _ = readFull(f, first, 0), readFull(f, last, size-pageBytes)
+	return judgeHeaders(path, first, last, size, number, identity{s.o.ClusterID, s.o.RaftID})
 }
 
 // scrubSegment verifies one segment. What is found in a file that was recycled meanwhile says nothing.

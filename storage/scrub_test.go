@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -307,5 +308,48 @@ func TestScrubWithoutALog(t *testing.T) {
 	o.RaftID = 7
 	if report := mustScrub(t, o); report.Errors != 0 {
 		t.Errorf("a log that was not made yet: %+v", report)
+	}
+}
+
+// What the disk cannot read is a problem of that file, and hides nothing in the others.
+func TestScrubReadErrors(t *testing.T) {
+	clean := scrubDisk(t)
+	for _, path := range []string{walPath(2), filepath.Join(dataDir, anchorName), files(clean, ".manifest")[0], files(clean, "chunks/")[0]} {
+		fsys := scrubDisk(t)
+		fsys.FailReads(path)
+		fsys.Flip(walPath(4), pageBytes+300, 1)
+		report := mustScrub(t, scrubOptions(fsys))
+		named := func(want string) bool {
+			return slices.ContainsFunc(report.Problems, func(p ScrubProblem) bool { return p.File == want })
+		}
+		if !named(path) || !named(walPath(4)) && path != filepath.Join(dataDir, anchorName) {
+			t.Errorf("%s cannot be read: %+v", path, report)
+		}
+	}
+}
+
+// Whatever a bit does to the log: what makes OpenLog refuse it is found by a scrub before.
+func TestScrubAgreesWithOpenLog(t *testing.T) {
+	refused, found := 0, 0
+	for seed := range uint64(300) {
+		random := rand.New(rand.NewPCG(seed, 7))
+		fsys := scrubDisk(t)
+		paths := append(files(fsys, segmentSuffix), files(fsys, anchorName)...)
+		for range 1 + random.IntN(3) {
+			path := paths[random.IntN(len(paths))]
+			fsys.Flip(path, random.Int64N(int64(len(fsys.mu.names[path].data))), byte(1)<<random.IntN(8))
+		}
+		report := mustScrub(t, scrubOptions(fsys))
+		if report.Errors > 0 {
+			found++
+		}
+		if _, _, err := OpenLog(logOptions(fsys)); err != nil {
+			if refused++; report.Errors == 0 {
+				t.Errorf("seed %d: the scrub found nothing, OpenLog says: %v", seed, err)
+			}
+		}
+	}
+	if refused < 50 || found == 300 {
+		t.Errorf("%d of 300 were refused and %d found: too few or too many to mean anything", refused, found)
 	}
 }

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -37,12 +38,23 @@ func (a *app) checkCommand() *cobra.Command {
 				report, err = c.Check(ctx)
 				return answer{value: report, table: func(w io.Writer) { checkTable(w, report) }}, err
 			})(cmd, nil)
-			return a.verdict(err, report)
+			return a.verdict(orPrecheck(err), report)
 		},
 	}
 	cmd.Flags().BoolVar(&pre, "pre", false, "examine this host before the install; no agent is asked")
 	settings.register(cmd)
 	return cmd
+}
+
+// orPrecheck tells who has no agent yet what there is for them.
+func orPrecheck(err error) error {
+	var unanswered *client.Error
+	if !errors.As(err, &unanswered) || unanswered.Code != client.CodeNoAgent {
+		return err
+	}
+	f := *explain(err)
+	f.hint += "; parley check --pre examines a host before it has one"
+	return &f
 }
 
 func (a *app) precheck(cmd *cobra.Command, settings agentSettings) error {

@@ -75,7 +75,7 @@ func runGuide(t *testing.T, dir string, commands []string) (string, error) {
 	script := "set -e\nip link set lo up\nexport PATH=" + filepath.Dir(program) + ":$PATH\nunset PARLEY_ADDR\n" +
 		"trap 'kill -9 $(jobs -p) 2> /dev/null || true' EXIT\n"
 	for _, command := range commands {
-		script += "echo \"\\$ \"" + quote(command) + "\n" + command + "\n"
+		script += "echo \"\\$ \"" + guideQuote(command) + "\n" + command + "\n"
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), guideTime)
 	defer cancel()
@@ -88,4 +88,4 @@ func runGuide(t *testing.T, dir string, commands []string) (string, error) {
 	return output.String(), err
 }
 
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+func guideQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
