@@ -45,9 +45,7 @@ func Precheck(ctx context.Context, cfg config.Config) ops.CheckReport {
 	if addr, err := netip.ParseAddrPort(cfg.Mesh.Advertise); err == nil {
 		f.AdvertLoop = addr.Addr().IsLoopback()
 	}
-	for _, addr := range cfg.Join {
-		f.Join = append(f.Join, precheckJoin(ctx, addr))
-	}
+	f.Join = precheckJoins(ctx, cfg.Join)
 	f.Elapsed = clock.Boottime() - began
 	now := clock.System()
 	f.Year, f.Wall = now.Year(), time.Duration(now.UnixNano()-wall)

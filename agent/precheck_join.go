@@ -9,15 +9,33 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/parley-mesh/parley/ops"
 )
 
 const (
+	joinsAtOnce     = 8
 	joinDialTimeout = 3 * time.Second
 	udpTries        = 3
 	udpWait         = 500 * time.Millisecond
 	udpProbeBytes   = 1200 // a server answers no shorter packet of an unknown version (RFC 9000, 6.1)
 )
+
+// precheckJoins tries all addresses, a few at a time, and returns when all have answered or not.
+func precheckJoins(ctx context.Context, addrs []string) []ops.PreJoin {
+	joins := make([]ops.PreJoin, len(addrs))
+	var group errgroup.Group
+	group.SetLimit(joinsAtOnce)
+	for i, addr := range addrs {
+		group.Go(func() error {
+			joins[i] = precheckJoin(ctx, addr)
+			return nil
+		})
+	}
+	_ = group.Wait() // what failed is in joins
+	return joins
+}
 
 // precheckJoin tries to reach an agent, without saying anything to it that it would act on.
 func precheckJoin(ctx context.Context, addr string) ops.PreJoin {

@@ -62,6 +62,7 @@ func (a *app) precheck(cmd *cobra.Command, settings agentSettings) error {
 	if err != nil {
 		return err
 	}
+	defer a.patience("waiting for addresses of --join that do not answer")()
 	found := agent.Precheck(cmd.Context(), cfg)
 	report := client.CheckReport{OK: found.OK}
 	for _, c := range found.Checks {

@@ -38,12 +38,7 @@ func (a *app) scrubCommand() *cobra.Command {
 			if rate > 10000 {
 				return usageError("choose 1 to 10000", "--mib-per-second %d is more than any disk reads", rate)
 			}
-			patience := time.AfterFunc(progressAfter, func() {
-				if isTerminal(a.err) {
-					_, _ = fmt.Fprintln(a.err, "reading log and snapshots; a large log takes minutes")
-				}
-			})
-			defer patience.Stop()
+			defer a.patience("reading log and snapshots; a large log takes minutes")()
 			if offline {
 				return a.scrubOffline(cmd, rate)
 			}
@@ -53,6 +48,16 @@ func (a *app) scrubCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&offline, "offline", false, "read the files in --data-dir; its agent must not run")
 	cmd.Flags().Uint64Var(&rate, "mib-per-second", 0, "read at most so much (default 32 beside a running agent, no limit with --offline)")
 	return cmd
+}
+
+// patience tells a terminal what takes so long, unless the returned function is called before.
+func (a *app) patience(line string) (end func()) {
+	timer := time.AfterFunc(progressAfter, func() {
+		if isTerminal(a.err) {
+			_, _ = fmt.Fprintln(a.err, line)
+		}
+	})
+	return func() { timer.Stop() }
 }
 
 func (a *app) scrubOnline(cmd *cobra.Command, rate uint64) error {
