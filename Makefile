@@ -5,9 +5,9 @@ BIN   := $(CURDIR)/bin
 FUZZ  ?= 10s
 
 # Packages whose tests are about concurrency.
-RACE  := ./agent/... ./api/... ./consensus/... ./membership/... ./security/... ./state/watch/... ./storage/... ./transport/...
+RACE  := ./agent/... ./api/... ./consensus/... ./membership/... ./ops/... ./security/... ./state/watch/... ./storage/... ./transport/...
 
-.PHONY: build test check tidy lint race e2e fuzz bench vuln clean
+.PHONY: build test check tidy lint race e2e compat fuzz bench vuln clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/parley ./cmd/agent
@@ -40,6 +40,11 @@ race:
 # Real agent processes. What needs root, iproute2 and nftables skips elsewhere, and fails with CI=true.
 e2e:
 	$(GO) test -count=1 -v ./test/e2e
+
+# The own tests of an existing client against this program; test/compat/run -write also writes docs/compatibility.md.
+compat:
+	cd test/compat && $(GO) vet ./... && $(GO) test ./...
+	test/compat/run
 
 fuzz:
 	tools/fuzz $(FUZZ)

@@ -65,11 +65,27 @@ type Agent struct {
 	core   *coreRunner
 	issuer *issuer
 
+	scrubber *scrubber
+	sessions *sessionKeeper
+
 	gossip     *membership.Membership
 	service    *api.Service
+	watcher    *watcher
 	leaderHint leaderHint
 	remoteCore remoteCore
 	ready      atomic.Bool
+
+	renewer     *security.Renewer
+	ledger      *ledger // nil when it could not be written
+	joined      bool    // the cluster, in this run
+	incarnation uint64
+	timeline    *timeline
+	starts      startTracker
+	links       linkTable
+	digests     *digestRing
+	lastDigests atomic.Pointer[lastComparison]
+	comparison  *sharedAnswer[api.DigestComparison]
+	matrix      *sharedAnswer[api.LinkMatrix]
 }
 
 // New checks the configuration against the data directory's. It starts nothing and changes nothing.
@@ -109,11 +125,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.identify(ctx, socks); err != nil {
 		return stoppedBy(ctx, err)
 	}
+	a.countStart()
 	if err := a.assemble(socks); err != nil {
 		return err
 	}
 	defer a.pool.Close()
-	return runTiers(ctx, a.log, a.tiers(socks), a.beforeStop)
+	a.reportStart()
+	err = runTiers(ctx, a.log, a.tiers(socks), a.beforeStop)
+	a.countStop(err)
+	return err
 }
 
 // identify finds out who this agent is, joining the cluster first if the directory is new.
@@ -126,6 +146,7 @@ func (a *Agent) identify(ctx context.Context, socks *sockets) error {
 		if ids, err = a.joinCluster(ctx, socks); err != nil {
 			return err
 		}
+		a.joined = true
 	}
 	if a.cfg.Name != "" && a.cfg.Name != ids.Node {
 		return withHint(fmt.Errorf("%s belongs to node %q, not %q", a.dir.path, ids.Node, a.cfg.Name),
@@ -184,16 +205,23 @@ func (a *Agent) assemble(socks *sockets) error {
 		},
 		Log: a.log.Named("rpc"),
 	})
+	a.digests = &digestRing{}
 	a.core = &coreRunner{
-		cfg: a.cfg.Core, dir: a.dir, ids: a.ids, views: a.views, book: a.book, pool: a.pool, clock: hlc,
+		cfg: a.cfg.Core, dir: a.dir, ids: a.ids, views: a.views, book: a.book, pool: a.pool, clock: hlc, digests: a.digests,
 		log: a.log.Named("core"), changed: make(chan struct{}, 1),
 	}
 	if err := a.core.open(); err != nil {
 		return err
 	}
+	a.scrubber = newScrubber(a.core, a.dir, a.ids.ClusterID, a.log.Named("storage"))
+	a.watcher = newWatcher(a)
+	a.watcher.sources = a.opsSources()
+	a.timeline, a.comparison, a.matrix = a.newTimeline(), newShared[api.DigestComparison](), newShared[api.LinkMatrix]()
+	a.sessions = a.newSessionKeeper()
 	a.service = api.New(a.apiOptions())
-	a.service.Mount(consul.Routes(consul.Options{})...)
+	a.service.Mount(consul.Routes(consul.Options{Datacenter: a.cfg.Dialect.Datacenter})...)
 	a.issuer = newIssuer(a, td)
+	a.renewer = a.newRenewer()
 	return a.newGossip(socks)
 }
 
@@ -216,6 +244,7 @@ func (a *Agent) newGossip(socks *sockets) error {
 	if err != nil {
 		return err
 	}
+	a.incarnation = epoch
 	advertise, err := a.advertise(socks)
 	if err != nil {
 		return err
@@ -289,6 +318,9 @@ func (a *Agent) memberList() []membership.Member {
 	return a.gossip.Members()
 }
 
+// membersChanged is closed at gossip's next change. Nobody asks before gossip is there.
+func (a *Agent) membersChanged() <-chan struct{} { return a.gossip.NextChange() }
+
 // hostKeyOf is the key that the replicated state binds to a node's name.
 func (a *Agent) hostKeyOf(node string) ([]byte, bool) {
 	row, ok := a.hub.View().Node(node)
@@ -298,6 +330,7 @@ func (a *Agent) hostKeyOf(node string) ([]byte, bool) {
 // beforeStop runs while everything still works: readiness goes first, then leadership.
 func (a *Agent) beforeStop() {
 	a.ready.Store(false)
+	a.sayStopping()
 	ctx, cancel := context.WithTimeout(context.Background(), handOverGrace)
 	defer cancel()
 	a.core.handOver(ctx)

@@ -20,14 +20,23 @@ func (a *Agent) apiOptions() api.Options {
 			Propose: a.propose, ReadIndex: a.readIndex, Call: a.call, RoleOf: a.roleOf, CoreNodes: a.book.coreNodes,
 			ClusterVersion: func() uint32 { return a.hub.View().Cluster().Version },
 			Members:        a.apiMembers, Core: a.coreStatus, Status: a.status, Health: a.health,
-			CreateToken: a.createToken,
+			CreateToken: a.createToken, Ops: a.watcher.board.Snapshot, Metrics: a.watcher.registry.Handler(),
+			EventTime: a.eventTime, PendingEvents: a.timeline.pending,
+			CompareDigests: func(ctx context.Context) (api.DigestComparison, error) {
+				return a.comparison.get(ctx, a.compareAndLocate)
+			},
+			LinkMatrix: func(ctx context.Context) (api.LinkMatrix, error) { return a.matrix.get(ctx, a.linkMatrix) },
+			NodeStatus: a.nodeStatus,
+			Check:      a.check, Scrub: a.apiScrub,
+			RenewSession:   a.sessions.renew,
+			MembersChanged: a.membersChanged, Starts: func() uint64 { return a.incarnation },
 		},
 		AnonymousRole: policy.Role(a.cfg.HTTP.AnonymousRole),
 		IdentifyTLS: func(cs tls.ConnectionState) (string, string, error) {
 			peer, err := a.source.Identify(cs)
 			return peer.ID.String(), peer.Node, err
 		},
-		Log: a.log.Named("api"),
+		Log: a.log.Named("api"), Observe: a.watcher.observer(), Elapsed: a.watcher.elapsed,
 	}
 }
 
@@ -126,21 +135,22 @@ func (a *Agent) roleOf(node string) policy.Role {
 	return row.EffectiveRole()
 }
 
-// health lists what this agent can do at the moment, and why not.
+// health lists what this agent can do at the moment, and why not. What needs no leader goes on without.
 func (a *Agent) health() []api.Capability {
 	led := a.coreStatus().Leader != nil
-	leaderDetail := "no leader is known"
-	if led {
-		leaderDetail = ""
-	}
-	view := a.hub.View()
+	view, serving := a.hub.View(), a.ready.Load()
 	left := a.source.NotAfter().Sub(a.now())
+	stale := a.hasLiveCore()
+	leaderless := unless(led, "no leader is known")
 	return []api.Capability{
-		{Name: "serving", OK: a.ready.Load(), Detail: unless(a.ready.Load(), "starting or stopping")},
+		{Name: "serving", OK: serving, Detail: unless(serving, "starting or stopping")},
 		{Name: "identity", OK: left > 0, Detail: fmt.Sprintf("certificate valid for %s", left.Round(timeStep))},
 		{Name: "view", OK: view.Index() > 0, Detail: fmt.Sprintf("at index %d", view.Index())},
-		{Name: "writes", OK: led, Detail: leaderDetail},
-		{Name: "linearizable_reads", OK: led, Detail: leaderDetail},
+		{Name: "discovery", OK: view.Index() > 0, Detail: unless(view.Index() > 0, "nothing is known of the cluster yet")},
+		{Name: "stale_reads", OK: stale, Detail: unless(stale, "no core member is alive")},
+		{Name: "runbooks", OK: true},
+		{Name: "writes", OK: led, Detail: leaderless},
+		{Name: "linearizable_reads", OK: led, Detail: leaderless},
 	}
 }
 

@@ -5,8 +5,9 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -49,6 +50,7 @@ type controller struct {
 	silent map[uint64]time.Duration // since when (boottime) a Raft id has not answered; owned by run
 
 	willing map[string]willingness // by node; owned by run
+	report  func(kind, subject, message string)
 }
 
 type controllerConfig struct {
@@ -95,6 +97,15 @@ func (c *controller) step(ctx context.Context, n *consensus.Node, st consensus.S
 		return nil
 	}
 	c.log.Info("changing the core", zap.String("step", string(action.Kind)), zap.String("reason", action.Reason))
+	if err := c.take(ctx, n, v, action); err != nil {
+		return err
+	}
+	c.report(api.EventCore, c.subject(action), string(action.Kind)+": "+action.Reason)
+	return nil
+}
+
+// take does one step.
+func (c *controller) take(ctx context.Context, n *consensus.Node, v *state.View, action consensus.Action) error {
 	switch action.Kind {
 	case consensus.ActionAssignID:
 		return c.enlist(ctx, v, action.Node)
@@ -104,6 +115,20 @@ func (c *controller) step(ctx context.Context, n *consensus.Node, st consensus.S
 		return n.TransferLeader(ctx, action.To)
 	}
 	return n.ChangeCore(ctx, action.ConfChange())
+}
+
+// subject names whom a step is about.
+func (c *controller) subject(action consensus.Action) string {
+	if action.Node != "" {
+		return action.Node
+	}
+	var names []string
+	for _, id := range slices.Concat(action.IDs, action.AddVoters, action.DropVoters, action.DropLearners, []uint64{action.RaftID, action.To}) {
+		if m, ok := c.core.views.hub.View().CoreByID(id); ok && !slices.Contains(names, m.Node) {
+			names = append(names, m.Node)
+		}
+	}
+	return strings.Join(names, ",")
 }
 
 // enlist gives node a Raft id and the sealed root.

@@ -26,15 +26,16 @@ const leaderlessBeforeAsking = 5 * time.Second
 // coreRunner runs a consensus node exactly while the replicated state says that this agent has a
 // Raft id. It looks at levels, never at events: whatever was missed, the next look makes right.
 type coreRunner struct {
-	cfg    config.Core
-	dir    *dataDir
-	ids    clusterIDs // owned by run
-	views  *viewSwitch
-	book   *book
-	pool   *transport.Pool
-	clock  *clock.Clock // owned by the running node's loop
-	log    *zap.Logger
-	booted *bootedCore // opened before run starts, so that a damaged log stops the agent early
+	cfg     config.Core
+	dir     *dataDir
+	ids     clusterIDs // owned by run
+	views   *viewSwitch
+	book    *book
+	pool    *transport.Pool
+	clock   *clock.Clock // owned by the running node's loop
+	digests *digestRing
+	log     *zap.Logger
+	booted  *bootedCore // opened before run starts, so that a damaged log stops the agent early
 
 	current atomic.Pointer[coreNode]
 	changed chan struct{} // cap 1: the node came, went, or its status changed
@@ -96,10 +97,10 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 	machine := state.NewMachine()
 	n, err := consensus.New(consensus.Options{
 		ID: raftID, Clock: c.clock, Log: st.log, Recovered: st.recoveredState(),
-		Snapshots: snapshotStore{st.snapshots}, Machine: &replica{machine: machine, views: c.views},
+		Snapshots: snapshotStore{st.snapshots}, Machine: &replica{machine: machine, views: c.views, digests: c.digests},
 		MachineStamp: func() clock.Stamp { return machine.View().Stamp() },
 		Peers:        consensus.PeerOptions{Dial: c.dialPeer, NodeOf: c.nodeOf},
-		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks,
+		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 		Fatal: func(err error) {
 			c.log.Fatal("storage failed, the process ends so that nothing unsynced is trusted", zap.Error(err))

@@ -216,12 +216,15 @@ func (i *issuer) sign(req security.LeafRequest) (renewAnswer, error) {
 	return renewAnswer{Chain: chain, BundleSeq: v.Bundle().Sequence, Roots: v.Bundle().Roots}, nil
 }
 
-// renewIdentity keeps this agent's own certificate fresh.
-func (a *Agent) renewIdentity(ctx context.Context) error {
-	r := security.NewRenewer(security.RenewerOptions{
+func (a *Agent) newRenewer() *security.Renewer {
+	return security.NewRenewer(security.RenewerOptions{
 		Source: a.source, Renew: a.askRenewal, Rekey: a.askByHostKey, TTL: a.cfg.Identity.LeafTTL, Now: clock.System, Log: a.log.Named("security"),
 	})
-	err := r.Run(ctx)
+}
+
+// renewIdentity keeps this agent's own certificate fresh.
+func (a *Agent) renewIdentity(ctx context.Context) error {
+	err := a.renewer.Run(ctx)
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/membership"
 )
 
@@ -18,7 +19,9 @@ func (a *Agent) dropDead(ctx context.Context) error {
 			return nil
 		case <-a.gossip.Changed():
 		}
-		for _, m := range a.gossip.Members() {
+		members := a.gossip.Members()
+		a.starts.observe(members, clock.Boottime())
+		for _, m := range members {
 			gone := m.State != membership.StateAlive && m.State != membership.StateSuspect
 			if gone && !dead[m.Name] {
 				a.log.Info("gossip holds an agent dead, its connection is closed", zap.String("node", m.Name), zap.String("state", string(m.State)))

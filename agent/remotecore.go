@@ -36,10 +36,16 @@ func (r *remoteCore) get() api.CoreStatus {
 		return api.CoreStatus{}
 	}
 	status := last.status
-	if r.now().Sub(last.at) > remoteCoreStale {
+	if !r.fresh() {
 		status.Leader = nil
 	}
 	return status
+}
+
+// fresh tells whether a core member answered lately.
+func (r *remoteCore) fresh() bool {
+	last := r.last.Load()
+	return last != nil && r.now().Sub(last.at) <= remoteCoreStale
 }
 
 // followCore keeps remoteCore fresh while this agent is outside the core.
@@ -90,7 +96,8 @@ func (a *Agent) askCoreStatus(ctx context.Context, node string) (status api.Core
 }
 
 // serveCoreStatus answers any agent; the core's make-up is public.
-func (a *Agent) serveCoreStatus(context.Context, transport.Peer, []byte) ([]byte, error) {
+func (a *Agent) serveCoreStatus(_ context.Context, peer transport.Peer, _ []byte) ([]byte, error) {
+	a.sessions.contact(peer.Node) // agents outside the core ask the leader twice a second
 	if a.core.member() == nil {
 		return nil, &transport.Error{Code: api.CodeUnavailable, Message: "this agent is outside the core"}
 	}

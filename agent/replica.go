@@ -63,6 +63,7 @@ func (s *viewSwitch) toStream() {
 type replica struct {
 	machine *state.Machine
 	views   *viewSwitch
+	digests *digestRing
 }
 
 func (r *replica) Apply(index, term uint64, at clock.Stamp, commands [][]byte) ([][]byte, error) {
@@ -70,7 +71,9 @@ func (r *replica) Apply(index, term uint64, at clock.Stamp, commands [][]byte) (
 	if err != nil {
 		return nil, fmt.Errorf("apply entry %d of term %d: %w", index, term, err)
 	}
-	r.views.fromLog(r.machine.View(), touched)
+	v := r.machine.View()
+	r.digests.note(index, v.Digest())
+	r.views.fromLog(v, touched)
 	return results, nil
 }
 
@@ -86,6 +89,7 @@ func (r *replica) Restore(src io.Reader, index, term uint64) error {
 	if v.Index() != index || v.Term() != term {
 		return fmt.Errorf("snapshot holds index %d of term %d, its manifest says index %d of term %d", v.Index(), v.Term(), index, term)
 	}
+	r.digests.note(index, v.Digest())
 	r.views.fromLog(v, state.Touched{All: true})
 	return nil
 }

@@ -22,6 +22,7 @@ const (
 func (a *Agent) registerRPC(s *transport.Server) {
 	for _, method := range a.service.Methods() {
 		s.Handle(method, func(ctx context.Context, peer transport.Peer, body []byte) ([]byte, error) {
+			a.sessions.contact(peer.Node)
 			// Any agent may forward; the service caps the caller at the peer's own role.
 			out, err := a.service.HandleRPC(ctx, peer.Node, method, body)
 			return out, toWire(err)
@@ -35,6 +36,12 @@ func (a *Agent) registerRPC(s *transport.Server) {
 	s.Handle(methodWilling, a.coreOnly(a.serveWilling))
 	s.Handle(methodStanding, a.serveStanding)
 	s.Handle(methodCoreStatus, a.serveCoreStatus)
+	s.Handle(methodDigest, a.serveDigest)
+	s.Handle(methodSums, a.coreOnly(a.serveSums))
+	s.Handle(methodRows, a.coreOnly(a.serveRows))
+	s.Handle(methodPing, a.servePing)
+	s.Handle(methodLinks, a.serveLinks)
+	s.Handle(methodLinksVia, a.serveLinksVia)
 	s.Handle(methodRenew, a.issuer.serveRenew)
 	s.Handle(methodJoin, a.issuer.serveForwardedJoin)
 	s.Handle(methodRekey, a.issuer.serveForwardedRekey)

@@ -39,11 +39,17 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"issuer", a.issuer.run, stopGrace},
 		{"core status", a.followCore, stopGrace},
 		{"links", a.dropDead, stopGrace},
+		{"link matrix", a.watchLinks, stopGrace},
+		{"digests", a.watchDigests, stopGrace},
+		{"timeline", a.runTimeline, stopGrace},
 		{"core controller", a.controller().run, stopGrace},
+		{"sessions", a.sessions.run, stopGrace},
 		{"admin socket", a.serveHTTP(socks.admin, api.Socket), stopGrace},
 		{"http", a.serveHTTP(socks.http, api.Loopback), stopGrace},
 		{"https", a.serveHTTPS(socks.https), stopGrace},
+		{"scrub", a.scrubber.run, stopGrace},
 		{"readiness", a.announce, stopGrace},
+		{"ops", a.watcher.run, stopGrace},
 	}
 }
 
@@ -56,7 +62,7 @@ func (a *Agent) controller() *controller {
 		cfg:  controllerConfig{replaceAfter: a.cfg.Core.ReplaceAfter, eligible: a.cfg.Core.Eligible},
 		self: a.ids.Node, core: a.core, members: a.memberList, service: a.service, issuer: a.issuer, pool: a.pool,
 		log: a.log.Named("core"), proven: make(map[uint64]bool), silent: make(map[uint64]time.Duration),
-		willing: make(map[string]willingness),
+		willing: make(map[string]willingness), report: a.timeline.report,
 	}
 }
 

@@ -87,6 +87,14 @@ func (a *Agent) coreStatus() api.CoreStatus {
 	return coreStatusOf(n.Status(), a.hub.View(), a.aliveNodes())
 }
 
+// coreNow is coreStatus, and whether it is of now: an agent outside the core may not have been told.
+func (a *Agent) coreNow() (status api.CoreStatus, known bool) {
+	if a.core.member() != nil {
+		return a.coreStatus(), true
+	}
+	return a.remoteCore.get(), a.remoteCore.fresh()
+}
+
 // aliveNodes are the nodes that gossip holds alive, this agent among them.
 func (a *Agent) aliveNodes() map[string]bool {
 	alive := map[string]bool{a.ids.Node: true}
@@ -130,9 +138,10 @@ func coreStatusOf(st consensus.Status, v *state.View, alive map[string]bool) api
 
 // status answers GET /parley/v1/status.
 func (a *Agent) status() api.AgentStatus {
+	core := a.coreStatus()
 	return api.AgentStatus{
 		Name: a.ids.Node, ClusterID: a.ids.ClusterID, TrustDomain: a.ids.TrustDomain, Version: a.opts.Version,
-		Ready: a.ready.Load() && a.certified(), Core: a.coreStatus(),
+		Ready: a.isReady(core), Core: core,
 		SVID:   api.SVID{SPIFFEID: a.source.ID().String(), NotAfter: a.source.NotAfter().UTC()},
 		Digest: stateDigest(a.hub.View()),
 	}

@@ -60,12 +60,18 @@ func commandAction(cmd state.Command) policy.Action {
 		return policy.KVWrite
 	case state.Txn:
 		return policy.Txn
+	case state.SessionCreate, state.SessionDestroy:
+		return policy.SessionUse
+	case state.Lock, state.Unlock:
+		return policy.LockUse
 	case state.TokenCreate:
 		return policy.TokenCreate
 	case state.TokenRevoke:
 		return policy.TokenRevoke
 	case state.NodeSetRole:
 		return policy.NodeRole
+	case state.Probe:
+		return policy.Probe
 	default:
 		return policy.CoreWrite
 	}
@@ -73,10 +79,13 @@ func commandAction(cmd state.Command) policy.Action {
 
 // internalOnly reports whether callers from outside must not send cmd whatever their role.
 func internalOnly(cmd state.Command) bool {
-	switch cmd.(type) {
+	switch c := cmd.(type) {
 	case state.Put, state.Delete, state.DeletePrefix, state.Txn, state.TokenCreate, state.TokenRevoke,
-		state.NodeSetRole, state.CoreGrant, state.SetCoreSize:
+		state.NodeSetRole, state.CoreGrant, state.SetCoreSize,
+		state.SessionCreate, state.SessionDestroy, state.Lock, state.Unlock:
 		return false
+	case state.EventAppend:
+		return c.Kind != state.EventNote
 	default:
 		return true
 	}

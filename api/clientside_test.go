@@ -94,6 +94,7 @@ func administer(t *testing.T, c *client.Client) {
 	if err != nil || !health.Ready || len(health.Capabilities) != 2 {
 		t.Errorf("health: %+v, %v", health, err)
 	}
+	observe(t, c)
 	ready, text, err := c.Ready(ctx)
 	if err != nil || !ready || text == "" {
 		t.Errorf("ready: %v %q, %v", ready, text, err)
@@ -105,6 +106,31 @@ func administer(t *testing.T, c *client.Client) {
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+func observe(t *testing.T, c *client.Client) {
+	t.Helper()
+	ctx := context.Background()
+	added, err := c.AddEvent(ctx, "hello")
+	if err != nil || added.HLC == "" || added.Node != "a1" {
+		t.Errorf("add event: %+v, %v", added, err)
+	}
+	events, err := c.Events(ctx, client.EventOptions{Since: time.Hour, Limit: 5, Kind: state.EventNote})
+	if err != nil || len(events) != 1 || events[0].HLC != added.HLC || events[0].Message != "hello" {
+		t.Errorf("events: %+v, %v", events, err)
+	}
+	digests, err := c.CompareDigests(ctx)
+	if err != nil || digests.Groups != 1 || len(digests.Members) != 1 || digests.Minority == nil {
+		t.Errorf("digests: %+v, %v", digests, err)
+	}
+	matrix, err := c.NetMatrix(ctx)
+	if err != nil || matrix.UDPFallback != 1 || len(matrix.Links) != 1 || matrix.Links[0].RTT != 0.5 {
+		t.Errorf("matrix: %+v, %v", matrix, err)
+	}
+	node, err := c.Node(ctx, "a1")
+	if err != nil || node.Incarnation != 3 || node.Starts10m != 1 || !node.Reachable {
+		t.Errorf("node: %+v, %v", node, err)
 	}
 }
 
@@ -185,5 +211,18 @@ func TestClientWatchReconnects(t *testing.T) {
 	})
 	if want := "put w/a\nput w/b\nready \nput w/c\ndelete w/a\nput w/d\n"; !errors.Is(err, done) || seen != want {
 		t.Errorf("got %v\n%swant\n%s", err, seen, want)
+	}
+}
+
+// What the agent finds out about itself arrives as it was sent.
+func TestClientExamines(t *testing.T) {
+	c, ctx := newClient(t, newFake(t, 1, 1).agents["a1"]), context.Background()
+	report, err := c.Check(ctx)
+	if want := (client.CheckReport{OK: true, Checks: []client.CheckResult{{ID: "leader", Status: "ok", Message: "the core has a leader"}}}); err != nil || !reflect.DeepEqual(report, want) {
+		t.Errorf("check: %+v, %v", report, err)
+	}
+	scrub, err := c.ScrubStorage(ctx, 2)
+	if want := (client.ScrubReport{Segments: 1, Entries: 2, Bytes: 2 << 20, Problems: []client.ScrubProblem{}}); err != nil || !reflect.DeepEqual(scrub, want) {
+		t.Errorf("scrub: %+v, %v", scrub, err)
 	}
 }

@@ -38,6 +38,7 @@ type Exchange struct {
 
 	service *Service
 	query   url.Values
+	status  int // of the response, for whoever counts
 }
 
 // Context ends when the caller goes away.
@@ -193,9 +194,15 @@ func (x *Exchange) Write(status int, contentType string, body []byte) error {
 	h["Content-Type"] = []string{contentType}
 	h["X-Content-Type-Options"] = []string{"nosniff"}
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
-	x.W.WriteHeader(status)
+	x.Head(status)
 	_, _ = x.W.Write(body)
 	return nil
+}
+
+// Head begins a response; what follows is written to W.
+func (x *Exchange) Head(status int) {
+	x.status = status
+	x.W.WriteHeader(status)
 }
 
 // errorBody is the JSON of a native error. exit_code and retryable spare clients a copy of the table.

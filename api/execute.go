@@ -18,6 +18,13 @@ import (
 // outcome_unknown when ctx or OpTimeout ended first or the leader was lost on the way, and what the state answered
 // (conflict, exists, ...).
 func (s *Service) Execute(ctx context.Context, caller Caller, cmd state.Command) (Applied, error) {
+	answered := s.observeWrite(caller, cmd)
+	done, err := s.execute(ctx, caller, cmd)
+	answered(ctx, err)
+	return done, err
+}
+
+func (s *Service) execute(ctx context.Context, caller Caller, cmd state.Command) (Applied, error) {
 	if err := s.mayExecute(caller, cmd); err != nil {
 		return Applied{}, err
 	}
@@ -46,6 +53,9 @@ func (s *Service) Execute(ctx context.Context, caller Caller, cmd state.Command)
 func (s *Service) mayExecute(caller Caller, cmd state.Command) *Error {
 	if internalOnly(cmd) && caller.Kind != KindInternal {
 		return Errorf(CodeDenied, "this command is for the agents themselves")
+	}
+	if e, ok := cmd.(state.EventAppend); ok {
+		return s.mayReport(caller, e)
 	}
 	return allow(caller, commandAction(cmd))
 }

@@ -3,11 +3,14 @@ package api
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/ops"
+	"github.com/parley-mesh/parley/ops/slo"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
@@ -23,6 +26,9 @@ type fakeCluster struct {
 	leader  string   // "" for none
 	calls   []string // "from>to method"
 	log     []state.Envelope
+
+	renewed       []string // "agent session"
+	refuseRenewal error
 }
 
 type fakeAgent struct {
@@ -34,6 +40,7 @@ type fakeAgent struct {
 	service *Service
 
 	// What tests replace.
+	pending  []state.EventAppend
 	believes func() string // the leader by this agent's word; nil for the truth
 	call     func(ctx context.Context, node, method string, body []byte) ([]byte, error)
 	propose  func(ctx context.Context, command []byte) (Proposed, error)
@@ -101,9 +108,49 @@ func (a *fakeAgent) options() Options {
 			Health: func() []Capability {
 				return []Capability{{Name: "writes", OK: true}, {Name: "view", Detail: "at index 0"}}
 			},
+			EventTime: func() clock.Stamp { return fakeStamp }, PendingEvents: func() []state.EventAppend { return a.pending },
+			CompareDigests: func(context.Context) (DigestComparison, error) {
+				return DigestComparison{Groups: 1, Index: 7, Members: []MemberDigest{{Name: "a1", Digest: "00"}}}, nil
+			},
+			LinkMatrix: func(context.Context) (LinkMatrix, error) {
+				return LinkMatrix{Agents: []string{"a1", "a2"}, Links: []Link{{From: "a1", To: "a2", UDP: "fallback", TCP: "ok", RTT: 0.5}}, UDPFallback: 1}, nil
+			},
+			NodeStatus: func(name string) (NodeStatus, bool) {
+				return NodeStatus{Name: name, State: "alive", Incarnation: 3, Starts10m: 1, Core: "leader", Address: "127.0.0.1:8310", Zone: "z1", Version: "0.1.0", Reachable: true}, name == "a1"
+			},
 			CreateToken: a.createToken,
+			Ops:         func() *ops.Snapshot { return fakeSnapshot },
+			Metrics:     http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("metrics\n")) }),
+			Check: func(context.Context) ops.CheckReport {
+				return ops.CheckReport{OK: true, Checks: []ops.CheckResult{{ID: "leader", Status: ops.CheckOK, Message: "the core has a leader"}}}
+			},
+			Scrub: func(_ context.Context, rate int64) (ScrubReport, error) {
+				return ScrubReport{Segments: 1, Entries: 2, Bytes: rate}, nil
+			},
+			RenewSession: a.renewSession,
 		},
 	}
+}
+
+// fakeSnapshot is of an agent that holds a2, a voter, dead.
+var fakeSnapshot = func() *ops.Snapshot {
+	margin, at := 0.0, time.Unix(1_700_000_000, 0).UTC()
+	return &ops.Snapshot{
+		Readings: ops.Readings{ops.CoreQuorumMargin: margin, ops.CoreVoters: 3, ops.CoreLeaderKnown: 1},
+		Alerts: []ops.AlertStatus{{
+			ID: "quorum-margin", State: ops.StateFiring, Severity: ops.Page, Value: &margin, Since: at, Summary: "margin", Runbook: "server-down",
+		}},
+		SLOs:  []slo.Status{{Name: "config-write", Target: 0.999, Window: "30d", Burn: map[string]*float64{"5m": nil, "1h": &margin}, Firing: []string{}}},
+		Facts: ops.Facts{Node: "a1", Leader: "a1", Core: []ops.CoreFact{{Name: "a2", Member: "dead", Since: at}}},
+	}
+}()
+
+// renewSession notes what the leader was told.
+func (a *fakeAgent) renewSession(s state.Session) error {
+	a.cluster.mu.Lock()
+	defer a.cluster.mu.Unlock()
+	a.cluster.renewed = append(a.cluster.renewed, a.name+" "+s.ID.String())
+	return a.cluster.refuseRenewal
 }
 
 func (a *fakeAgent) coreStatus() CoreStatus {

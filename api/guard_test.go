@@ -17,7 +17,7 @@ func TestReadOnlyCallersChangeNothing(t *testing.T) {
 	refused := 0
 	for _, call := range calls {
 		c := newFake(t, 1, 1)
-		c.put("k", "v")
+		c.furnish(t)
 		h := c.agents["a1"].withRole(policy.Operator).Handler(Loopback)
 		before := len(c.log)
 		for _, edit := range []func(*http.Request){readOnly, disguised} {

@@ -83,7 +83,8 @@ func (s *Service) Mount(routes ...Route) { s.extra = append(s.extra, routes...) 
 
 // Routes returns all endpoints, the mounted ones included.
 func (s *Service) Routes() []Route {
-	return slices.Concat(s.nativeRoutes(), runbookRoutes(), s.extra)
+	return slices.Concat(s.nativeRoutes(), s.sessionRoutes(), s.opsRoutes(), eventRoutes(), clusterRoutes(), checkRoutes(),
+		runbookRoutes(), s.extra)
 }
 
 // Handler serves every endpoint to the callers of one listener. The connections must come from NewHTTPServer: its
@@ -107,13 +108,15 @@ type handler struct {
 // ServeHTTP puts every request through the same gates, in this order: the endpoint exists, the request is from no web
 // page, the caller is known, has room, and may do this.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &Exchange{W: w, R: r, service: h.service, RequestID: h.prefix + strconv.FormatUint(h.count.Add(1), 36)}
+	x := &Exchange{W: w, R: r, service: h.service, status: http.StatusOK, RequestID: h.prefix + strconv.FormatUint(h.count.Add(1), 36)}
 	w.Header()[headerRequestID] = []string{x.RequestID}
 	route, rest, allowed := h.router.find(r.Method, r.URL.Path)
 	x.Rest = rest
+	answered := h.service.observeRequest(route)
 	if err := h.serve(x, route, allowed); err != nil {
 		h.fail(x, route, AsError(err))
 	}
+	answered(x)
 }
 
 func (h *handler) serve(x *Exchange, route *Route, allowed []string) error {

@@ -49,14 +49,34 @@ func (a *fakeAgent) withRole(role policy.Role) *Service {
 var calls = []struct{ method, target, body string }{
 	{"GET", "/livez", ""}, {"GET", "/readyz", ""},
 	{"GET", "/parley/v1/members", ""}, {"GET", "/parley/v1/core", ""}, {"GET", "/parley/v1/status", ""}, {"GET", "/parley/v1/health", ""},
+	{"GET", "/metrics", ""}, {"GET", "/parley/v1/slo", ""}, {"GET", "/parley/v1/alerts", ""}, {"GET", "/parley/v1/health/explain", ""},
+	{"GET", "/parley/v1/events", ""}, {"POST", "/parley/v1/events", `{"message":"m"}`},
+	{"GET", "/parley/v1/digest/compare", ""}, {"GET", "/parley/v1/net/matrix", ""}, {"GET", "/parley/v1/node/a1", ""},
 	{"GET", "/parley/v1/kv?prefix=1", ""}, {"GET", "/parley/v1/kv/k", ""},
 	{"PUT", "/parley/v1/kv/k", "v"}, {"DELETE", "/parley/v1/kv/k?prefix=1", ""},
 	{"POST", "/parley/v1/txn", `{"then":[{"op":"get","key":"k"}]}`},
 	{"POST", "/parley/v1/token", `{}`}, {"GET", "/parley/v1/tokens", ""}, {"DELETE", "/parley/v1/token/00112233445566aa", ""},
 	{"POST", "/parley/v1/core/allow", `{"node":"a1"}`}, {"POST", "/parley/v1/core/size", `{"size":3}`},
 	{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"operator"}`},
+	{"GET", "/parley/v1/check", ""}, {"GET", "/parley/v1/storage/scrub", ""},
+	{"POST", "/parley/v1/session", `{}`}, {"GET", "/parley/v1/sessions", ""}, {"GET", "/parley/v1/session/" + knownSession, ""},
+	{"PUT", "/parley/v1/session/" + knownSession, ""}, {"DELETE", "/parley/v1/session/" + knownSession, ""},
 	{"GET", "/runbooks/", ""}, {"GET", "/runbooks/server-down", ""},
 	{"GET", "/parley/v1/runbooks", ""}, {"GET", "/parley/v1/runbooks/server-down", ""},
+}
+
+// knownSession is what furnish makes.
+const knownSession = "adf4238a-882b-9ddc-4a9d-5b6758e4159e"
+
+// furnish makes what calls ask for: the key k and knownSession.
+func (c *fakeCluster) furnish(t *testing.T) {
+	t.Helper()
+	c.put("k", "v")
+	id, _ := state.ParseSessionID(knownSession)
+	session := state.SessionCreate{Session: state.Session{ID: id, Node: "a1", Behavior: state.BehaviorRelease}}
+	if _, err := c.agents["a1"].service.Execute(t.Context(), operator, session); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Each role may use exactly the endpoints whose action policy gives it; and the test knows every endpoint.
@@ -64,7 +84,7 @@ func TestRoleByEndpoint(t *testing.T) {
 	reached := map[string]bool{}
 	for _, role := range policy.Roles() {
 		c := newFake(t, 1, 1)
-		c.put("k", "v")
+		c.furnish(t)
 		service := c.agents["a1"].withRole(role)
 		h := service.Handler(Loopback)
 		routes := newRouter(service.Routes())

@@ -50,6 +50,22 @@ func TestJSONShapes(t *testing.T) {
 		{"GET", "/parley/v1/core", "", 200, core},
 		{"GET", "/parley/v1/status", "", 200, `{"name":"a1","cluster_id":"00112233445566778899aabbccddeeff","trust_domain":"example.org","version":"0.1.0","ready":true,"safe_mode":0,"core":` + core + `,"svid":{"spiffe_id":"spiffe://example.org/parley/agent/a1","not_after":"2023-11-14T23:13:20Z"}}`},
 		{"GET", "/parley/v1/health", "", 200, `{"ready":true,"capabilities":[{"name":"writes","ok":true},{"name":"view","ok":false,"detail":"at index 0"}]}`},
+		{"GET", "/parley/v1/slo", "", 200, `[{"name":"config-write","target":0.999,"window":"30d","sli":null,"budget_remaining_ratio":null,"burn":{"1h":0,"5m":null},"firing":[],"good":0,"bad":0}]`},
+		{"GET", "/parley/v1/alerts", "", 200, `[{"id":"quorum-margin","state":"firing","severity":"page","value":0,"threshold":0,"since":"2023-11-14T22:13:20Z","summary":"margin","runbook":"server-down"}]`},
+		{"GET", "/parley/v1/health/explain", "", 200, `{"healthy":false,"causes":[{"rank":1,"cause":"core-member-dead","subject":"a2","severity":"page","evidence":["gossip holds voter a2 dead since 22:13:20Z","0 of 3 voters may still fail","alert quorum-margin is firing since 22:13:20Z"],"alert":"quorum-margin","runbook":"server-down","command":"parley runbook run server-down --var node=a2"}]}`},
+		{"GET", "/metrics", "", 200, "metrics"},
+		{"POST", "/parley/v1/events", `{"message":"m"}`, 200, `{"hlc":"1700000000000.14","time":"2023-11-14T22:13:20Z","node":"a1"}`},
+		{"GET", "/parley/v1/events", "", 200,
+			`[{"hlc":"1700000000000.14","time":"2023-11-14T22:13:20Z","node":"a1","kind":"note","subject":"","message":"m","pending":false,"reported_at":"2023-11-14T22:13:20Z"}]`},
+		{"GET", "/parley/v1/digest/compare", "", 200, `{"groups":1,"index":7,"members":[{"name":"a1","digest":"00"}],"minority":[],"unreachable":[],"behind":[]}`},
+		{"GET", "/parley/v1/net/matrix", "", 200,
+			`{"agents":["a1","a2"],"links":[{"from":"a1","to":"a2","udp":"fallback","tcp":"ok","rtt_ms":0.5}],"unreachable":0,"udp_fallback":1,"asymmetric":0,"unknown":0}`},
+		{"GET", "/parley/v1/node/a1", "", 200,
+			`{"name":"a1","state":"alive","incarnation":3,"starts_10m":1,"safe_mode":0,"core":"leader","address":"127.0.0.1:8310","zone":"z1","version":"0.1.0","reachable":true}`},
+		{"GET", "/parley/v1/node/a9", "", 404, `{"error":{"code":"not_found","message":"there is no agent \"a9\"","hint":"list the agents: parley members","leader":null,"request_id":"ID","exit_code":1,"retryable":false}}`},
+		{"GET", "/parley/v1/check", "", 200, `{"ok":true,"checks":[{"id":"leader","status":"ok","message":"the core has a leader","hint":"","runbook":""}]}`},
+		{"GET", "/parley/v1/storage/scrub", "", 200, `{"errors":0,"segments":1,"entries":2,"snapshots":0,"bytes":33554432,"problems":[]}`},
+		{"GET", "/parley/v1/storage/scrub?mib_per_second=2", "", 200, `{"errors":0,"segments":1,"entries":2,"snapshots":0,"bytes":2097152,"problems":[]}`},
 		{"GET", "/livez", "", 200, "ok"}, {"GET", "/readyz", "", 200, "ready"},
 		{"GET", "/readyz?verbose", "", 200, "[+]writes\n[-]view at index 0\nready"},
 	} {
@@ -134,6 +150,9 @@ func TestNativeRefusals(t *testing.T) {
 		{"DELETE", "/parley/v1/token/zz", "", 400, CodeInvalid}, {"DELETE", "/parley/v1/token/0011223344556677", "", 404, CodeNotFound},
 		{"POST", "/parley/v1/core/size", `{"size":2}`, 400, CodeInvalid}, {"POST", "/parley/v1/core/allow", `{"node":"zz"}`, 404, CodeNotFound},
 		{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"root"}`, 400, CodeInvalid},
+		{"GET", "/parley/v1/check?pre", "", 400, CodeInvalid}, {"GET", "/parley/v1/storage/scrub?rate=1", "", 400, CodeInvalid},
+		{"GET", "/parley/v1/storage/scrub?mib_per_second=0", "", 400, CodeInvalid},
+		{"GET", "/parley/v1/storage/scrub?mib_per_second=10001", "", 400, CodeInvalid},
 	} {
 		w := do(h, test.method, test.target, test.body)
 		if w.Code != test.status || !strings.Contains(w.Body.String(), `"code":"`+test.code+`"`) {

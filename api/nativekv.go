@@ -4,15 +4,17 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/state"
 )
 
 // written is the answer to a write: the key or prefix, the revision that the write made, and for a delete how many
 // keys it removed.
 type written struct {
-	Key      string  `json:"key"`
-	Revision uint64  `json:"revision"`
-	Deleted  *uint64 `json:"deleted,omitempty"`
+	Key       string  `json:"key"`
+	Revision  uint64  `json:"revision"`
+	Deleted   *uint64 `json:"deleted,omitempty"`
+	LockIndex uint64  `json:"lock_index,omitempty"` // with ?session
 }
 
 // Receipt of a command: the leader's name and the place in the log.
@@ -72,9 +74,11 @@ func serveKVGet(x *Exchange) error {
 }
 
 // read sets the headers of a read.
-func (x *Exchange) read(a KVAnswer) {
-	x.Receipt(a.Node, a.Term, a.Index, a.Stamp)
-	x.W.Header()[headerRevision] = []string{strconv.FormatUint(a.Revision, 10)}
+func (x *Exchange) read(a KVAnswer) { x.readAt(a.Revision, a.Node, a.Term, a.Index, a.Stamp) }
+
+func (x *Exchange) readAt(revision uint64, node string, term, index uint64, stamp clock.Stamp) {
+	x.Receipt(node, term, index, stamp)
+	x.W.Header()[headerRevision] = []string{strconv.FormatUint(revision, 10)}
 }
 
 func keysOf(rows []state.KV) []string {
@@ -94,8 +98,9 @@ func (x *Exchange) compare() (*uint64, error) {
 	return &revision, nil
 }
 
+// serveKVPut writes a key; with ?session it takes the key's lock as well, or with ?release lets go of it.
 func serveKVPut(x *Exchange) error {
-	if err := x.Only("cas", "flags"); err != nil {
+	if err := x.Only("cas", "flags", "session", "release"); err != nil {
 		return err
 	}
 	cas, err := x.compare()
@@ -113,12 +118,38 @@ func serveKVPut(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	done, err := x.service.Execute(x.Context(), x.Caller, state.Put{Key: x.Rest, Value: value, Flags: flags, Compare: cas})
+	put := state.Put{Key: x.Rest, Value: value, Flags: flags, Compare: cas}
+	var cmd state.Command = put
+	held := x.Query().Has("session") || x.Flag("release")
+	if held {
+		if cmd, err = x.hold(put); err != nil {
+			return err
+		}
+	}
+	done, err := x.service.Execute(x.Context(), x.Caller, cmd)
 	if err != nil {
 		return err
 	}
 	x.applied(done)
-	return x.JSON(http.StatusOK, written{Key: x.Rest, Revision: done.Result.Revision})
+	answer := written{Key: x.Rest, Revision: done.Result.Revision}
+	if held {
+		answer.LockIndex = done.Result.Number()
+	}
+	return x.JSON(http.StatusOK, answer)
+}
+
+// hold makes the put one that takes or lets go of the key's lock.
+func (x *Exchange) hold(put state.Put) (state.Command, error) {
+	session := x.Query().Get("session")
+	switch {
+	case session == "":
+		return nil, Errorf(CodeInvalid, "the session is missing").WithHint("make one: parley session create")
+	case put.Compare != nil:
+		return nil, Errorf(CodeInvalid, "cas and session together").WithHint("a lock is a condition itself; for more, use a transaction")
+	case x.Flag("release"):
+		return state.Unlock{Key: put.Key, Value: put.Value, Flags: put.Flags, Session: session}, nil
+	}
+	return state.Lock{Key: put.Key, Value: put.Value, Flags: put.Flags, Session: session}, nil
 }
 
 func serveKVDelete(x *Exchange) error {

@@ -24,7 +24,8 @@ type txnCompare struct {
 	ValueBase64 []byte  `json:"value_base64"`
 }
 
-// txnOp is one step: put, delete, delete_prefix or get.
+// txnOp is one step: put, delete, delete_prefix, get, get_existing, get_tree, lock, unlock, check_revision (against
+// cas), check_session or check_absent.
 type txnOp struct {
 	Op          string  `json:"op"`
 	Key         string  `json:"key"`
@@ -32,6 +33,7 @@ type txnOp struct {
 	ValueBase64 []byte  `json:"value_base64"`
 	Flags       uint64  `json:"flags"`
 	CAS         *uint64 `json:"cas"`
+	Session     string  `json:"session"`
 }
 
 // txnAnswer has one result for each op of the branch that ran.
@@ -45,6 +47,7 @@ type txnResult struct {
 	Op      string `json:"op"`
 	Key     string `json:"key"`
 	Pair    *Pair  `json:"pair,omitempty"`
+	Pairs   []Pair `json:"pairs,omitempty"` // of a get_tree
 	Deleted uint64 `json:"deleted"`
 }
 
@@ -81,11 +84,15 @@ func txnResults(ran []txnOp, results []state.OpResult) []txnResult {
 		op := ran[i]
 		one := txnResult{Op: op.Op, Key: op.Key, Deleted: r.Deleted}
 		if r.Found {
-			if op.Op == string(state.OpPut) { // the state does not send back what the caller has
+			switch state.OpKind(op.Op) {
+			case state.OpPut, state.OpLock, state.OpUnlock: // the state does not send back what the caller has
 				r.KV.Value, _ = oneValue(op.Value, op.ValueBase64) // checked by command
 			}
 			pair := pairOf(r.KV)
 			one.Pair = &pair
+		}
+		if len(r.Tree) > 0 {
+			one.Pairs = pairsOf(r.Tree)
 		}
 		out = append(out, one)
 	}
@@ -135,7 +142,7 @@ func txnOps(ops []txnOp) ([]state.Op, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, state.Op{Kind: state.OpKind(op.Op), Key: op.Key, Value: value, Flags: op.Flags, Compare: op.CAS})
+		out = append(out, state.Op{Kind: state.OpKind(op.Op), Key: op.Key, Value: value, Flags: op.Flags, Compare: op.CAS, Session: op.Session})
 	}
 	return out, nil
 }

@@ -83,7 +83,7 @@ func (w *watchStream) start() {
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
-	w.x.W.WriteHeader(http.StatusOK)
+	w.x.Head(http.StatusOK)
 }
 
 // batch sends what differs from what the caller knows, and reports whether anything did.

@@ -143,24 +143,34 @@ func (s *Service) readIndex(ctx context.Context) (uint64, error) {
 
 // answerHere waits as q says and reads the View.
 func (s *Service) answerHere(ctx context.Context, q KVQuery) (KVAnswer, error) {
+	view, err := s.viewAfter(ctx, selector(q), q.MinRevision, q.Wait)
+	if err != nil {
+		return KVAnswer{}, err
+	}
+	return s.answerFrom(view, q)
+}
+
+// viewAfter is the View with key/value once what sel names has changed after the revision, or as it is when wait is
+// over; at once without revision or wait.
+func (s *Service) viewAfter(ctx context.Context, sel watch.Selector, after uint64, wait time.Duration) (*state.View, error) {
 	view := s.local.Hub.View()
-	if q.MinRevision > 0 && q.Wait > 0 {
-		waited, cancel := context.WithTimeout(ctx, q.Wait)
-		woken, err := s.local.Hub.Wait(waited, selector(q), q.MinRevision)
+	if after > 0 && wait > 0 {
+		waited, cancel := context.WithTimeout(ctx, wait)
+		woken, err := s.local.Hub.Wait(waited, sel, after)
 		cancel()
 		switch {
 		case err == nil:
 			view = woken
 		case ctx.Err() != nil || waited.Err() == nil:
-			return KVAnswer{}, hubError(err)
+			return nil, hubError(err)
 		default:
 			view = s.local.Hub.View()
 		}
 	}
 	if !view.Holds(state.ClassKV) {
-		return KVAnswer{}, errNoKV // this agent has just left the core, or not quite joined it
+		return nil, errNoKV // this agent has just left the core, or not quite joined it
 	}
-	return s.answerFrom(view, q)
+	return view, nil
 }
 
 // hubError gives what the watch hub says its place in the table.
@@ -223,20 +233,24 @@ func (s *Service) readRemote(ctx context.Context, caller Caller, q KVQuery) (KVA
 
 func (s *Service) askRead(ctx context.Context, caller Caller, q KVQuery) (KVAnswer, error) {
 	body := appendRead(nil, readRequest{role: caller.Role, kind: caller.Kind, name: s.callerName(caller), query: q})
-	if q.Consistency == Stale {
-		return s.askAnyCore(ctx, body)
-	}
 	var answer KVAnswer
-	err := s.withLeader(ctx, func(leader string, self bool) *Error {
-		var failed *Error
+	err := s.askHolder(ctx, q.Consistency == Stale, func(node string, self bool) (failed *Error) {
 		if self { // this agent came to lead while it asked
 			answer, failed = s.leaderAnswer(ctx, q)
 		} else {
-			answer, failed = s.askOne(ctx, leader, body)
+			answer, failed = s.askOne(ctx, node, body)
 		}
 		return failed
 	})
 	return answer, err
+}
+
+// askHolder asks an agent that holds key/value: the leader, or for a stale read any.
+func (s *Service) askHolder(ctx context.Context, stale bool, ask func(node string, self bool) *Error) error {
+	if stale {
+		return s.askAnyCore(ask)
+	}
+	return s.withLeader(ctx, ask)
 }
 
 // leaderAnswer is a linearizable answer of this agent, or not_leader.
@@ -269,19 +283,19 @@ func (s *Service) askOne(ctx context.Context, node string, body []byte) (KVAnswe
 }
 
 // askAnyCore tries each live core member once; a stale read needs no leader.
-func (s *Service) askAnyCore(ctx context.Context, body []byte) (KVAnswer, error) {
+func (s *Service) askAnyCore(ask func(node string, self bool) *Error) error {
 	last := Errorf(CodeUnavailable, "no core member is alive")
 	for _, node := range s.local.CoreNodes() {
 		if node == s.local.Node {
 			continue
 		}
-		answer, err := s.askOne(ctx, node, body)
+		err := ask(node, false)
 		if err == nil {
-			return answer, nil
+			return nil
 		}
 		if last = err; !surelyNotProposed(err) {
 			break
 		}
 	}
-	return KVAnswer{}, last
+	return last
 }

@@ -15,11 +15,14 @@ const (
 	methodRead      = "op.read"
 	methodReadIndex = "op.readindex"
 	methodTokens    = "op.tokens"
+
+	methodSessions     = "op.sessions"
+	methodRenewSession = "op.session.renew"
 )
 
 // Methods lists what HandleRPC serves.
 func (*Service) Methods() []string {
-	return []string{methodExecute, methodRead, methodReadIndex, methodTokens}
+	return []string{methodExecute, methodRead, methodReadIndex, methodTokens, methodSessions, methodRenewSession}
 }
 
 // HandleRPC answers peerNode, the agent that the connection's certificate names. Nothing here calls another agent: a
@@ -41,6 +44,8 @@ func (s *Service) HandleRPC(ctx context.Context, peerNode, method string, body [
 		answer, failed = s.handleReadIndex(ctx)
 	case methodTokens:
 		answer, failed = s.handleTokens(ctx, peerNode, body)
+	case methodSessions, methodRenewSession:
+		answer, failed = s.handleSessions(ctx, peerNode, method, body)
 	default:
 		failed = Errorf(CodeUnsupported, "no method %q", method)
 	}
@@ -88,6 +93,9 @@ func (s *Service) handleExecute(ctx context.Context, peerNode string, body []byt
 	caller := s.forwardedCaller(peerNode, req.role, req.kind, envelope.Caller)
 	if err := s.mayExecute(caller, envelope.Command); err != nil {
 		return nil, err
+	}
+	if _, probe := envelope.Command.(state.Probe); probe && !s.probes.allow(peerNode) {
+		return nil, Errorf(CodeBusy, "agent %s probes more often than %g times a second", peerNode, probeRate)
 	}
 	envelope.Via = peerNode
 	done, failed := s.propose(ctx, envelope)

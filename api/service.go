@@ -3,11 +3,13 @@ package api
 import (
 	"context"
 	"crypto/tls"
+	"net/http"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/ops"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
@@ -55,13 +57,35 @@ type Local struct {
 	ClusterVersion func() uint32
 	// LastContact is how old a follower's data may be; nil counts as zero.
 	LastContact func() time.Duration
+	// MembersChanged returns a channel that is closed when Members may next answer differently.
+	MembersChanged func() <-chan struct{}
+	// Starts counts the starts of this agent, this one included.
+	Starts func() uint64
+
+	// RenewSession counts a session's time from now on, while this agent leads: not_leader if it does not, not_found
+	// if it has decided already that the session is over.
+	RenewSession func(state.Session) error
 
 	Members func() []Member
 	Core    func() CoreStatus
 	Status  func() AgentStatus
 	Health  func() []Capability
+	// EventTime is this agent's own clock, for people; PendingEvents are its events that the log has not taken yet.
+	EventTime     func() clock.Stamp
+	PendingEvents func() []state.EventAppend
+	// CompareDigests, LinkMatrix and NodeStatus ask the other agents, or tell what this one has seen of them.
+	CompareDigests func(ctx context.Context) (DigestComparison, error)
+	LinkMatrix     func(ctx context.Context) (LinkMatrix, error)
+	NodeStatus     func(name string) (NodeStatus, bool)
 	// CreateToken makes the secret here and executes TokenCreate as caller.
 	CreateToken func(ctx context.Context, caller Caller, spec TokenSpec) (TokenAnswer, error)
+	// Ops is what the agent last found out about itself; Metrics serves /metrics.
+	Ops     func() *ops.Snapshot
+	Metrics http.Handler
+	// Check looks for what is wrong with this agent or will be. Scrub verifies its log and snapshots, reading at most
+	// bytesPerSecond.
+	Check func(ctx context.Context) ops.CheckReport
+	Scrub func(ctx context.Context, bytesPerSecond int64) (ScrubReport, error)
 }
 
 // Options of a Service; zero values take the constants above.
@@ -77,6 +101,10 @@ type Options struct {
 	// Concurrent and Watches bound what one identity has open.
 	Concurrent, Watches int
 	Log                 *zap.Logger
+	// Observe is told of every request and of every write.
+	Observe Observer
+	// Elapsed is boottime; nil is this machine's. It paces what other agents send.
+	Elapsed func() time.Duration
 	// Now is the wall clock; only request logging reads it.
 	Now func() time.Time
 }
@@ -89,6 +117,7 @@ type Service struct {
 	concurrent *limiter
 	watches    *limiter
 	forwarded  *limiter
+	probes     *pacer
 	barrier    barrier
 	extra      []Route
 }
@@ -113,11 +142,15 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
+	if o.Elapsed == nil {
+		o.Elapsed = clock.Boottime
+	}
 	return &Service{
 		local: o.Local, options: o, log: o.Log,
 		concurrent: newLimiter(o.Concurrent),
 		watches:    newLimiter(o.Watches),
 		forwarded:  newLimiter(maxForwarded),
+		probes:     newPacer(probeRate, probeBurst, o.Elapsed),
 		barrier:    barrier{limit: o.LeaderWait},
 	}
 }

@@ -140,12 +140,15 @@ type Pair struct {
 	Version        uint64      `json:"version"`
 	ModifiedAt     time.Time   `json:"modified_at"`
 	ModifiedHLC    clock.Stamp `json:"modified_hlc"`
+	Session        string      `json:"session,omitempty"`    // who holds the lock
+	LockIndex      uint64      `json:"lock_index,omitempty"` // how often it was taken
 }
 
 func pairOf(kv state.KV) Pair {
 	p := Pair{
 		Key: kv.Key, Flags: kv.Flags, Revision: kv.ModRevision, CreateRevision: kv.CreateRevision,
 		Version: kv.Version, ModifiedAt: kv.ModifiedAt.Wall().UTC(), ModifiedHLC: kv.ModifiedAt,
+		Session: kv.Session, LockIndex: kv.LockIndex,
 	}
 	if utf8.Valid(kv.Value) {
 		text := string(kv.Value)

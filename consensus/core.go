@@ -39,6 +39,7 @@ type coreConfig struct {
 	snapshotBytes   int
 	trailingEntries uint64
 	maxLogBytes     int
+	pairSync        bool
 	snapshotTimeout int // ticks
 	stamp           clock.Stamp
 	logger          raft.Logger
@@ -78,6 +79,7 @@ type core struct {
 	heard     map[uint64]uint64 // tick of the last message from each peer
 
 	props    proposals
+	pair     pair
 	reads    readRounds
 	change   *confChange
 	transfer *transfer

@@ -131,6 +131,7 @@ func (c *core) drain() {
 			c.ready(c.rn.Ready())
 		}
 		if !c.snapshotOnDemand() {
+			c.releasePair()
 			return
 		}
 	}
@@ -273,5 +274,5 @@ func (c *core) onApply(m *raftpb.Message) {
 	}
 	c.applying = t.index
 	t.capture = c.captureDue()
-	c.out.applies = append(c.out.applies, t)
+	c.hand(t)
 }

@@ -57,7 +57,7 @@ func (c *core) submit(r *request) {
 // none: they wait, since it ends within one election timeout.
 func (c *core) flushProposals() {
 	for len(c.props.queue) > 0 && c.leads() && c.transfer == nil && c.termStart > 0 &&
-		len(c.props.flight) < c.cfg.inflightBatches {
+		len(c.props.flight)+c.pair.batches < c.cfg.inflightBatches {
 		c.proposeBatch(c.props.next(c.cfg.batchCommands, c.cfg.batchBytes))
 	}
 }

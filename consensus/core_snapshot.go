@@ -137,6 +137,7 @@ func (c *core) restored(s *raftpb.Snapshot) *SnapshotRef {
 	c.conf = raftpb.EnsureConfState(ref.ConfState)
 	c.applying, c.snaps.last, c.snaps.bytes = ref.Index, ref.Index, 0
 	c.props.overtaken(c, ref.Index)
+	c.releasePair() // nothing of an earlier leadership comes behind the restore
 	c.out.applies = append(c.out.applies, &applyTask{restore: &ref, index: ref.Index, term: ref.Term})
 	c.out.changed = true
 	return &ref

@@ -94,6 +94,10 @@ func (s *sim) cmdWorld(d *datadriven.TestData) string {
 		s.settle()
 		n.core.cfg.snapshotEntries = 1000
 		return fmt.Sprintf("first=%d last=%d snapshot=%d\n", n.core.log.first(), n.core.log.last(), n.core.log.snap.Index)
+	case "pair-sync":
+		for _, n := range s.nodes {
+			n.core.cfg.pairSync = d.CmdArgs[0].Key == "on"
+		}
 	case "status":
 	default:
 		s.t.Fatalf("%s: unknown command %s", d.Pos, d.Cmd)
@@ -197,6 +201,43 @@ func (s *sim) describe() string {
 		b.WriteByte('\n')
 	}
 	return b.String()
+}
+
+// TestPairPatience: a learner that is heard, and whose disk does not take anything, holds writes up for
+// pairPatienceTimeouts only; then it has to catch up before it counts again.
+func TestPairPatience(t *testing.T) {
+	s := newSim(t, 1)
+	s.add(1, 1)
+	s.settle()
+	s.add(2)
+	s.nodes[1].ask(&request{change: &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{{
+		Type: raftpb.ConfChangeAddLearnerNode.Enum(), NodeId: new(uint64(2)),
+	}}}}, (*core).changeCore)
+	s.settle()
+	s.tick(4)
+	leader := s.nodes[1].core
+	s.cut[[2]uint64{1, 2}] = true
+	wait := func(key string) (ticks uint64) {
+		before, got := leader.ticks, s.nodes[1].propose(key, "1")
+		for *got == nil && leader.ticks-before < 100 {
+			leader.heard[2] = leader.ticks + 1 // as if it answered heartbeats
+			s.tick(1)
+		}
+		return leader.ticks - before
+	}
+	patience := uint64(pairPatienceTimeouts * leader.cfg.electionTicks)
+	if got := wait("a"); got < patience || got > patience+1 {
+		t.Errorf("the first write waited %d ticks, want %d", got, patience)
+	}
+	if got := wait("b"); got > 1 {
+		t.Errorf("a later write waited %d ticks for a learner that no longer counts", got)
+	}
+	clear(s.cut)
+	s.tick(4)
+	s.cut[[2]uint64{1, 2}] = true
+	if got := wait("c"); got < patience {
+		t.Errorf("after it caught up a write waited %d ticks, want %d", got, patience)
+	}
 }
 
 // TestElectionTimeoutsAreSeeded: the simulator owns raft's randomness, so that a seed replays.

@@ -45,6 +45,10 @@ type Options struct {
 	SnapshotTimeout time.Duration // a receiver silent for this long is sent a snapshot anew, 10 s; one that is fetching ignores it
 	HandOver        time.Duration // how long a leader that stops waits for its successor, 1 s
 
+	// NoPairSync acknowledges a write of a lone voter without waiting for the disk of the learner
+	// beside it: faster, and lost with the voter's disk.
+	NoPairSync bool
+
 	// Retryable reports errors of Log.Append that pass by themselves, such as a full disk: the write
 	// is repeated with back-off and proposals are refused meanwhile. Nil = none.
 	Retryable func(error) bool
@@ -119,7 +123,7 @@ func (o Options) core(stamp clock.Stamp) coreConfig {
 		id: o.ID, clock: o.Clock, electionTicks: o.ElectionTicks, heartbeatTicks: o.HeartbeatTicks,
 		batchCommands: o.MaxBatchCommands, batchBytes: o.MaxBatchBytes, inflightBatches: o.MaxInflightBatches,
 		snapshotEntries: o.SnapshotEntries, snapshotBytes: o.SnapshotBytes, trailingEntries: o.TrailingEntries,
-		maxLogBytes: o.MaxLogBytes, snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
+		maxLogBytes: o.MaxLogBytes, pairSync: !o.NoPairSync, snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
 		stamp: stamp, logger: raftLogger{log: o.Logger.Named("raft").Sugar()},
 	}
 }

@@ -105,8 +105,12 @@ func (m *Membership) Run(ctx context.Context) error {
 func (m *Membership) Members() []Member { return m.view.members() }
 
 // Changed signals that Members may answer differently: look again. Capacity one, so that a reader
-// that is late misses nothing but repeats.
+// that is late misses nothing but repeats; there is one such reader, others use NextChange.
 func (m *Membership) Changed() <-chan struct{} { return m.view.changed }
+
+// NextChange returns a channel that is closed when Members next answers differently. Any number of
+// readers may wait for it; take the channel before the look, so that no change falls in between.
+func (m *Membership) NextChange() <-chan struct{} { return m.view.nextChange() }
 
 // Links returns how each peer in use is reached, in no order.
 func (m *Membership) Links() []LinkStat { return m.under.stats() }

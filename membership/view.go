@@ -46,13 +46,22 @@ type view struct {
 	mu struct {
 		sync.Mutex
 		members map[string]Member
+		next    chan struct{} // closed at the next change
 	}
 }
 
 func newView(now func() time.Time) *view {
 	v := &view{now: now, changed: make(chan struct{}, 1)}
 	v.mu.members = make(map[string]Member)
+	v.mu.next = make(chan struct{})
 	return v
+}
+
+// nextChange returns a channel that is closed at the next change.
+func (v *view) nextChange() <-chan struct{} {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.mu.next
 }
 
 func (v *view) members() []Member {
@@ -100,6 +109,8 @@ func (v *view) update(current []Member) (reaped []string) {
 		}
 	}
 	if changed {
+		close(v.mu.next)
+		v.mu.next = make(chan struct{})
 		select {
 		case v.changed <- struct{}{}:
 		default:

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"bytes"
 	"cmp"
 	"slices"
 )
@@ -38,7 +37,7 @@ func (c Delete) apply(a *applying) Result {
 	if !exists {
 		return refuse(CodeNotFound, "there is no key %q", c.Key)
 	}
-	a.set(TableKV, c.Key, nil)
+	a.deleteKey(c.Key)
 	return Result{}
 }
 
@@ -80,7 +79,7 @@ func (a *applying) deletePrefix(prefix string) (int, bool) {
 		return 0, false
 	}
 	for _, key := range keys {
-		a.set(TableKV, key, nil)
+		a.deleteKey(key)
 	}
 	return len(keys), true
 }
@@ -99,95 +98,4 @@ func (a *applying) limitTombstones() {
 	slices.Sort(revisions)
 	floor := revisions[len(revisions)-MaxTombstones/2-1]
 	a.set(TableFloor, "", encodeFloor(floor))
-}
-
-func (c Txn) apply(a *applying) Result {
-	answer := TxnAnswer{Succeeded: c.holds(a), Failed: -1}
-	ops := c.Then
-	if !answer.Succeeded {
-		ops = c.Else
-	}
-	start := a.mark()
-	var res Result
-	budget := MaxTxnAnswer
-	for i, op := range ops {
-		var out OpResult
-		out, res = op.apply(a)
-		budget -= len(out.KV.Value) + len(out.KV.Key)
-		if res.Code == CodeOK && budget < 0 {
-			res = refuse(CodeLimit, "the rows asked for are over %d bytes: get fewer at once", MaxTxnAnswer)
-		}
-		if res.Code != CodeOK {
-			a.undo(start)
-			answer.Failed, answer.Results = i, nil
-			break
-		}
-		answer.Results = append(answer.Results, out)
-	}
-	res.Body = encodeTxnAnswer(answer)
-	return res
-}
-
-func (c Txn) holds(a *applying) bool {
-	for _, compare := range c.Compare {
-		if !compare.holds(a) {
-			return false
-		}
-	}
-	return true
-}
-
-func (c Compare) holds(a *applying) bool {
-	kv, exists := a.s.kv(c.Key)
-	var order int
-	switch c.Target {
-	case TargetValue:
-		if !exists {
-			return c.Relation == NotEqual
-		}
-		order = bytes.Compare(kv.Value, c.Value)
-	case TargetCreateRevision:
-		order = cmp.Compare(kv.CreateRevision, c.Number)
-	case TargetVersion:
-		order = cmp.Compare(kv.Version, c.Number)
-	default:
-		order = cmp.Compare(kv.ModRevision, c.Number)
-	}
-	switch c.Relation {
-	case Equal:
-		return order == 0
-	case NotEqual:
-		return order != 0
-	case Less:
-		return order < 0
-	}
-	return order > 0
-}
-
-// apply does one op. A put answers with the row but not the value, which the caller has.
-func (op Op) apply(a *applying) (OpResult, Result) {
-	old, exists := a.s.kv(op.Key)
-	switch op.Kind {
-	case OpGet:
-		return OpResult{Found: exists, KV: old}, Result{}
-	case OpDeletePrefix:
-		n, ok := a.deletePrefix(op.Key)
-		if !ok {
-			return OpResult{}, refuseDeletePrefix(op.Key)
-		}
-		return OpResult{Deleted: uint64(n)}, Result{}
-	}
-	if res, ok := a.compare(op.Key, old, exists, op.Compare); !ok {
-		return OpResult{}, res
-	}
-	if op.Kind == OpPut {
-		kv := a.put(Put{Key: op.Key, Value: op.Value, Flags: op.Flags}, old)
-		kv.Value = nil
-		return OpResult{Found: true, KV: kv}, Result{}
-	}
-	if !exists {
-		return OpResult{}, Result{}
-	}
-	a.set(TableKV, op.Key, nil)
-	return OpResult{Deleted: 1}, Result{}
 }

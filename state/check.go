@@ -54,13 +54,15 @@ func (op Op) check() error {
 	if !slices.Contains(opKinds, op.Kind) {
 		return fmt.Errorf("op %.40q: use one of %q", op.Kind, opKinds)
 	}
-	if op.Kind == OpDeletePrefix {
+	switch op.Kind {
+	case OpDeletePrefix, OpGetTree:
 		return checkPrefix(op.Key)
+	case OpCheckRevision:
+		if op.Compare == nil {
+			return errors.New("a check of the revision names none")
+		}
 	}
-	if err := CheckKey(op.Key); err != nil {
-		return err
-	}
-	return checkValue(op.Value)
+	return checkHold(op.Key, op.Value, op.Session)
 }
 
 func (c TokenCreate) check() error {

@@ -6,8 +6,8 @@ import "fmt"
 type Class uint8
 
 const (
-	ClassPublic Class = 1 + iota // every agent: cluster, nodes, core members, bundle
-	ClassKV                      // key/value: core members, and agents granted a prefix
+	ClassPublic Class = 1 + iota // every agent: cluster, nodes, core members, bundle, timeline
+	ClassKV                      // key/value and sessions: core members, and agents granted a prefix
 	ClassCore                    // core members only: tokens and sealed root keys
 
 	classCount = 3
@@ -57,15 +57,21 @@ func (s ClassSet) Valid() bool { return s != 0 && s&^AllClasses == 0 }
 type Table uint8
 
 const (
-	TableCluster   Table = 1 + iota // one row: ids, epoch, version, counters
-	TableNode                       // by name
-	TableCore                       // Raft ids, by number
-	TableBundle                     // one row: the trust bundle
-	TableKV                         // by key
-	TableTombstone                  // deleted keys; internal, follows TableKV
-	TableFloor                      // one row: the highest forgotten tombstone; internal
-	TableToken                      // by id
-	TableSeal                       // the root key sealed to a core member, by node
+	TableCluster      Table = 1 + iota // one row: ids, epoch, version, counters
+	TableNode                          // by name
+	TableCore                          // Raft ids, by number
+	TableBundle                        // one row: the trust bundle
+	TableKV                            // by key
+	TableTombstone                     // deleted keys; internal, follows TableKV
+	TableFloor                         // one row: the highest forgotten tombstone; internal
+	TableToken                         // by id
+	TableSeal                          // the root key sealed to a core member, by node
+	TableEvent                         // the timeline, in its order
+	TableSession                       // by the 16 bytes of the id
+	TableNodeSessions                  // how many sessions a node has; stays when it has none, for its revision
+	TableHold                          // which keys a session holds, by session and key; follows TableKV
+	TableDelay                         // until when a key cannot be acquired, by key
+	TableDelayEnd                      // the same by end and key, to find those that are over
 
 	tableEnd // one more than the last
 )
@@ -76,11 +82,15 @@ var (
 		TableCluster: ClassPublic, TableNode: ClassPublic, TableCore: ClassPublic,
 		TableBundle: ClassPublic, TableKV: ClassKV, TableTombstone: ClassKV,
 		TableFloor: ClassKV, TableToken: ClassCore, TableSeal: ClassCore,
+		TableEvent:   ClassPublic,
+		TableSession: ClassKV, TableNodeSessions: ClassKV, TableHold: ClassKV,
+		TableDelay: ClassKV, TableDelayEnd: ClassKV,
 	}
 	tableNames = [tableEnd]string{
 		TableCluster: "cluster", TableNode: "node", TableCore: "core", TableBundle: "bundle",
 		TableKV: "kv", TableTombstone: "tombstone", TableFloor: "floor", TableToken: "token",
-		TableSeal: "seal",
+		TableSeal: "seal", TableEvent: "event", TableSession: "session", TableNodeSessions: "node sessions", TableHold: "hold",
+		TableDelay: "lock-delay", TableDelayEnd: "lock-delay end",
 	}
 )
 

@@ -3,7 +3,7 @@ package state
 import "github.com/parley-mesh/parley/security/policy"
 
 // A Command is one change asked of the state machine. The implementations are the structs of this
-// file and no others. A command is refused as a whole or done as a whole.
+// package and no others. A command is refused as a whole or done as a whole.
 type Command interface {
 	kind() kind
 	// append adds the body's bytes; check says why the command could never be done.
@@ -32,7 +32,7 @@ type Delete struct {
 type DeletePrefix struct{ Prefix string }
 
 // Txn does Then if every compare holds, else Else, as one step. If one of the ops cannot be done,
-// none is. The result's Body is a TxnAnswer.
+// none is, and the result's code is that of the first such. The result's Body is a TxnAnswer.
 type Txn struct {
 	Compare []Compare
 	Then    []Op
@@ -78,16 +78,26 @@ const (
 	OpDelete       OpKind = "delete"
 	OpDeletePrefix OpKind = "delete_prefix" // Key is the prefix
 	OpGet          OpKind = "get"
+
+	OpLock          OpKind = "lock"           // as the command
+	OpUnlock        OpKind = "unlock"         // as the command
+	OpGetTree       OpKind = "get_tree"       // Key is the prefix
+	OpGetExisting   OpKind = "get_existing"   // a missing key is a failure
+	OpCheckRevision OpKind = "check_revision" // fails unless the key exists, at the revision Compare
+	OpCheckSession  OpKind = "check_session"  // fails unless the key exists, held by Session; "" for nobody
+	OpCheckAbsent   OpKind = "check_absent"   // fails if the key exists
 )
 
 // Op is one step of a transaction; later ones see what earlier ones did. Value and Flags count for
-// put, Compare for put and delete. A delete of a missing key without Compare is no failure here.
+// put, lock and unlock, Compare for put, delete and check_revision, Session for lock, unlock and
+// check_session. A delete of a missing key without Compare is no failure here.
 type Op struct {
 	Kind    OpKind
 	Key     string
 	Value   []byte
 	Flags   uint64
 	Compare *uint64
+	Session string
 }
 
 // TokenCreate adds a join token. Created, Revoked and Redeemed are the machine's to set.

@@ -39,7 +39,10 @@ func readDeletePrefix(r *reader) Command {
 var (
 	targets   = []Target{TargetRevision, TargetCreateRevision, TargetVersion, TargetValue}
 	relations = []Relation{Equal, NotEqual, Less, Greater}
-	opKinds   = []OpKind{OpPut, OpDelete, OpDeletePrefix, OpGet}
+	opKinds   = []OpKind{
+		OpPut, OpDelete, OpDeletePrefix, OpGet, OpLock, OpUnlock, OpGetTree, OpGetExisting,
+		OpCheckRevision, OpCheckSession, OpCheckAbsent,
+	}
 )
 
 // appendWord encodes v by its place in words; check has made sure that it is there.
@@ -75,6 +78,7 @@ func appendOps(b []byte, ops []Op) []byte {
 		b = appendString(b, op.Key)
 		b = binary.AppendUvarint(b, op.Flags)
 		b = appendOptional(b, op.Compare)
+		b = appendString(b, op.Session)
 		b = appendBytes(b, op.Value)
 	}
 	return b
@@ -104,6 +108,7 @@ func readOps(r *reader) []Op {
 			Key:     r.string(MaxKeyBytes, "key"),
 			Flags:   r.uvarint(),
 			Compare: r.optional("compare"),
+			Session: r.string(maxSessionBytes, "session"),
 			Value:   r.bytes(MaxValueBytes, "value"),
 		})
 	}

@@ -5,8 +5,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/datadriven"
+	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security/policy"
 )
 
@@ -52,9 +54,15 @@ func showResult(t *testing.T, out *strings.Builder, c Command, res Result) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(out, " succeeded=%v failed=%d", a.Succeeded, a.Failed)
+		fmt.Fprintf(out, " succeeded=%v", a.Succeeded)
+		for _, e := range a.Errors {
+			fmt.Fprintf(out, "\n  op %d: %s: %s", e.Op, e.Code, e.Message)
+		}
 		for _, r := range a.Results {
 			fmt.Fprintf(out, "\n  found=%v deleted=%d %s", r.Found, r.Deleted, showKV(r.KV))
+			for _, kv := range r.Tree {
+				fmt.Fprintf(out, "\n    %s", showKV(kv))
+			}
 		}
 	case NodeJoin:
 		if res.Code == CodeOK {
@@ -64,7 +72,11 @@ func showResult(t *testing.T, out *strings.Builder, c Command, res Result) {
 			}
 			fmt.Fprintf(out, "\n  %s", showNode(n))
 		}
-	case CoreAssign, DeletePrefix:
+	case EventAppend:
+		if res.Code == CodeOK {
+			fmt.Fprintf(out, " at=%s", clock.Stamp(res.Number()))
+		}
+	case CoreAssign, DeletePrefix, Lock, Unlock:
 		fmt.Fprintf(out, " number=%d", res.Number())
 	}
 	out.WriteString("\n")
@@ -74,8 +86,12 @@ func showKV(kv KV) string {
 	if kv.Key == "" {
 		return "-"
 	}
-	return fmt.Sprintf("%s=%q flags=%d create=%d mod=%d version=%d", kv.Key, kv.Value, kv.Flags,
-		kv.CreateRevision, kv.ModRevision, kv.Version)
+	lock := ""
+	if kv.LockIndex > 0 {
+		lock = fmt.Sprintf(" lock=%d held=%q", kv.LockIndex, strings.TrimLeft(kv.Session, "0-"))
+	}
+	return fmt.Sprintf("%s=%q flags=%d create=%d mod=%d version=%d%s", kv.Key, kv.Value, kv.Flags,
+		kv.CreateRevision, kv.ModRevision, kv.Version, lock)
 }
 
 func showNode(n Node) string {
@@ -144,10 +160,35 @@ func showCluster(t *testing.T, out *strings.Builder, v *View, d *datadriven.Test
 				fmt.Fprintf(out, "%s %q\n", s.Node, s.Sealed)
 			}
 		}
+	case "events":
+		after := clock.Stamp(0)
+		if len(d.CmdArgs) > 0 {
+			after = stampAt(int(parseNumber(t, d.CmdArgs[0].Key)))
+		}
+		v.Events(after, func(e Event) bool {
+			fmt.Fprintf(out, "%s/%d %s %q origin=%s\n", e.At, e.Place, e.Node, e.Message, e.Origin)
+			return true
+		})
+	case "sessions":
+		showSessions(out, v)
 	case "bundle":
 		fmt.Fprintf(out, "sequence=%d roots=%q\n", v.Bundle().Sequence, v.Bundle().Roots)
 	default:
 		t.Fatalf("%s: unknown directive %q", d.Pos, d.Cmd)
+	}
+}
+
+func showSessions(out *strings.Builder, v *View) {
+	for _, s := range v.Sessions() {
+		fmt.Fprintf(out, "%d node=%s ttl=%s lease=%s %s delay=%s create=%d holds=%q\n", s.ID[15], s.Node, s.TTL, s.Lease,
+			s.Behavior, s.LockDelay, s.CreateRevision, v.HeldKeys(s.ID))
+	}
+	fmt.Fprintf(out, "holds=%d delays=%d/%d revision=%d\n", v.Rows(TableHold), v.Rows(TableDelay), v.Rows(TableDelayEnd),
+		v.TableRevision(TableSession))
+	for _, n := range v.Nodes() {
+		if v.s.nodeSessions(n.Name) > 0 {
+			fmt.Fprintf(out, "%s has %d\n", n.Name, v.s.nodeSessions(n.Name))
+		}
 	}
 }
 
@@ -223,13 +264,49 @@ func parseClusterCommand(t *testing.T, w []string, o map[string]string) Command 
 		return CoreSeal{Node: w[1], Sealed: []byte(w[2])}
 	case "size":
 		return SetCoreSize{Size: int(parseNumber(t, w[1]))}
+	case "probe":
+		return Probe{}
 	case "version":
 		return SetClusterVersion{Version: uint32(parseNumber(t, w[1]))}
+	case "event":
+		return EventAppend{ID: [16]byte{byte(parseNumber(t, w[1]))}, Node: w[2], Kind: EventNote, Message: w[3], Origin: stampAt(int(parseNumber(t, o["origin"])))}
 	case "bundle":
 		return SetBundle{Bundle{Sequence: parseNumber(t, w[1]), Roots: [][]byte{[]byte(w[2])}}}
 	}
+	return parseSessionCommand(t, w, o)
+}
+
+func parseSessionCommand(t *testing.T, w []string, o map[string]string) Command {
+	switch w[0] {
+	case "session":
+		s := testSession(int(parseNumber(t, w[1])))
+		if o["node"] != "" {
+			s.Node = o["node"]
+		}
+		if o["behavior"] != "" {
+			s.Behavior = Behavior(o["behavior"])
+		}
+		if o["delay"] != "" {
+			s.LockDelay = time.Duration(parseNumber(t, o["delay"])) * time.Millisecond
+		}
+		return SessionCreate{s}
+	case "destroy":
+		return SessionDestroy{ID: testSession(int(parseNumber(t, w[1]))).ID, Reason: ReasonAsked, Term: parseNumber(t, o["term"])}
+	case "lock":
+		return Lock{Key: w[1], Session: sessionText(t, w[2]), Value: []byte(w[3]), Flags: parseNumber(t, o["flags"])}
+	case "unlock":
+		return Unlock{Key: w[1], Session: sessionText(t, w[2]), Value: []byte(w[3])}
+	}
 	t.Fatalf("unknown command %q", w[0])
 	return nil
+}
+
+// sessionText is the id of a test session by its number; other words are taken as they are.
+func sessionText(t *testing.T, w string) string {
+	if w == "" || w[0] < '0' || w[0] > '9' {
+		return w
+	}
+	return testSession(int(parseNumber(t, w))).ID.String()
 }
 
 // parseTxn reads "if KEY TARGET RELATION WHAT ; then OP ; else OP", each part any number of times.
@@ -247,7 +324,7 @@ func parseTxn(t *testing.T, line string) Command {
 			txn.Compare = append(txn.Compare, c)
 			continue
 		}
-		op := Op{Kind: OpKind(w[1]), Key: w[2], Value: []byte(w[3])}
+		op := Op{Kind: OpKind(w[1]), Key: w[2], Value: []byte(w[3]), Session: sessionText(t, o["session"])}
 		if o["cas"] != "" {
 			op.Compare = ptr(parseNumber(t, o["cas"]))
 		}

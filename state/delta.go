@@ -107,7 +107,7 @@ func readChange(r *reader) Change {
 	if c.Class == 0 {
 		r.fail("unknown table")
 	}
-	c.Key = r.string(MaxKeyBytes, "key")
+	c.Key = r.string(maxTableKeyBytes, "key")
 	if !r.bool("row follows") {
 		return c
 	}

@@ -69,7 +69,8 @@ func bucketOf(t Table, key string) int {
 // classDigest covers the class's rows and, for each of its tables, the count of rows and the
 // revision of the last change, deletions included.
 func (s *store) classDigest(c Class) [32]byte {
-	b := append([]byte("parley class 1\n"), byte(c))
+	var stack [512]byte // core members note a digest after each entry
+	b := append(append(stack[:0], "parley class 1\n"...), byte(c))
 	b = s.sums[c-1].append(b)
 	for t := Table(1); t < tableEnd; t++ {
 		if t.Class() == c {
@@ -83,7 +84,8 @@ func (s *store) classDigest(c Class) [32]byte {
 
 // digestOf covers the revision and the digests of the set's classes.
 func (s *store) digestOf(set ClassSet) [32]byte {
-	b := []byte("parley state 1\n")
+	var stack [256]byte
+	b := append(stack[:0], "parley state 1\n"...)
 	b = binary.LittleEndian.AppendUint64(b, s.at.Revision)
 	for c := ClassPublic; c <= ClassCore; c++ {
 		if set.Has(c) {

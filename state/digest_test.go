@@ -28,6 +28,11 @@ var rowTypes = []struct {
 		func(x any) []byte { return encodeBundle(x.(Bundle)) }, nil},
 	{TableSeal, "n", Seal{Node: "n", Sealed: []byte("s")},
 		func(x any) []byte { return encodeSeal(x.(Seal)) }, nil},
+	{TableEvent, eventKey(Event{At: 1, Place: 2}), Event{At: 1, Place: 2, Node: "n", Kind: "k", Subject: "s", Message: "m"},
+		func(x any) []byte { return encodeEvent(x.(Event)) }, nil},
+	{TableSession, sessionKey(testSession(1).ID), Session{
+		ID: testSession(1).ID, Node: "a1", Behavior: BehaviorRelease, NodeChecks: []string{"c"}, ServiceChecks: []string{"d"},
+	}, func(x any) []byte { return EncodeSession(x.(Session)) }, []string{"ID", "ModRevision"}},
 }
 
 // The digest notices a change of any single field of any row type, and of key, revision and table.
@@ -99,7 +104,7 @@ func mutateValue(path string, v reflect.Value, f func(string, reflect.Value)) {
 		x.SetString(v.String() + "z")
 	case reflect.Bool:
 		x.SetBool(!v.Bool())
-	case reflect.Int:
+	case reflect.Int, reflect.Int64:
 		x.SetInt(v.Int() + 1)
 	case reflect.Uint8, reflect.Uint32, reflect.Uint64:
 		x.SetUint(v.Uint() + 1)

@@ -13,7 +13,11 @@ func FuzzDecode(f *testing.F) {
 		TokenCreate{Token: testToken(1)}, TokenRevoke{ID: testToken(1).ID}, testJoin(1, "a2"),
 		NodeSetRole{Node: "a1", Role: "local"}, NodeSetLeft{Node: "a1"}, CoreGrant{Node: "a1", Allow: true},
 		CoreAssign{Node: "a1"}, CoreRetire{RaftID: 3}, CoreSeal{Node: "a1", Sealed: []byte("s")},
-		SetCoreSize{Size: 3}, SetClusterVersion{Version: 1}, SetBundle{Bundle{Roots: [][]byte{{1}}}},
+		SetCoreSize{Size: 3}, SetClusterVersion{Version: 1}, SetBundle{Bundle{Roots: [][]byte{{1}}}}, Probe{},
+		EventAppend{ID: [16]byte{1}, Node: "a1", Kind: EventNote, Subject: "s", Message: "m", Origin: 7},
+		SessionCreate{testSession(1)}, SessionDestroy{ID: testSession(1).ID, Reason: ReasonTTL, Term: 3},
+		Lock{Key: "k", Session: testSession(1).ID.String()}, Unlock{Key: "k", Value: []byte("v")},
+		Txn{Then: []Op{{Kind: OpLock, Key: "k", Session: "s"}, {Kind: OpCheckRevision, Key: "k", Compare: ptr(1)}}},
 	} {
 		f.Add(encode(f, c))
 	}
@@ -74,6 +78,13 @@ func readAll(v *View, key string) {
 	v.Core()
 	v.Bundle()
 	v.Seal(key)
+	v.Events(0, func(Event) bool { return true })
+	for _, s := range v.Sessions() {
+		v.HeldKeys(s.ID)
+	}
+	v.SessionsOf(key)
+	v.s.nodeSessions(key)
+	v.s.lockDelay(key)
 	v.List("", 0)
 	v.PrefixRevision(key)
 }
@@ -84,6 +95,10 @@ func FuzzRow(f *testing.F) {
 	for _, rt := range rowTypes {
 		f.Add(byte(rt.table), rt.key, rt.encode(rt.row))
 	}
+	f.Add(byte(TableHold), holdKey(testSession(1).ID, "k"), newRow(0))
+	f.Add(byte(TableDelay), "k", encodeDelay(stampAt(1)))
+	f.Add(byte(TableDelayEnd), delayEndKey(stampAt(1), "k"), newRow(0))
+	f.Add(byte(TableNodeSessions), "a1", encodeCount(1))
 	f.Fuzz(func(t *testing.T, table byte, key string, row []byte) {
 		if checkRow(Table(table), key, 1, row) != nil {
 			return
@@ -97,7 +112,10 @@ func FuzzRow(f *testing.F) {
 // Results and transaction answers come from other agents.
 func FuzzDecodeResult(f *testing.F) {
 	f.Add(EncodeResult(refuse(CodeConflict, "no")))
-	f.Add(encodeTxnAnswer(TxnAnswer{Failed: -1, Results: []OpResult{{Found: true, KV: KV{Key: "k"}}}}))
+	f.Add(encodeTxnAnswer(TxnAnswer{
+		Results: []OpResult{{Found: true, KV: KV{Key: "k"}}, {Tree: []KV{{Key: "l"}}}},
+		Errors:  []OpError{{Op: 1, Code: CodeConflict, Message: "m"}},
+	}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if res, err := DecodeResult(b); err == nil && !bytes.Equal(EncodeResult(res), b) {
 			t.Fatalf("two encodings of %+v", res)

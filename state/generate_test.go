@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/parley-mesh/parley/security/policy"
 	"pgregory.net/rapid"
@@ -22,6 +23,12 @@ var (
 
 var genOp = rapid.Custom(func(t *rapid.T) Op {
 	op := Op{Kind: rapid.SampledFrom(opKinds).Draw(t, "op"), Key: genKey.Draw(t, "key")}
+	switch op.Kind {
+	case OpCheckRevision:
+		op.Compare = ptr(rapid.Uint64Range(0, 12).Draw(t, "revision"))
+	case OpLock, OpUnlock, OpCheckSession:
+		op.Session = genSession.Draw(t, "session").String()
+	}
 	if op.Kind == OpPut {
 		op.Value, op.Flags = genValue.Draw(t, "value"), rapid.Uint64().Draw(t, "flags")
 	}
@@ -41,7 +48,9 @@ var genCompare = rapid.Custom(func(t *rapid.T) Compare {
 
 // genCommand draws key/value commands more often than the others.
 var genCommand = rapid.Custom(func(t *rapid.T) Command {
-	switch rapid.IntRange(0, 19).Draw(t, "kind") {
+	switch rapid.IntRange(0, 26).Draw(t, "kind") {
+	case 20, 21, 22, 23, 24, 25, 26:
+		return drawSessionCommand(t)
 	case 0, 1, 2, 3, 4:
 		return Put{Key: genKey.Draw(t, "key"), Value: genValue.Draw(t, "value"), Compare: genCAS.Draw(t, "cas")}
 	case 5, 6:
@@ -73,7 +82,7 @@ var genCommand = rapid.Custom(func(t *rapid.T) Command {
 
 func drawCoreCommand(t *rapid.T) Command {
 	node := genNode.Draw(t, "node")
-	switch rapid.IntRange(0, 8).Draw(t, "core kind") {
+	switch rapid.IntRange(0, 10).Draw(t, "core kind") {
 	case 0:
 		return NodeSetRole{Node: node, Role: rapid.SampledFrom(policy.Roles()).Draw(t, "role")}
 	case 1:
@@ -88,8 +97,32 @@ func drawCoreCommand(t *rapid.T) Command {
 		return CoreSeal{Node: node, Sealed: rapid.SliceOfN(rapid.Byte(), 1, 3).Draw(t, "sealed")}
 	case 7:
 		return SetCoreSize{Size: rapid.SampledFrom([]int{1, 3, 5, 7}).Draw(t, "size")}
+	case 8:
+		return Probe{}
+	case 9:
+		return EventAppend{ID: [16]byte{rapid.ByteRange(0, 9).Draw(t, "event")}, Node: node, Kind: EventNote, Message: "m"}
 	}
 	return SetBundle{Bundle{Sequence: rapid.Uint64Range(1, 6).Draw(t, "sequence"), Roots: [][]byte{{1}}}}
+}
+
+var genSession = rapid.Custom(func(t *rapid.T) SessionID {
+	return testSession(rapid.IntRange(1, 3).Draw(t, "session")).ID
+})
+
+func drawSessionCommand(t *rapid.T) Command {
+	id, key := genSession.Draw(t, "id"), genKey.Draw(t, "key")
+	switch rapid.IntRange(0, 5).Draw(t, "session kind") {
+	case 0, 1:
+		s := testSession(1)
+		s.ID, s.Behavior = id, rapid.SampledFrom(behaviors).Draw(t, "behavior")
+		s.LockDelay = time.Duration(rapid.IntRange(0, 3).Draw(t, "delay")) * time.Second
+		return SessionCreate{s}
+	case 2:
+		return SessionDestroy{ID: id, Reason: rapid.SampledFrom(reasons).Draw(t, "reason")}
+	case 3:
+		return Unlock{Key: key, Session: id.String()}
+	}
+	return Lock{Key: key, Value: genValue.Draw(t, "value"), Session: id.String()}
 }
 
 var genEntry = rapid.SliceOfN(genCommand, 0, 4)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security/policy"
@@ -41,6 +42,14 @@ func testJoin(token int, node string) NodeJoin {
 	return NodeJoin{
 		Token: fmt.Sprintf("%016x", token), CSRKeyHash: [32]byte{byte(len(node)), node[len(node)-1]},
 		Node: node, UID: [16]byte{7}, HostKey: hostKey(node), SealKey: sealKey(node),
+	}
+}
+
+// testSession is bound to a1, has a TTL of 10 s and a lock-delay of 15 s.
+func testSession(id int) Session {
+	return Session{
+		ID: SessionID{15: byte(id)}, Name: "s", Node: "a1", TTL: 10 * time.Second, Lease: 20 * time.Second,
+		Behavior: BehaviorRelease, LockDelay: 15 * time.Second,
 	}
 }
 

@@ -20,6 +20,12 @@ const (
 	kindSetCoreSize
 	kindSetClusterVersion
 	kindSetBundle
+	kindProbe
+	kindEventAppend
+	kindSessionCreate
+	kindSessionDestroy
+	kindLock
+	kindUnlock
 
 	kindEnd
 )
@@ -51,6 +57,12 @@ var kinds = [kindEnd]kindSpec{
 	kindSetCoreSize:       {"set core size", 1, 1, readSetCoreSize},
 	kindSetClusterVersion: {"set cluster version", 1, 1, readSetClusterVersion},
 	kindSetBundle:         {"set bundle", 1, 1, readSetBundle},
+	kindProbe:             {"probe", 1, 1, readProbe},
+	kindEventAppend:       {"event append", 1, 1, readEventAppend},
+	kindSessionCreate:     {"session create", 1, 1, readSessionCreate},
+	kindSessionDestroy:    {"session destroy", 1, 1, readSessionDestroy},
+	kindLock:              {"lock", 1, 1, readLock},
+	kindUnlock:            {"unlock", 1, 1, readUnlock},
 }
 
 func (Put) kind() kind               { return kindPut }
@@ -69,3 +81,8 @@ func (CoreSeal) kind() kind          { return kindCoreSeal }
 func (SetCoreSize) kind() kind       { return kindSetCoreSize }
 func (SetClusterVersion) kind() kind { return kindSetClusterVersion }
 func (SetBundle) kind() kind         { return kindSetBundle }
+func (Probe) kind() kind             { return kindProbe }
+func (SessionCreate) kind() kind     { return kindSessionCreate }
+func (SessionDestroy) kind() kind    { return kindSessionDestroy }
+func (Lock) kind() kind              { return kindLock }
+func (Unlock) kind() kind            { return kindUnlock }

@@ -8,6 +8,7 @@ const (
 	MaxCommandBytes = 1 << 20   // an encoded command, envelope included
 	MaxTxnOps       = 128       // compares, then-ops and else-ops together
 	MaxTxnAnswer    = 1 << 20   // bytes that the gets of one transaction may return together
+	treeRowBytes    = 96        // counted for a row of a tree besides its key and value
 	MaxDeletePrefix = 1 << 17   // keys that one delete-prefix may delete
 
 	MaxNameBytes    = 63        // a node name
@@ -28,6 +29,17 @@ const (
 	MaxTokenUses   = 1000    // joins that one token allows
 	MaxCoreMembers = 64      // Raft ids not retired
 	MaxRetired     = 256     // retired Raft ids that are still listed; older ones are forgotten
+
+	MaxSessions         = 1 << 16 // sessions
+	MaxNodeSessions     = 1 << 14 // sessions bound to one node
+	MaxSessionNameBytes = 256     // a session's name
+	MaxSessionChecks    = 64      // checks that a session names
+	MaxCheckNameBytes   = 256     // one of them
+	MaxSessionKeys      = 1 << 10 // keys that one session holds: they are written together when it ends
+	MaxHolds            = 1 << 17 // keys that are held or in their lock-delay
+	maxSweep            = 1 << 10 // lock-delays that one command forgets
+
+	maxTableKeyBytes = MaxKeyBytes + 16 // the key of any row: a key behind a session id
 )
 
 const (

@@ -133,7 +133,7 @@ func (l *loader) header(r *reader) error {
 
 func (l *loader) row(r *reader) error {
 	next := &record{table: Table(r.byte("table")), revision: r.uvarint()}
-	next.key = r.string(MaxKeyBytes, "key")
+	next.key = r.string(maxTableKeyBytes, "key")
 	next.row = bytes.Clone(r.bytes(maxRowBytes, "row"))
 	if err := r.done(); err != nil {
 		return err

@@ -52,9 +52,10 @@ func (m *Machine) Apply(index, term uint64, at clock.Stamp, commands [][]byte) (
 		decoded[i], damaged[i] = e.Command, err
 	}
 
-	a := &applying{s: m.s.copyStore(), at: at}
+	a := &applying{s: m.s.copyStore(), term: term, at: at}
 	results = make([][]byte, len(commands))
 	for i, c := range decoded {
+		a.place = uint32(i) //nolint:gosec // an entry holds far fewer commands
 		results[i] = EncodeResult(a.run(c, damaged[i]))
 	}
 	a.s.at.Index, a.s.at.Term = index, term
@@ -79,7 +80,9 @@ func (m *Machine) Restore(r io.Reader) error {
 // applying is one entry being applied, to a copy of the machine's store.
 type applying struct {
 	s       *store
+	term    uint64
 	at      clock.Stamp
+	place   uint32 // of the command being run, in the entry
 	changes []Change
 }
 

@@ -76,54 +76,91 @@ func refuse(code Code, format string, args ...any) Result {
 func number(n uint64) Result { return Result{Body: binary.AppendUvarint(nil, n)} }
 
 // TxnAnswer is the Body of a transaction's result. Results has one element for each op of the
-// branch that ran; it is empty when the transaction was refused, and Failed is then the op that
-// could not be done, -1 otherwise.
+// branch that ran; it is empty when the transaction was refused, and Errors then names the ops that
+// could not be done, in order.
 type TxnAnswer struct {
 	Succeeded bool // the compares held, so Then was meant to run
-	Failed    int
+	Errors    []OpError
 	Results   []OpResult
 }
 
-// OpResult is one op's answer: the row of a get or put, the count of the deletes.
+// OpError says why an op could not be done. Those behind the first one saw what the ops before
+// them did, as if they had all been done.
+type OpError struct {
+	Op      int // its place in the branch
+	Code    Code
+	Message string
+}
+
+// OpResult is one op's answer: the row of a get, put, lock, unlock or check, the rows of a
+// get_tree, the count of the deletes.
 type OpResult struct {
 	Found   bool
 	KV      KV
+	Tree    []KV
 	Deleted uint64
 }
 
 func encodeTxnAnswer(a TxnAnswer) []byte {
 	b := appendBool(nil, a.Succeeded)
-	b = binary.AppendUvarint(b, uint64(a.Failed+1))
+	b = binary.AppendUvarint(b, uint64(len(a.Errors)))
+	for _, e := range a.Errors {
+		b = binary.AppendUvarint(b, uint64(e.Op))
+		b = appendWord(b, codes, e.Code)
+		b = appendString(b, e.Message)
+	}
 	b = binary.AppendUvarint(b, uint64(len(a.Results)))
 	for _, r := range a.Results {
 		b = binary.AppendUvarint(b, r.Deleted)
 		b = appendBool(b, r.Found)
 		if r.Found {
-			b = appendString(b, r.KV.Key)
-			b = binary.AppendUvarint(b, r.KV.ModRevision)
-			b = appendBytes(b, encodeKV(r.KV))
+			b = appendAnswerKV(b, r.KV)
+		}
+		b = binary.AppendUvarint(b, uint64(len(r.Tree)))
+		for _, kv := range r.Tree {
+			b = appendAnswerKV(b, kv)
 		}
 	}
 	return b
 }
 
+func appendAnswerKV(b []byte, kv KV) []byte {
+	b = binary.AppendUvarint(appendString(b, kv.Key), kv.ModRevision)
+	return appendBytes(b, encodeKV(kv))
+}
+
+func readAnswerKV(r *reader) KV {
+	key, revision := r.string(MaxKeyBytes, "key"), r.uvarint()
+	row := r.bytes(maxRowBytes, "row")
+	if r.err != nil {
+		return KV{}
+	}
+	kv, err := decodeKV(key, revision, row)
+	if err != nil {
+		r.err = err
+	}
+	return kv
+}
+
 // DecodeTxnAnswer reads the Body of a transaction's result. The error is ErrMalformed, wrapped.
 func DecodeTxnAnswer(body []byte) (TxnAnswer, error) {
 	r := &reader{b: body}
-	a := TxnAnswer{Succeeded: r.bool("succeeded"), Failed: readInt(r, "failed op") - 1}
+	a := TxnAnswer{Succeeded: r.bool("succeeded")}
+	for range r.count(MaxTxnOps, "errors") {
+		a.Errors = append(a.Errors, OpError{
+			Op: readInt(r, "op"), Code: readWord(r, codes, "code"), Message: r.string(maxMessageBytes, "message"),
+		})
+	}
 	for range r.count(MaxTxnOps, "results") {
 		op := OpResult{Deleted: r.uvarint(), Found: r.bool("found")}
 		if op.Found {
-			key, revision := r.string(MaxKeyBytes, "key"), r.uvarint()
-			row := r.bytes(maxRowBytes, "row")
-			if r.err != nil {
-				break
-			}
-			kv, err := decodeKV(key, revision, row)
-			if err != nil {
-				return TxnAnswer{}, err
-			}
-			op.KV = kv
+			op.KV = readAnswerKV(r)
+		}
+		for range r.count(MaxTxnAnswer/treeRowBytes, "rows") {
+			op.Tree = append(op.Tree, readAnswerKV(r))
+		}
+		if r.err != nil {
+			break
 		}
 		a.Results = append(a.Results, op)
 	}

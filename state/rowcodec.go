@@ -261,6 +261,12 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		var s Seal
 		s, err = decodeSeal(row)
 		own = s.Node
+	case TableEvent:
+		var e Event
+		e, err = decodeEvent(row)
+		own = eventKey(e)
+	case TableSession, TableNodeSessions, TableHold, TableDelay, TableDelayEnd:
+		err = checkSessionRow(t, key, row)
 	default:
 		own = ""
 		err = checkSingle(t, row)

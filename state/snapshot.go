@@ -20,7 +20,7 @@ const (
 	itemRow     = 'R'
 	itemTrailer = 'T'
 
-	maxItemBytes = maxRowBytes + MaxKeyBytes + 32
+	maxItemBytes = maxRowBytes + maxTableKeyBytes + 32
 )
 
 // WriteSnapshot streams the whole state to w, for Machine.Restore. Writes are about 64 KiB each.

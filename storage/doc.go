@@ -8,6 +8,8 @@
 //	manifest, err := snapshots.Save(meta, write)
 //	err = log.Compact(meta.Index)
 //
+// Scrub verifies all of it at rest, beside a running Log or of a directory that nobody uses.
+//
 // The files, byte by byte, are in FORMAT.md. Two rules run through everything:
 //
 //   - A failed fsync is final. The kernel may have dropped the pages and marked them clean, so a

@@ -148,24 +148,34 @@ func readSegment(fsys FS, path string, number uint64, id identity) (*segmentScan
 	if len(data) < minSegmentBytes {
 		return nil, &DamageError{Path: path, Detail: fmt.Sprintf("only %d bytes", len(data)), Hint: hintLog}
 	}
-	h, err := decodeSegmentHeader(data)
+	h, err := judgeHeaders(path, data, data[len(data)-pageBytes:], int64(len(data)), number, id)
+	if err != nil {
+		return nil, err
+	}
+	return &segmentScan{segment: segment{h, path}, data: data}, nil
+}
+
+// judgeHeaders returns what the first and the last page of a segment of size bytes say, of which one
+// intact header is enough.
+func judgeHeaders(path string, first, last []byte, size int64, number uint64, id identity) (segmentHeader, error) {
+	h, err := decodeSegmentHeader(first)
 	if err != nil {
 		var lastErr error
-		h, lastErr = decodeSegmentHeader(data[len(data)-pageBytes:])
+		h, lastErr = decodeSegmentHeader(last)
 		if errors.Is(err, errFormat) {
-			return nil, fmt.Errorf("read %s: %w", path, err)
+			return segmentHeader{}, fmt.Errorf("read %s: %w", path, err)
 		}
 		if lastErr != nil {
-			return nil, &DamageError{Path: path, Detail: "both headers are bad: " + errors.Join(err, lastErr).Error(), Hint: hintLog}
+			return segmentHeader{}, &DamageError{Path: path, Detail: "both headers are bad: " + errors.Join(err, lastErr).Error(), Hint: hintLog}
 		}
 	}
 	switch {
 	case h.id != id:
-		return nil, &ForeignError{Path: path, Have: h.id.String(), Want: id.String()}
-	case h.size != int64(len(data)):
-		return nil, &DamageError{Path: path, Offset: int64(len(data)), Detail: fmt.Sprintf("%d bytes instead of %d", len(data), h.size), Hint: hintLog}
+		return segmentHeader{}, &ForeignError{Path: path, Have: h.id.String(), Want: id.String()}
+	case h.size != size:
+		return segmentHeader{}, &DamageError{Path: path, Offset: size, Detail: fmt.Sprintf("%d bytes instead of %d", size, h.size), Hint: hintLog}
 	case h.number != number:
-		return nil, &DamageError{Path: path, Detail: fmt.Sprintf("the file is segment %d, renamed", h.number), Hint: hintLog}
+		return segmentHeader{}, &DamageError{Path: path, Detail: fmt.Sprintf("the file is segment %d, renamed", h.number), Hint: hintLog}
 	}
-	return &segmentScan{segment: segment{h, path}, data: data}, nil
+	return h, nil
 }

@@ -20,6 +20,7 @@ import (
 var agentFlags = []struct{ flag, key, help string }{
 	{"name", "name", "this agent's name (default what the data directory holds, else the host name)"},
 	{"zone", "zone", "failure domain of this host"},
+	{"profile", "profile", "defaults for a situation: default, or beside-consul (http on 127.0.0.1:18500, dns on 127.0.0.1:18600)"},
 	{"join", "join", "mesh addresses of agents to join by, separated by commas"},
 	{"token-file", "token_file", "file with the join token; ignored once joined"},
 	{"bind", "mesh.bind", "address of the mesh port (default 0.0.0.0:8310)"},
@@ -33,8 +34,8 @@ var agentFlags = []struct{ flag, key, help string }{
 }
 
 func (a *app) agentCommand() *cobra.Command {
-	var file, token string
-	var settings []string
+	var token string
+	var settings agentSettings
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Run the agent on this host",
@@ -47,25 +48,16 @@ func (a *app) agentCommand() *cobra.Command {
 			if token != "" && cmd.Flags().Changed("token-file") {
 				return usageError("keep --token-file", "--token and --token-file exclude each other")
 			}
-			overrides, err := a.overrides(cmd, settings)
-			if err != nil {
-				return err
-			}
-			cfg, err := config.Load(file, overrides...)
+			cfg, err := a.load(cmd, settings)
 			if err != nil {
 				return err
 			}
 			cfg.Token = token
-			return a.serve(cmd.Context(), cfg)
+			return a.serve(cmd.Context(), cfg, func(*zap.Logger) {})
 		},
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&file, "config", "", "configuration file; 'parley config default' prints one")
-	flags.StringVar(&token, "token", "", "the join token itself; other users of this host can see it, prefer --token-file")
-	flags.StringArrayVar(&settings, "set", nil, "any key of the configuration, as key=value; may be repeated")
-	for _, f := range agentFlags {
-		flags.String(f.flag, "", f.help)
-	}
+	cmd.Flags().StringVar(&token, "token", "", "the join token itself; other users of this host can see it, prefer --token-file")
+	settings.register(cmd)
 	cmd.AddCommand(a.agentRoleCommand())
 	return cmd
 }
@@ -91,13 +83,15 @@ func (a *app) overrides(cmd *cobra.Command, settings []string) ([]config.Overrid
 	return list, nil
 }
 
-// serve runs the agent until a signal or an error ends it.
-func (a *app) serve(ctx context.Context, cfg config.Config) error {
+// serve runs the agent until a signal or an error ends it. It calls first with the log.
+func (a *app) serve(ctx context.Context, cfg config.Config, first func(*zap.Logger)) error {
 	log, err := newLogger(cfg.Log, a.err)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Sync() }() // standard error has nothing to sync on most systems
+	first(log)
+	warnOfRights(log, cfg.HTTP)
 	tell := func(state string) {
 		if err := notify(a.getenv, state); err != nil {
 			log.Warn("systemd was not notified", zap.String("state", state), zap.Error(err))
@@ -120,6 +114,13 @@ func (a *app) serve(ctx context.Context, cfg config.Config) error {
 		tell("STOPPING=1")
 		stop()
 	})
+}
+
+// warnOfRights says so when callers without an identity may do more than the default.
+func warnOfRights(log *zap.Logger, http config.HTTP) {
+	if role := http.AnonymousRole; role == "local" || role == "operator" {
+		log.Warn("callers on this host need no identity for more than the default", zap.String("role", role), zap.String("addr", http.Bind))
+	}
 }
 
 // secondSignal is how soon after the first a signal still counts as the same one: a wrapper such as

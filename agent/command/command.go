@@ -78,7 +78,10 @@ func (a *app) tree() *cobra.Command {
 
 	root.AddCommand(
 		a.initCommand(), a.tokenCommand(), a.agentCommand(), a.labCommand(),
-		a.statusCommand(), a.membersCommand(), a.coreCommand(), a.kvCommand(),
+		a.statusCommand(), a.membersCommand(), a.coreCommand(), a.kvCommand(), a.sessionCommand(),
+		a.sloCommand(), a.alertsCommand(), a.healthCommand(),
+		a.eventsCommand(), a.digestCommand(), a.netCommand(), a.nodeCommand(),
+		a.checkCommand(), a.storageCommand(),
 		a.runbookCommand(),
 		a.configCommand(), a.versionCommand(),
 	)
@@ -89,6 +92,7 @@ func (a *app) tree() *cobra.Command {
 			cmd.Args, cmd.RunE = noSuchCommand, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 		}
 	}
+	document(root)
 	return root
 }
 

@@ -19,8 +19,27 @@ var fakeAnswers = map[string]string{
 	 "digest":{"revision":7,"public":"00ff","all":"00ff"}}`,
 	"/parley/v1/members": `[{"name":"a1","spiffe_id":"spiffe://td.example/parley/agent/a1","state":"alive","address":"127.0.0.1:8310","zone":"z1","core":"leader"},
 	 {"name":"a2","spiffe_id":"spiffe://td.example/parley/agent/a2","state":"dead","address":"127.0.0.2:8310","zone":"","core":"none"}]`,
-	"/parley/v1/core":   fakeCore,
-	"/parley/v1/tokens": `[]`,
+	"/parley/v1/slo": `[{"name":"config-write","target":0.999,"window":"30d","sli":0.9995,"budget_remaining_ratio":0.5,
+	 "burn":{"5m":0.4,"30m":20,"1h":0,"2h":0,"6h":0,"1d":0,"3d":0},"firing":["slo-config-write-page"],"good":1999,"bad":1},
+	 {"name":"membership-accuracy","target":0.9999,"window":"30d","sli":null,"budget_remaining_ratio":null,
+	 "burn":{"5m":null,"30m":null,"1h":null,"2h":null,"6h":null,"1d":null,"3d":null},"firing":[],"good":0,"bad":0}]`,
+	"/parley/v1/alerts": `[{"id":"quorum-margin","state":"firing","severity":"page","value":0,"threshold":0,"since":"2026-01-02T03:04:05Z","summary":"one more lost core member stops writes","runbook":"server-down"},
+	 {"id":"crash-loop","state":"no_data","severity":"page","value":null,"threshold":3,"since":"2026-01-02T03:04:05Z","summary":"an agent restarts","runbook":"crash-loop"}]`,
+	"/parley/v1/health": `{"ready":false,"capabilities":[{"name":"discovery","ok":true},{"name":"writes","ok":false,"detail":"no leader is known"}]}`,
+	"/parley/v1/health/explain": `{"healthy":false,"causes":[{"rank":1,"cause":"core-member-dead","subject":"a2","severity":"page",
+	 "evidence":["gossip holds voter a2 dead","0 of 3 voters may still fail"],"alert":"quorum-margin","runbook":"server-down","command":"parley runbook run server-down --var node=a2"}]}`,
+	"/parley/v1/core": fakeCore,
+	"/parley/v1/events": `[{"hlc":"1700000000000.1","time":"2023-11-14T22:13:20Z","node":"a1","kind":"agent-started","subject":"a1","message":"start 1","pending":false,"reported_at":"2023-11-14T22:20:00Z"},
+	 {"hlc":"","time":"2023-11-14T22:21:00Z","node":"a1","kind":"note","subject":"","message":"m","pending":true,"reported_at":"2023-11-14T22:21:00Z"}]`,
+	"/parley/v1/digest/compare": `{"groups":2,"index":42,"members":[{"name":"a1","digest":"aa"},{"name":"a2","digest":"aa"},{"name":"a3","digest":"bb"}],"minority":["a3"],"unreachable":["a4"],"behind":[],
+	 "differences":[{"member":"a3","table":"kv","key":"web/1"}]}`,
+	"/parley/v1/net/matrix": `{"agents":["a1","a2"],"links":[{"from":"a1","to":"a2","udp":"fallback","tcp":"ok","rtt_ms":0.25},
+	 {"from":"a2","to":"a1","udp":"ok","tcp":"down","rtt_ms":0}],"unreachable":1,"udp_fallback":1,"asymmetric":1,"unknown":0}`,
+	"/parley/v1/node/a2": `{"name":"a2","state":"dead","incarnation":7,"starts_10m":3,"safe_mode":0,"core":"voter","address":"127.0.0.2:8310","zone":"","version":"v1","reachable":false}`,
+	"/parley/v1/tokens":  `[]`,
+	"/parley/v1/check": `{"ok":false,"checks":[{"id":"leader","status":"fail","message":"no leader","hint":"start one","runbook":"server-down"},
+	 {"id":"disk","status":"ok","message":"9 GiB free","hint":"","runbook":""},{"id":"zones","status":"warn","message":"one zone","hint":"add one","runbook":""}]}`,
+	"/parley/v1/storage/scrub": `{"errors":1,"segments":2,"entries":3,"snapshots":0,"bytes":9,"problems":[{"file":"wal/1.wal","offset":4096,"message":"frame 1: bad"}]}`,
 }
 
 // fakeAgent answers like an agent; its keys live in a map, with one revision for each write.
@@ -43,6 +62,8 @@ func newFakeAgent() *httptest.Server {
 func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
 	switch {
+	case path == "/parley/v1/events" && r.Method == http.MethodPost:
+		_, _ = io.WriteString(w, `{"hlc":"1700000000000.2","time":"2023-11-14T22:13:20Z","node":"a1"}`)
 	case fakeAnswers[path] != "" && r.Method == http.MethodGet:
 		_, _ = io.WriteString(w, fakeAnswers[path])
 	case path == "/parley/v1/token":
@@ -50,12 +71,32 @@ func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		 "join_command":"parley agent --join 127.0.0.1:8310 --token-file TOKEN_FILE"}`)
 	case strings.HasPrefix(path, "/parley/v1/token/"):
 		fakeError(w, 403, "denied", "the role discovery may not revoke tokens", 4, false)
+	case strings.HasPrefix(path, "/parley/v1/session"):
+		fakeSessions(w, r)
 	case strings.HasPrefix(path, "/parley/v1/core/"):
 		_, _ = io.WriteString(w, `{}`)
 	case strings.HasPrefix(path, "/parley/v1/kv/"):
 		f.serveKV(w, r, strings.TrimPrefix(path, "/parley/v1/kv/"))
 	default:
 		fakeError(w, 404, "no_endpoint", "no endpoint "+path, 1, false)
+	}
+}
+
+const fakeSession = `{"id":"adf4238a-882b-9ddc-4a9d-5b6758e4159e","name":"job","node":"a1","ttl":"30s","lease":"30s","behavior":"release",
+ "lock_delay":"15s","created_at":"2026-01-02T03:04:05Z","created_hlc":"1.0","fencing_token":12}`
+
+func fakeSessions(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case strings.HasSuffix(r.URL.Path, "/gone"):
+		fakeError(w, 404, "not_found", "there is no session gone", 1, false)
+	case r.URL.Query().Has("node"):
+		_, _ = io.WriteString(w, `[]`)
+	case strings.HasSuffix(r.URL.Path, "/sessions"):
+		_, _ = io.WriteString(w, "["+fakeSession+"]")
+	case r.Method == http.MethodDelete:
+		_, _ = io.WriteString(w, `{"id":"adf4238a-882b-9ddc-4a9d-5b6758e4159e","revision":9}`)
+	default:
+		_, _ = io.WriteString(w, fakeSession)
 	}
 }
 
@@ -83,6 +124,10 @@ func (f *fakeAgent) serveKV(w http.ResponseWriter, r *http.Request, key string) 
 		_, _ = io.WriteString(w, fakePair(key, "here", 9))
 	case query.Has("cas") && query.Get("cas") != "7":
 		fakeError(w, 409, "conflict", "the revision is 7", 1, false)
+	case query.Get("session") == "other":
+		fakeError(w, 409, "conflict", "the key is held by session adf4238a", 1, false)
+	case query.Has("session"):
+		_, _ = fmt.Fprintf(w, `{"key":%q,"revision":8,"lock_index":1}`, key)
 	case query.Has("watch"):
 		w.Header().Set("Content-Type", "text/event-stream")
 		_, _ = fmt.Fprintf(w, "event: put\ndata: %s\n\nevent: ready\ndata: {\"revision\":7}\n\nevent: put\ndata: %s\n\nevent: delete\ndata: {\"key\":%q,\"revision\":9}\n\n",

@@ -73,18 +73,22 @@ func (a *app) kvListCommand() *cobra.Command {
 func (a *app) kvPutCommand() *cobra.Command {
 	var file string
 	var cas uint64
+	opts := client.PutOptions{}
 	cmd := &cobra.Command{
 		Use:   "put KEY [VALUE|-]",
 		Short: "Set a key to a value, a file's content, or standard input (-)",
 		Example: "  parley kv put greeting hello\n  parley kv put web/1 --file web-1.conf\n" +
-			"  parley kv put greeting hi --cas 12   # only if its revision is still 12; 0: only if it does not exist",
+			"  parley kv put greeting hi --cas 12   # only if its revision is still 12; 0: only if it does not exist\n" +
+			"  parley kv put leader web-1 --session ID   # only if it is or gets its lock",
 		Args: takes("KEY", "[VALUE]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			value, err := a.value(args[1:], file)
 			if err != nil {
 				return err
 			}
-			opts := client.PutOptions{}
+			if opts.Release && opts.Session == "" {
+				return usageError("add --session ID", "parley kv put --release names no session")
+			}
 			if cmd.Flags().Changed("cas") {
 				opts.CAS = &cas
 			}
@@ -96,6 +100,8 @@ func (a *app) kvPutCommand() *cobra.Command {
 			})(cmd, nil)
 		},
 	}
+	cmd.Flags().StringVar(&opts.Session, "session", "", "take the key's lock for this session; a conflict if another one has it")
+	cmd.Flags().BoolVar(&opts.Release, "release", false, "let go of the lock that --session holds")
 	cmd.Flags().StringVar(&file, "file", "", "take the value from this file")
 	cmd.Flags().Uint64Var(&cas, "cas", 0, "only if the key's revision is this; 0 for a key that must not exist")
 	return cmd

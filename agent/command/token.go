@@ -26,15 +26,17 @@ func (a *app) tokenCreateCommand() *cobra.Command {
 		Short: "Make a join token and print the commands that use it",
 		Long: "A token lets an agent into the cluster, as often as --uses and as long as --ttl allow. It is shown once.\n" +
 			"Treat it like a password until it is used up.",
-		Example: "  parley token create --node web-1 --ttl 1h",
+		Example: "  parley token create --node web-1 --ttl 1h\n  (umask 077; parley token create --uses 3 -o raw > token)",
 		Args:    takes(),
+
+		Annotations: map[string]string{rawOutput: "yes"},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if spec.TTL <= 0 || spec.Uses < 1 {
 				return usageError("like --ttl 10m --uses 3", "a token needs a --ttl above 0 and at least 1 of --uses")
 			}
 			return a.change(func(ctx context.Context, c *client.Client) (answer, error) {
 				t, err := c.CreateToken(ctx, spec)
-				return answer{value: t, table: func(w io.Writer) { tokenInstructions(w, t) }}, err
+				return answer{value: t, raw: []byte(t.Token + "\n"), table: func(w io.Writer) { tokenInstructions(w, t) }}, err
 			})(cmd, nil)
 		},
 	}

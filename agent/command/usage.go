@@ -17,7 +17,9 @@ func group(use, short string) *cobra.Command {
 		Use:   use,
 		Short: short,
 		Args:  noSuchCommand,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+
+		Annotations: map[string]string{groupMark: "yes"},
+		RunE:        func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 }
 

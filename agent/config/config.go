@@ -30,6 +30,10 @@ type Config struct {
 	// Failure domain of this host. The core spreads its voters over zones.
 	Zone string `toml:"zone" example:"rack-1" check:"name"`
 
+	// Defaults for a situation: default, or beside-consul for a host on which a Consul agent runs, which
+	// serves http on 127.0.0.1:18500 and dns on 127.0.0.1:18600, unless other addresses are set below.
+	Profile string `toml:"profile" default:"default" check:"oneof:default beside-consul"`
+
 	// Mesh addresses of agents to join by. Used until this agent has joined, and afterwards to find the
 	// others again.
 	Join []string `toml:"join" example:"10.0.0.1:8310" check:"peers"`
@@ -49,17 +53,26 @@ type Config struct {
 	// The same API for other hosts, by mutual TLS.
 	HTTPS HTTPS `toml:"https"`
 
+	// The /v1 endpoints for existing clients.
+	Dialect Dialect `toml:"dialect"`
+
 	// Name service.
 	DNS DNS `toml:"dns"`
 
 	// The Raft core that the agents elect among themselves.
 	Core Core `toml:"core"`
 
+	// Sessions, which hold locks.
+	Session Session `toml:"session"`
+
 	// Certificates.
 	Identity Identity `toml:"identity"`
 
 	// Failure detection.
 	Gossip Gossip `toml:"gossip"`
+
+	// How the agent watches itself.
+	Ops Ops `toml:"ops"`
 
 	// Logging, to standard error.
 	Log Log `toml:"log"`
@@ -95,6 +108,12 @@ type HTTPS struct {
 	Bind string `toml:"bind" example:"0.0.0.0:8501" check:"listen"`
 }
 
+// Dialect configures the /v1 endpoints.
+type Dialect struct {
+	// The name of the one datacenter that /v1 shows. Clients may name it with ?dc.
+	Datacenter string `toml:"datacenter" default:"dc1" check:"name"`
+}
+
 // DNS configures the name service.
 type DNS struct {
 	// Address of the name service. Checked here, but served by a later release only.
@@ -110,11 +129,22 @@ type Core struct {
 	// members that only reboot, longer runs on a smaller margin.
 	ReplaceAfter time.Duration `toml:"replace_after" default:"10m" check:"between:1s 24h"`
 
+	// While two agents are all there is, one votes and one learns. Acknowledge a write only once the
+	// learner's disk has it too, for as long as the learner is alive. Off: a lost voter takes writes along.
+	PairSync bool `toml:"pair_sync" default:"true"`
+
 	// Raft's unit of time. The leader sends heartbeats every two ticks.
 	Tick time.Duration `toml:"tick" default:"50ms" check:"between:10ms 1s"`
 
 	// Ticks without a leader before an election. All agents should use the same tick and ticks.
 	ElectionTicks int `toml:"election_ticks" default:"10" check:"range:5 100"`
+}
+
+// Session configures when this agent, while it leads, ends sessions.
+type Session struct {
+	// How long a node has to be silent, and dead by gossip, before its sessions without a TTL end. Shorter
+	// frees the locks of a dead host sooner, longer lets a host reboot and keep them.
+	NodeGrace time.Duration `toml:"node_grace" default:"60s" check:"between:1s 24h"`
 }
 
 // Identity configures this agent's certificate.
@@ -127,6 +157,13 @@ type Identity struct {
 type Gossip struct {
 	// Timing: lan for a network, fast for agents on one machine.
 	Profile string `toml:"profile" default:"lan" check:"oneof:lan fast"`
+}
+
+// Ops configures how the agent watches itself.
+type Ops struct {
+	// For labs only: how many times faster than on a clock the windows and waits of alerts pass. More
+	// than 1 is refused unless mesh.bind is a loopback address.
+	TimeScale int `toml:"time_scale" default:"1" check:"range:1 100"`
 }
 
 // Log configures what the agent writes to standard error.

@@ -28,7 +28,7 @@ func TestProblems(t *testing.T) {
 	}{
 		{"misspelt key", "data_dri = \"/x\"", []string{"data_dri: unknown key, did you mean data_dir?"}},
 		{"misspelt key in a section", "[mesh]\nbindd = \"0.0.0.0:1\"", []string{"mesh.bindd: unknown key, did you mean mesh.bind?"}},
-		{"key outside its section", "profile = \"fast\"", []string{"profile: unknown key, did you mean gossip.profile?"}},
+		{"key outside its section", "leaf_ttl = \"1h\"", []string{"leaf_ttl: unknown key, did you mean identity.leaf_ttl?"}},
 		{"key nothing is near to", "colour = \"red\"", []string{"colour: unknown key"}},
 		{"misspelt section", "[gosip]\nprofile = \"fast\"", []string{"gosip: unknown section, did you mean gossip?"}},
 		{"text for a section", "mesh = \"0.0.0.0:1\"", []string{"mesh: unknown key"}},
@@ -41,6 +41,8 @@ func TestProblems(t *testing.T) {
 		{"list of numbers", "join = [1]", []string{"join: wants a list of texts"}},
 		{"duration without a unit", "[core]\ntick = \"50\"", []string{"core.tick: \"50\" is not a duration"}},
 		{"duration out of range", "[core]\ntick = \"1us\"", []string{"core.tick: 1µs is not between 10ms and 1s"}},
+		{"a lab's haste in a cluster", "[ops]\ntime_scale = 60", []string{"ops.time_scale: above 1 it is for labs"}},
+		{"too much haste", "[ops]\ntime_scale = 1000\n[mesh]\nbind = \"127.0.0.1:8310\"", []string{"ops.time_scale: 1000 is not between 1 and 100"}},
 		{"number out of range", "[core]\nelection_ticks = 1", []string{"core.election_ticks: 1 is not between 5 and 100"}},
 		{"number beyond int", "[core]\nelection_ticks = 9223372036854775807", []string{"core.election_ticks: 9223372036854775807 is not"}},
 		{"upper case name", "name = \"Web1\"", []string{"name: \"Web1\" is not a name"}},
@@ -209,6 +211,38 @@ func TestExampleValues(t *testing.T) {
 	}
 	if err := c.Validate(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A profile gives other defaults. What was set stays; the default spelled out, as the example file has
+// it, does not count as set in the file, and does as a flag.
+func TestProfile(t *testing.T) {
+	beside := Override{Key: "profile", Value: "beside-consul", Source: "--profile"}
+	for _, tt := range []struct {
+		what, file string
+		overrides  []Override
+		http, dns  string
+	}{
+		{"none", "", nil, "127.0.0.1:8500", "127.0.0.1:8600"},
+		{"by flag", "", []Override{beside}, "127.0.0.1:18500", "127.0.0.1:18600"},
+		{"in the file", "profile = \"beside-consul\"", nil, "127.0.0.1:18500", "127.0.0.1:18600"},
+		{"with the whole example", Example(), []Override{beside}, "127.0.0.1:18500", "127.0.0.1:18600"},
+		{"set in the file", "profile = \"beside-consul\"\n[http]\nbind = \"127.0.0.1:9\"", nil, "127.0.0.1:9", "127.0.0.1:18600"},
+		{"set by a flag", "", []Override{beside, {Key: "http.bind", Value: "127.0.0.1:8500"}}, "127.0.0.1:8500", "127.0.0.1:18600"},
+		{"taken back by a flag", "profile = \"beside-consul\"", []Override{{Key: "profile", Value: "default"}}, "127.0.0.1:8500", "127.0.0.1:8600"},
+	} {
+		c, err := Load(write(t, tt.file), tt.overrides...)
+		if err != nil || c.HTTP.Bind != tt.http || c.DNS.Bind != tt.dns {
+			t.Errorf("%s: %s and %s, %v", tt.what, c.HTTP.Bind, c.DNS.Bind, err)
+		}
+	}
+	_, err := Load("", Override{Key: "profile", Value: "beside-consol", Source: "--profile"})
+	if err == nil || !strings.Contains(err.Error(), "did you mean beside-consul?") {
+		t.Errorf("a misspelt profile: %v", err)
+	}
+	c, err := Load("../../deploy/beside-consul.toml")
+	if err != nil || c.HTTP.Bind != "127.0.0.1:18500" || c.DNS.Bind != "127.0.0.1:18600" {
+		t.Errorf("deploy/beside-consul.toml: %+v, %v", c, err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"sort"
 	"strings"
@@ -37,6 +38,7 @@ func Load(path string, overrides ...Override) (Config, error) {
 	for _, o := range overrides {
 		c.override(o, &p)
 	}
+	c.applyProfile(overrides, &p)
 	c.complete(systemHost())
 	c.check(&p)
 	return c, p.err()
@@ -58,6 +60,18 @@ func (c *Config) check(p *problems) {
 			problem.Key = f.key
 			p.add(*problem)
 		}
+	}
+	c.checkTimeScale(p)
+}
+
+// checkTimeScale keeps a lab's haste out of clusters: alerts would fire and end before anybody looked.
+func (c *Config) checkTimeScale(p *problems) {
+	addr, err := netip.ParseAddrPort(c.Mesh.Bind)
+	if c.Ops.TimeScale > 1 && err == nil && !addr.Addr().IsLoopback() {
+		p.add(Problem{
+			Key: "ops.time_scale", Message: "above 1 it is for labs, whose mesh.bind is a loopback address",
+			Hint: "leave ops.time_scale at 1",
+		})
 	}
 }
 

@@ -23,10 +23,13 @@ type ListOptions struct {
 	Limit int // 0 is all; more than one answer holds is an error
 }
 
-// PutOptions of Put. CAS is the revision that the key must have, 0 for a key that must not exist.
+// PutOptions of Put. CAS is the revision that the key must have, 0 for a key that must not exist. With Session the
+// put takes the key's lock as well, or with Release lets go of it; CAS must then be nil.
 type PutOptions struct {
-	CAS   *uint64
-	Flags uint64
+	CAS     *uint64
+	Flags   uint64
+	Session string
+	Release bool
 }
 
 // DeleteOptions of Delete; CAS is that of PutOptions.
@@ -34,11 +37,13 @@ type DeleteOptions struct {
 	CAS *uint64
 }
 
-// Written is the answer to a write. Deleted counts the keys that a delete removed.
+// Written is the answer to a write. Deleted counts the keys that a delete removed, LockIndex how often the key's lock
+// was taken, after a put with a session.
 type Written struct {
-	Key      string `json:"key"`
-	Revision uint64 `json:"revision"`
-	Deleted  uint64 `json:"deleted,omitempty"`
+	Key       string `json:"key"`
+	Revision  uint64 `json:"revision"`
+	Deleted   uint64 `json:"deleted,omitempty"`
+	LockIndex uint64 `json:"lock_index,omitempty"`
 }
 
 // keyPath escapes everything, so that no part of a key is taken for a part of the path.
@@ -95,6 +100,12 @@ func (c *Client) Put(ctx context.Context, key string, value []byte, o PutOptions
 	if o.Flags != 0 {
 		uintParam(query, "flags", o.Flags)
 	}
+	if o.Session != "" {
+		query.Set("session", o.Session)
+	}
+	if o.Release {
+		query.Set("release", "1")
+	}
 	var out Written
 	err := c.call(ctx, http.MethodPut, keyPath(key), query, value, &out)
 	return out, err
@@ -135,13 +146,15 @@ type Compare struct {
 	ValueBase64 []byte `json:"value_base64,omitempty"`
 }
 
-// Op is one step: put, delete, delete_prefix or get. Value is sent in base64, as it may be any bytes.
+// Op is one step: put, delete, delete_prefix, get, get_existing, get_tree, lock, unlock, check_revision, check_session
+// or check_absent. Value is sent in base64, as it may be any bytes.
 type Op struct {
-	Op    string  `json:"op"`
-	Key   string  `json:"key"`
-	Value []byte  `json:"value_base64,omitempty"`
-	Flags uint64  `json:"flags,omitempty"`
-	CAS   *uint64 `json:"cas,omitempty"`
+	Op      string  `json:"op"`
+	Key     string  `json:"key"`
+	Value   []byte  `json:"value_base64,omitempty"`
+	Flags   uint64  `json:"flags,omitempty"`
+	CAS     *uint64 `json:"cas,omitempty"`
+	Session string  `json:"session,omitempty"`
 }
 
 // TxnAnswer has one result for each op of the branch that ran.
@@ -151,11 +164,12 @@ type TxnAnswer struct {
 	Results   []OpResult `json:"results"`
 }
 
-// OpResult is the row that a get or put leaves, nil if there is none, and how many keys a delete removed.
+// OpResult is the row that an op leaves or looked at, nil if there is none, and how many keys a delete removed.
 type OpResult struct {
 	Op      string `json:"op"`
 	Key     string `json:"key"`
 	Pair    *Pair  `json:"pair,omitempty"`
+	Pairs   []Pair `json:"pairs,omitempty"` // of a get_tree
 	Deleted uint64 `json:"deleted"`
 }
 

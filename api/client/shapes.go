@@ -126,6 +126,8 @@ type Pair struct {
 	Version        uint64
 	ModifiedAt     time.Time
 	ModifiedHLC    string
+	Session        string // who holds the lock, "" for nobody
+	LockIndex      uint64 // how often it was taken
 }
 
 type pairJSON struct {
@@ -138,13 +140,15 @@ type pairJSON struct {
 	Version        uint64    `json:"version"`
 	ModifiedAt     time.Time `json:"modified_at"`
 	ModifiedHLC    string    `json:"modified_hlc"`
+	Session        string    `json:"session,omitempty"`
+	LockIndex      uint64    `json:"lock_index,omitempty"`
 }
 
 // MarshalJSON writes what the agent wrote.
 func (p Pair) MarshalJSON() ([]byte, error) {
 	out := pairJSON{
 		Key: p.Key, Flags: p.Flags, Revision: p.Revision, CreateRevision: p.CreateRevision, Version: p.Version,
-		ModifiedAt: p.ModifiedAt, ModifiedHLC: p.ModifiedHLC,
+		ModifiedAt: p.ModifiedAt, ModifiedHLC: p.ModifiedHLC, Session: p.Session, LockIndex: p.LockIndex,
 	}
 	if utf8.Valid(p.Value) {
 		text := string(p.Value)
@@ -164,6 +168,7 @@ func (p *Pair) UnmarshalJSON(data []byte) error {
 	*p = Pair{
 		Key: in.Key, Value: in.ValueBase64, Flags: in.Flags, Revision: in.Revision, CreateRevision: in.CreateRevision,
 		Version: in.Version, ModifiedAt: in.ModifiedAt, ModifiedHLC: in.ModifiedHLC,
+		Session: in.Session, LockIndex: in.LockIndex,
 	}
 	if in.Value != nil {
 		p.Value = []byte(*in.Value)

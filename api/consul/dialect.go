@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/parley-mesh/parley/api"
@@ -25,6 +26,16 @@ type Options struct {
 // dialect holds what the handlers share.
 type dialect struct {
 	datacenter string
+	sightings  struct {
+		sync.Once
+		*roster
+	}
+}
+
+// roster is made at the first request, when the agent's parts are there.
+func (d *dialect) roster(x *api.Exchange) *roster {
+	d.sightings.Do(func() { d.sightings.roster = newRoster(x.Service().Local()) })
+	return d.sightings.roster
 }
 
 // Routes returns the endpoints of the dialect for api.Service.Mount.
@@ -37,9 +48,12 @@ func Routes(o Options) []api.Route {
 		{Method: http.MethodGet, Path: "/v1/kv/*", Action: policy.KVRead, Serve: d.kvGet},
 		{Method: http.MethodPut, Path: "/v1/kv/*", Action: policy.KVWrite, Serve: d.kvPut},
 		{Method: http.MethodDelete, Path: "/v1/kv/*", Action: policy.KVWrite, Serve: d.kvDelete},
+		{Method: http.MethodPut, Path: "/v1/txn", Action: policy.Txn, Serve: d.txn},
 		{Method: http.MethodGet, Path: "/v1/status/leader", Action: policy.CoreRead, Own: true, Serve: d.statusLeader},
 		{Method: http.MethodGet, Path: "/v1/status/peers", Action: policy.CoreRead, Own: true, Serve: d.statusPeers},
 	}
+	routes = append(routes, d.sessionRoutes()...)
+	routes = append(routes, d.discoveryRoutes()...)
 	for i := range routes {
 		routes[i].Fail = fail
 	}

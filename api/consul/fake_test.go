@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +25,12 @@ type agent struct {
 	mu      sync.Mutex
 	leader  string
 	machine *state.Machine
+	ahead   clock.Stamp // added to the stamps of commands
+
+	renewed       []state.Session
+	refuseRenewal error
+	members       []api.Member
+	next          chan struct{} // closed at the next change of members
 }
 
 func newAgent(t *testing.T) *agent { return newAgentFor(t, policy.Local) }
@@ -36,7 +43,18 @@ func newAgentFor(t *testing.T, role policy.Role) *agent {
 		Node:   state.Node{Name: "a1", HostKey: []byte{1}, SealKey: make([]byte, 32)},
 		Bundle: state.Bundle{Sequence: 1, Roots: [][]byte{{1}}}, Sealed: []byte{1}, At: 1 << 40,
 	})
-	a := &agent{leader: "a1", machine: machine, hub: watch.NewHub(machine.View())}
+	return newAgentOf(t, role, machine, "a1", 1)
+}
+
+// newAgentOf is the start, counted from 1, of the agent of that name.
+func newAgentOf(t *testing.T, role policy.Role, machine *state.Machine, name string, start uint64) *agent {
+	t.Helper()
+	a := &agent{leader: name, machine: machine, hub: watch.NewHub(machine.View()), next: make(chan struct{})}
+	a.members = []api.Member{
+		{Name: "a2", Address: "127.0.0.2:8310", State: "alive", Core: "voter"},
+		{Name: "a1", Address: "127.0.0.1:8310", State: "alive", Core: "leader"},
+		{Name: "a3", Address: "127.0.0.3:8310", State: "alive", Core: "learner"},
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = a.hub.Run(ctx) })
@@ -44,14 +62,12 @@ func newAgentFor(t *testing.T, role policy.Role) *agent {
 	service := api.New(api.Options{
 		AnonymousRole: role, LeaderWait: 20 * time.Millisecond,
 		Local: api.Local{
-			Node: "a1", Hub: a.hub, HoldsKV: func() bool { return true }, Leader: a.leads, Propose: a.propose,
+			Node: name, Hub: a.hub, HoldsKV: func() bool { return true }, Leader: a.leads, Propose: a.propose,
 			ReadIndex:      func(context.Context) (uint64, error) { return a.hub.View().Index(), nil },
 			RoleOf:         func(string) policy.Role { return policy.Operator },
 			CoreNodes:      func() []string { return []string{"a1"} },
-			ClusterVersion: func() uint32 { return state.Version },
-			Members: func() []api.Member {
-				return []api.Member{{Name: "a2", Address: "127.0.0.2:8310"}, {Name: "a1", Address: "127.0.0.1:8310"}, {Name: "a3", Address: "127.0.0.3:8310"}}
-			},
+			ClusterVersion: func() uint32 { return state.Version }, RenewSession: a.renew,
+			Members: a.shown, MembersChanged: a.changed, Starts: func() uint64 { return start },
 			Core: func() api.CoreStatus {
 				core := api.CoreStatus{Voters: []api.CoreMember{{Name: "a2"}, {Name: "a1"}}, Learners: []api.CoreMember{{Name: "a3"}}}
 				if leader, _, ok := a.leads(); ok {
@@ -72,6 +88,39 @@ func (a *agent) leads() (string, bool, bool) {
 	return a.leader, a.leader != "", a.leader != ""
 }
 
+// renew refuses the sessions that the test says are over.
+func (a *agent) renew(s state.Session) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.renewed = append(a.renewed, s)
+	return a.refuseRenewal
+}
+
+func (a *agent) shown() []api.Member {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.members)
+}
+
+func (a *agent) changed() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.next
+}
+
+// gossip changes what gossip shows of a member.
+func (a *agent) gossip(name string, change func(*api.Member)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range a.members {
+		if a.members[i].Name == name {
+			change(&a.members[i])
+		}
+	}
+	close(a.next)
+	a.next = make(chan struct{})
+}
+
 func (a *agent) setLeader(name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -82,7 +131,7 @@ func (a *agent) propose(_ context.Context, command []byte) (api.Proposed, error)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	index := a.machine.View().Index() + 1
-	results, touched, err := a.machine.Apply(index, 1, clock.Stamp(1<<40+index), [][]byte{command})
+	results, touched, err := a.machine.Apply(index, 1, clock.Stamp(1<<40+index)+a.ahead, [][]byte{command})
 	if err != nil {
 		return api.Proposed{}, err
 	}

@@ -52,7 +52,7 @@ func (d *dialect) kvGet(x *api.Exchange) error {
 	x.Receipt(answer.Node, answer.Term, answer.Index, answer.Stamp)
 	switch {
 	case len(answer.Rows) == 0:
-		x.W.WriteHeader(http.StatusNotFound)
+		x.Head(http.StatusNotFound)
 		return nil
 	case q.KeysOnly:
 		return writeJSON(x, fold(answer.Rows, q.Key, x.Query().Get("separator")))
@@ -99,7 +99,7 @@ func fold(rows []state.KV, prefix, separator string) []string {
 	return names
 }
 
-// kvPut answers true, or false for a compare that lost.
+// kvPut answers true, or false for a compare that lost, a lock that was not to be had, and one that was not held.
 func (d *dialect) kvPut(x *api.Exchange) error {
 	put, err := d.put(x)
 	if err != nil {
@@ -108,7 +108,34 @@ func (d *dialect) kvPut(x *api.Exchange) error {
 	if put.Value, err = x.Body("value", state.MaxValueBytes); err != nil {
 		return err
 	}
+	query := x.Query()
+	switch {
+	case query.Has("acquire"):
+		return d.hold(x, state.Lock{Key: put.Key, Value: put.Value, Flags: put.Flags, Session: query.Get("acquire")})
+	case query.Has("release"):
+		return d.hold(x, state.Unlock{Key: put.Key, Value: put.Value, Flags: put.Flags, Session: query.Get("release")})
+	}
 	return d.execute(x, put)
+}
+
+// hold takes or lets go of a lock. A session that does not exist is 500, and the body begins with what clients look
+// for.
+func (d *dialect) hold(x *api.Exchange, cmd state.Command) error {
+	done, err := x.Service().Execute(x.Context(), x.Caller, cmd)
+	var failed *api.Error
+	if errors.As(err, &failed) {
+		switch failed.Code {
+		case api.CodeConflict:
+			return writeJSON(x, false)
+		case api.CodeNotFound:
+			return refuse(x, &refusal{http.StatusInternalServerError, failed.Message})
+		}
+	}
+	if err != nil {
+		return err
+	}
+	x.Receipt(done.Node, done.Term, done.Index, done.Stamp)
+	return writeJSON(x, true)
 }
 
 func (d *dialect) put(x *api.Exchange) (state.Put, error) {
@@ -130,15 +157,20 @@ func (d *dialect) put(x *api.Exchange) (state.Put, error) {
 	return put, nil
 }
 
-// checkWrite refuses what no write takes. Sessions are a part of the next release: a lock that is not one would be
-// worse than none.
+// checkWrite refuses what no write takes.
 func (d *dialect) checkWrite(x *api.Exchange) error {
 	if err := d.checkDatacenter(x); err != nil {
 		return err
 	}
 	query := x.Query()
-	if query.Has("acquire") || query.Has("release") {
-		return &refusal{http.StatusNotImplemented, "acquire and release need sessions, which this version does not offer: use ?cas"}
+	var conditions []string
+	for _, name := range []string{"cas", "acquire", "release"} {
+		if query.Has(name) {
+			conditions = append(conditions, name)
+		}
+	}
+	if len(conditions) > 1 {
+		return badRequest("Conflicting flags: " + strings.Join(conditions, " and "))
 	}
 	if x.Rest == "" && !query.Has("recurse") {
 		return badRequest("Missing key name")

@@ -78,7 +78,9 @@ func TestKVRefusals(t *testing.T) {
 		{"DELETE", "/v1/kv/k?cas=x", "", 400, "Invalid cas"}, {"DELETE", "/v1/kv/k?recurse&cas=1", "", 400, "Conflicting flags"},
 		{"PUT", "/v1/kv/" + strings.Repeat("k", state.MaxKeyBytes+1), "x", 400, "the limit is 1024"},
 		{"PUT", "/v1/kv/k", big + "x", 413, "524288"},
-		{"PUT", "/v1/kv/k?acquire=id", "x", 501, "sessions"}, {"PUT", "/v1/kv/k?release=id", "x", 501, "sessions"},
+		{"PUT", "/v1/kv/k?acquire=id&cas=0", "x", 400, "Conflicting flags"}, {"PUT", "/v1/kv/k?release=id&acquire=id", "x", 400, "Conflicting flags"},
+		{"PUT", "/v1/kv/k?acquire=", "x", 400, "missing session"}, {"PUT", "/v1/kv/k?release=", "x", 400, "missing session"},
+		{"PUT", "/v1/kv/k?acquire=id", "x", 500, "invalid session"},
 		{"GET", "/v1/kv/k?dc=elsewhere", "", 500, "No path to datacenter"}, {"PUT", "/v1/kv/k?dc=elsewhere", "x", 500, "No path to datacenter"},
 		{"DELETE", "/v1/kv/k?dc=elsewhere", "", 500, "No path to datacenter"}, {"GET", "/v1/status/leader?dc=elsewhere", "", 500, "No path to datacenter"},
 	} {

@@ -22,6 +22,11 @@ const (
 	Status      Action = "status"       // GET /parley/v1/status
 	CatalogRead Action = "catalog.read" // who offers which service
 	HealthRead  Action = "health.read"  // GET /parley/v1/health
+	SLORead     Action = "slo.read"     // GET /parley/v1/slo
+	AlertRead   Action = "alert.read"   // GET /parley/v1/alerts
+	DigestRead  Action = "digest.read"  // GET /parley/v1/digest/compare
+	NetRead     Action = "net.read"     // GET /parley/v1/net/matrix
+	BundleRead  Action = "bundle.read"  // the root certificates: GET /v1/agent/connect/ca/roots
 )
 
 // What a program that keeps its configuration here may ask.
@@ -43,6 +48,14 @@ const (
 	TokenRevoke Action = "token.revoke" // DELETE /parley/v1/token/ID
 	CoreWrite   Action = "core.write"   // POST /parley/v1/core/allow, size, hold
 	NodeRole    Action = "node.role"    // change what an agent may do
+
+	Check        Action = "check"         // GET /parley/v1/check
+	StorageScrub Action = "storage.scrub" // GET /parley/v1/storage/scrub
+)
+
+// What the agents ask of each other by themselves.
+const (
+	Probe Action = "probe" // send a write that changes nothing through the log
 )
 
 // needs is the table of role by action: the weakest role that may do it.
@@ -58,6 +71,12 @@ var needs = map[Action]Role{
 	Status:      Discovery,
 	CatalogRead: Discovery,
 	HealthRead:  Discovery,
+	SLORead:     Discovery,
+	AlertRead:   Discovery,
+	Probe:       Discovery,
+	DigestRead:  Discovery,
+	NetRead:     Discovery,
+	BundleRead:  Discovery,
 
 	KVRead:      Local,
 	KVWrite:     Local,
@@ -73,6 +92,9 @@ var needs = map[Action]Role{
 	TokenRevoke: Operator,
 	CoreWrite:   Operator,
 	NodeRole:    Operator,
+
+	Check:        Operator,
+	StorageScrub: Operator,
 }
 
 // Actions returns every action in a fixed order. The slice is the caller's own. It is what a test

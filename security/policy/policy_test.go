@@ -17,9 +17,10 @@ var allowed = []struct {
 	actions string
 }{
 	{None, "livez ready"},
-	{Discovery, "metrics console runbooks members core.read status catalog.read health.read"},
+	{Discovery, "metrics console runbooks members core.read status catalog.read health.read slo.read alert.read probe " +
+		"digest.read net.read bundle.read"},
 	{Local, "kv.read kv.write txn session.read session.use lock.use event.read event.fire"},
-	{Operator, "token.create token.list token.revoke core.write node.role"},
+	{Operator, "token.create token.list token.revoke core.write node.role check storage.scrub"},
 }
 
 // Every role may do exactly what the written list gives it and what the weaker roles have.

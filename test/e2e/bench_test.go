@@ -37,6 +37,14 @@ func BenchmarkGet(b *testing.B) {
 	})
 }
 
+// BenchmarkLivez is the baseline of both: what an HTTP request costs that does nothing, on the same agent
+// and with the same clients.
+func BenchmarkLivez(b *testing.B) {
+	load(b, func(base string, _ int64) *http.Request {
+		return request(b, http.MethodGet, base+"/livez", nil)
+	})
+}
+
 func request(b *testing.B, method, url string, body []byte) *http.Request {
 	r, err := http.NewRequest(method, url, bytes.NewReader(body))
 	if err != nil {

@@ -1,0 +1,228 @@
+package command
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"text/template"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/parley-mesh/parley/agent"
+)
+
+var update = flag.Bool("update", false, "write docs/commands.md")
+
+const commandsPage = "../../docs/commands.md"
+
+// endpointNotes is what the native endpoints take, where they take anything.
+var endpointNotes = map[string]string{
+	"GET /readyz":                  "`verbose`",
+	"GET /parley/v1/kv":            "as below, for all keys",
+	"GET /parley/v1/kv/*":          "`prefix`, `keys`, `stale`, `index=N&wait=30s` (at most 10 m), `limit`; `watch` for an event stream, with `prefix` and `stale` only",
+	"PUT /parley/v1/kv/*":          "raw body; `cas=REV`, `flags=N`",
+	"DELETE /parley/v1/kv/*":       "`cas=REV` or `prefix`",
+	"POST /parley/v1/txn":          "`{\"compare\":[{\"key\",\"target\",\"relation\",\"number\",\"value\"}],\"then\":[{\"op\",\"key\",\"value\",\"flags\",\"cas\"}],\"else\":[...]}`; `target` is revision, create_revision, version or value; `relation` is =, !=, < or >; `op` is put, delete, delete_prefix or get",
+	"POST /parley/v1/token":        "`{\"ttl\",\"uses\",\"node\",\"role\",\"core\",\"replace\"}`, all optional",
+	"POST /parley/v1/core/allow":   "`{\"node\",\"allow\"}`",
+	"POST /parley/v1/core/size":    "`{\"size\"}`",
+	"POST /parley/v1/agent/role":   "`{\"node\",\"role\"}`",
+	"GET /parley/v1/storage/scrub": "`mib_per_second=N`, 32 unless given",
+}
+
+// docs/commands.md is what the program says about itself.
+func TestCommandsPage(t *testing.T) {
+	want := renderPage(t)
+	if *update {
+		if err := os.WriteFile(commandsPage, want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	got, err := os.ReadFile(commandsPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("docs/commands.md is not what the commands say; run: go test ./agent/command -run TestCommandsPage -update")
+	}
+}
+
+// Every command that does something says what its JSON is, and nothing is said about one that is not there.
+func TestEveryCommandHasItsJSON(t *testing.T) {
+	known := map[string]bool{}
+	for _, cmd := range documented(Tree()) {
+		path := shortPath(cmd)
+		known[path] = true
+		if jsonShapes[path] == "" {
+			t.Errorf("%q has no line in jsonShapes (document.go)", path)
+		}
+	}
+	for path := range jsonShapes {
+		if !known[path] {
+			t.Errorf("jsonShapes has a line for %q, which is no command", path)
+		}
+	}
+	endpoints := map[string]bool{}
+	for _, e := range agent.Endpoints() {
+		endpoints[e.Method+" "+e.Path] = true
+		if e.Role == "nobody" {
+			t.Errorf("%s %s: nobody may call it", e.Method, e.Path)
+		}
+	}
+	for endpoint := range endpointNotes {
+		if !endpoints[endpoint] {
+			t.Errorf("endpointNotes has a line for %q, which is no endpoint", endpoint)
+		}
+	}
+}
+
+// --help shows the JSON beside the flags.
+func TestHelpShowsTheJSON(t *testing.T) {
+	cmd, _, err := Tree().Find([]string{"core", "size"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if usage := cmd.UsageString(); !strings.Contains(usage, "JSON (-o json):\n  {\"size\"}") {
+		t.Errorf("got %s", usage)
+	}
+}
+
+// documented lists the commands that do something, in the order of the tree.
+func documented(cmd *cobra.Command) []*cobra.Command {
+	var list []*cobra.Command
+	for _, sub := range cmd.Commands() {
+		if sub.Annotations[groupMark] == "" {
+			list = append(list, sub)
+		}
+		if sub.Name() != "completion" { // its commands are shells
+			list = append(list, documented(sub)...)
+		}
+	}
+	return list
+}
+
+func shortPath(cmd *cobra.Command) string {
+	return strings.TrimPrefix(cmd.CommandPath(), "parley ")
+}
+
+func renderPage(t *testing.T) []byte {
+	t.Helper()
+	text, err := os.ReadFile("testdata/commands.tmpl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := Tree()
+	native, dialect := endpointRows()
+	var out bytes.Buffer
+	err = template.Must(template.New("page").Parse(string(text))).Execute(&out, map[string]string{
+		"Global":    flagRows(root.PersistentFlags()),
+		"Commands":  commandRows(root),
+		"Flags":     flagSections(root),
+		"Errors":    errorRows(),
+		"Endpoints": native, "Dialect": dialect,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func commandRows(root *cobra.Command) string {
+	var b strings.Builder
+	for _, cmd := range documented(root) {
+		usage := strings.TrimSpace(strings.TrimPrefix(strings.TrimSuffix(cmd.UseLine(), "[flags]"), "parley "))
+		shape := jsonShapes[shortPath(cmd)]
+		if isJSON(shape) {
+			shape = "`" + shape + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", cell(usage), cell(cmd.Short), cell(shape))
+	}
+	return b.String()
+}
+
+// cell keeps a text from ending a cell of a table.
+func cell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }
+
+func flagRows(flags *pflag.FlagSet) string {
+	var b strings.Builder
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Hidden {
+			return
+		}
+		name := "`--" + f.Name + "`"
+		if f.Shorthand != "" {
+			name = "`-" + f.Shorthand + "`, " + name
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", name, defaultOf(f), cell(f.Usage))
+	})
+	return b.String()
+}
+
+// defaultOf leaves out what says no more than that there is none.
+func defaultOf(f *pflag.Flag) string {
+	switch f.DefValue {
+	case "", "false", "0", "0s", "[]":
+		return ""
+	}
+	return "`" + f.DefValue + "`"
+}
+
+func flagSections(root *cobra.Command) string {
+	var b strings.Builder
+	for _, cmd := range documented(root) {
+		flags, asAgent := cmd.LocalNonPersistentFlags(), false
+		if cmd.Flags().Lookup(agentFlags[0].flag) != nil && cmd.Flags().Lookup("config") != nil && shortPath(cmd) != "agent" {
+			flags, asAgent = ownFlags(flags), true
+		}
+		rows := flagRows(flags)
+		if rows == "" {
+			continue
+		}
+		fmt.Fprintf(&b, "### `%s`\n\n| flag | default | meaning |\n|---|---|---|\n%s\n", shortPath(cmd), rows)
+		if asAgent {
+			b.WriteString("And the flags of `agent`, but for `--token`.\n\n")
+		}
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// ownFlags are those that a command does not share with `parley agent`.
+func ownFlags(flags *pflag.FlagSet) *pflag.FlagSet {
+	agentCommand, _, _ := Tree().Find([]string{"agent"}) // the tree has it, or TestEveryCommandHasItsJSON fails
+	own := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.VisitAll(func(f *pflag.Flag) {
+		if agentCommand.Flags().Lookup(f.Name) == nil {
+			own.AddFlag(f)
+		}
+	})
+	return own
+}
+
+func endpointRows() (native, dialect string) {
+	var ours, theirs strings.Builder
+	for _, e := range agent.Endpoints() {
+		if strings.HasPrefix(e.Path, "/v1/") {
+			fmt.Fprintf(&theirs, "| `%s %s` | %s |\n", e.Method, e.Path, e.Role)
+			continue
+		}
+		fmt.Fprintf(&ours, "| `%s %s` | %s | %s |\n", e.Method, e.Path, e.Role, cell(endpointNotes[e.Method+" "+e.Path]))
+	}
+	return ours.String(), theirs.String()
+}
+
+func errorRows() string {
+	var b strings.Builder
+	for _, e := range agent.ErrorCodes() {
+		again := ""
+		if e.Retryable {
+			again = "yes"
+		}
+		fmt.Fprintf(&b, "| `%s` | %d | %d | %s | %s |\n", e.Code, e.Status, e.Exit, again, cell(e.Hint))
+	}
+	return b.String()
+}

@@ -1,0 +1,168 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/storage"
+)
+
+const (
+	ledgerFile = "ledger"
+	// maxLedgerStarts is how many starts the ledger keeps. It is written again when it has twice as many.
+	maxLedgerStarts = 64
+	maxLedgerBytes  = 1 << 20 // of a file that something else has written to
+
+	startsWindow = 10 * time.Minute // over which starts are counted
+)
+
+// ledgerLine is one line of the ledger. The boot id tells whether two readings of the boottime clock can be
+// compared; between two boots only the wall clock is left.
+type ledgerLine struct {
+	Event string    `json:"event"` // start or stop
+	Boot  string    `json:"boot,omitempty"`
+	MS    int64     `json:"boottime_ms"`
+	Wall  time.Time `json:"wall"`
+	Clean bool      `json:"clean_before,omitempty"` // of a start: a stop stands before it
+}
+
+const (
+	ledgerStart = "start"
+	ledgerStop  = "stop"
+)
+
+// ledger counts the starts of this data directory over crashes: one line a start, fsynced before anything
+// that could crash, and one a clean stop. It is used by the goroutine of Run; starts are read by any.
+type ledger struct {
+	dir   *dataDir
+	now   func() ledgerLine
+	lines []ledgerLine // never changed after open
+}
+
+// openLedger notes this start.
+func (d *dataDir) openLedger(now func() ledgerLine) (*ledger, error) {
+	lines, torn, err := d.readLedger()
+	if err != nil {
+		return nil, err
+	}
+	start := now()
+	start.Event = ledgerStart
+	start.Clean = len(lines) > 0 && lines[len(lines)-1].Event == ledgerStop
+	l := &ledger{dir: d, now: now, lines: append(lines, start)}
+	if len(l.lines) > 2*maxLedgerStarts {
+		l.lines = lastStarts(l.lines, maxLedgerStarts)
+		return l, d.write(ledgerFile, encodeLedger(l.lines))
+	}
+	text := encodeLedger(l.lines[len(l.lines)-1:])
+	if torn {
+		text = append([]byte("\n"), text...)
+	}
+	return l, d.appendLedger(text)
+}
+
+// stop marks a clean stop, so that the next start can tell.
+func (l *ledger) stop() error {
+	line := l.now()
+	line.Event = ledgerStop
+	return l.dir.appendLedger(encodeLedger([]ledgerLine{line}))
+}
+
+// first reports whether this is the first start of the directory, clean whether the one before ended well.
+func (l *ledger) first() bool { return len(l.lines) == 1 }
+func (l *ledger) clean() bool { return l.lines[len(l.lines)-1].Clean }
+
+// starts counts those of the last ten minutes, this one among them.
+func (l *ledger) starts() int { return startsWithin(l.lines, l.now(), startsWindow) }
+
+// startsWithin counts the starts that are less than window old. Within one boot the boottime clock says so, which
+// no one can step; a start of another boot goes by the wall clock, and counts in either direction from now: a
+// clock that was set back must not hide a host that crashes as a whole.
+func startsWithin(lines []ledgerLine, now ledgerLine, window time.Duration) (n int) {
+	for _, l := range lines {
+		age := now.Wall.Sub(l.Wall).Abs()
+		if l.Boot == now.Boot && l.Boot != "" {
+			age = time.Duration(now.MS-l.MS) * time.Millisecond
+		}
+		if l.Event == ledgerStart && age < window {
+			n++
+		}
+	}
+	return n
+}
+
+// lastStarts cuts lines to the last n starts and what is between and behind them.
+func lastStarts(lines []ledgerLine, n int) []ledgerLine {
+	for i := len(lines) - 1; i >= 0; i-- {
+		if lines[i].Event == ledgerStart {
+			n--
+		}
+		if n == 0 {
+			return lines[i:]
+		}
+	}
+	return lines
+}
+
+// machineTime is now by the clocks of this host.
+func machineTime() ledgerLine {
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // elsewhere than on Linux the wall clock has to do
+	return ledgerLine{
+		Boot: strings.TrimSpace(string(boot)), MS: clock.Boottime().Milliseconds(), Wall: clock.System().UTC(),
+	}
+}
+
+func encodeLedger(lines []ledgerLine) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	for _, l := range lines {
+		_ = e.Encode(l) // strings, numbers and times always encode
+	}
+	return b.Bytes()
+}
+
+// readLedger leaves out lines that it cannot read: a crash cuts the last one, and an old line matters little.
+// torn says that the file does not end with a line's end.
+func (d *dataDir) readLedger() (lines []ledgerLine, torn bool, err error) {
+	raw, err := os.ReadFile(d.join(ledgerFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("read %s: %w", ledgerFile, err)
+	}
+	raw = raw[max(0, len(raw)-maxLedgerBytes):]
+	for text := range bytes.Lines(raw) {
+		var l ledgerLine
+		if json.Unmarshal(text, &l) == nil && (l.Event == ledgerStart || l.Event == ledgerStop) {
+			lines = append(lines, l)
+		}
+	}
+	return lines, len(raw) > 0 && raw[len(raw)-1] != '\n', nil
+}
+
+// appendLedger adds text and makes it durable.
+func (d *dataDir) appendLedger(text []byte) (err error) {
+	path := d.join(ledgerFile)
+	_, missing := os.Stat(path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", ledgerFile, err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(text); err != nil {
+		return fmt.Errorf("write %s: %w", ledgerFile, err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", ledgerFile, err)
+	}
+	if missing != nil {
+		return storage.OS().SyncDir(d.path)
+	}
+	return nil
+}

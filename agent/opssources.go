@@ -1,0 +1,39 @@
+package agent
+
+import "github.com/parley-mesh/parley/ops"
+
+// opsSources are the readings and signals that other parts of the agent offer. Each function is cheap and
+// safe for concurrent use; ok false, and a nil function, mean that there is no data.
+type opsSources struct {
+	digestMinority   func() (value float64, ok bool) // core members that differ from the majority
+	scrubErrors      func() (value float64, ok bool) // errors of the last scrub
+	udpFallbackRatio func() (value float64, ok bool) // of this agent's own links
+	unreachableLinks func() (value float64, ok bool) // of this agent's own links
+	maxStarts10m     func() (value float64, ok bool) // the largest of the own and of any member's
+
+	// alertChanged is told when an alert begins or ceases to fire, for the timeline.
+	alertChanged func(ops.Transition)
+}
+
+// opsSources are the parts of this agent that know more than the watcher gathers by itself.
+func (a *Agent) opsSources() opsSources {
+	return opsSources{
+		digestMinority: a.digestMinority, scrubErrors: a.scrubber.scrubErrors, udpFallbackRatio: a.udpFallbackRatio, unreachableLinks: a.unreachableLinks,
+		maxStarts10m: a.maxStarts10m,
+		alertChanged: func(t ops.Transition) { a.reportAlert(t.Alert.ID, t.Firing, t.Alert.Summary) },
+	}
+}
+
+// read adds what the sources know.
+func (s *opsSources) read(r ops.Readings) {
+	for metric, source := range map[string]func() (float64, bool){
+		ops.DigestMinority: s.digestMinority, ops.StorageScrubErrors: s.scrubErrors,
+		ops.NetUDPFallback: s.udpFallbackRatio, ops.NetUnreachable: s.unreachableLinks,
+		ops.AgentStarts: s.maxStarts10m,
+	} {
+		if source != nil {
+			value, ok := source()
+			r.Set(metric, value, ok)
+		}
+	}
+}

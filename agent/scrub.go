@@ -1,0 +1,140 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/api"
+	"github.com/parley-mesh/parley/storage"
+)
+
+const (
+	// scrubEvery is how long damage on the disk can go unseen. The first scrub is soon after the start,
+	// so that there is an answer at all.
+	scrubEvery = 24 * time.Hour
+	scrubFirst = time.Minute
+
+	// scrubRate is what the daily scrub reads in a second: nothing waits for it.
+	scrubRate = 8 << 20
+)
+
+// scrubber verifies this agent's log and snapshots while they are in use, one scrub at a time.
+type scrubber struct {
+	core *coreRunner
+	dir  *dataDir
+	id   [16]byte
+	log  *zap.Logger
+
+	turn chan struct{}                       // one place
+	last atomic.Pointer[storage.ScrubReport] // nil before the first
+}
+
+func newScrubber(core *coreRunner, dir *dataDir, clusterID string, log *zap.Logger) *scrubber {
+	return &scrubber{core: core, dir: dir, id: mustID(clusterID), log: log, turn: make(chan struct{}, 1)}
+}
+
+// run scrubs once a day until ctx ends.
+func (s *scrubber) run(ctx context.Context) error {
+	timer := time.NewTimer(scrubFirst)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		if _, err := s.scrub(ctx, scrubRate); err != nil && ctx.Err() == nil {
+			s.log.Warn("log and snapshots were not scrubbed", zap.Error(err))
+		}
+		timer.Reset(scrubEvery)
+	}
+}
+
+// scrub reads at most rate bytes a second. It is refused while another one runs.
+func (s *scrubber) scrub(ctx context.Context, rate int64) (storage.ScrubReport, error) {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	default:
+		return storage.ScrubReport{}, api.Errorf(api.CodeBusy, "a scrub is running already").
+			WithHint("wait for it to end; the agent runs one each day by itself")
+	}
+	n := s.core.current.Load()
+	if n == nil { // outside the core there is neither log nor snapshot
+		s.last.Store(&storage.ScrubReport{})
+		return storage.ScrubReport{}, nil
+	}
+	report, err := storage.Scrub(ctx, storage.ScrubOptions{
+		FS: s.dir.fs, Dir: s.dir.path, ClusterID: s.id, RaftID: n.raftID,
+		Log: n.store.log, Snapshots: n.store.snapshots, BytesPerSecond: rate,
+	})
+	if s.core.current.Load() != n { // its files may have been deleted meanwhile
+		return storage.ScrubReport{}, api.Errorf(api.CodeUnavailable, "this agent left or entered the core during the scrub")
+	}
+	if err != nil {
+		return storage.ScrubReport{}, err
+	}
+	s.last.Store(&report)
+	if report.Errors > 0 {
+		first := report.Problems[0]
+		s.log.Error("damage found in log or snapshots", zap.Int("count", report.Errors), zap.String("path", first.File),
+			zap.Int64("offset", first.Offset), zap.String("reason", first.Message))
+	}
+	return report, nil
+}
+
+// scrubErrors is the metric parley_storage_scrub_errors: problems in the last scrub, false before the first.
+func (s *scrubber) scrubErrors() (float64, bool) {
+	report := s.last.Load()
+	if report == nil {
+		return 0, false
+	}
+	return float64(report.Errors), true
+}
+
+// apiScrub is scrub for the API.
+func (a *Agent) apiScrub(ctx context.Context, rate int64) (api.ScrubReport, error) {
+	report, err := a.scrubber.scrub(ctx, rate)
+	return scrubShape(report), err
+}
+
+func scrubShape(r storage.ScrubReport) api.ScrubReport {
+	out := api.ScrubReport{Errors: r.Errors, Segments: r.Segments, Entries: r.Entries, Snapshots: r.Snapshots, Bytes: r.Bytes}
+	for _, p := range r.Problems {
+		out.Problems = append(out.Problems, api.ScrubProblem(p))
+	}
+	return out
+}
+
+// ScrubOffline verifies the log and snapshots of an agent that does not run, which is also one that
+// does not start. It takes the directory's lock for as long as it reads.
+func ScrubOffline(ctx context.Context, path string, bytesPerSecond int64) (api.ScrubReport, error) {
+	dir := &dataDir{path: path, fs: storage.OS()}
+	ids, err := dir.readCluster()
+	if err == nil && ids == nil {
+		err = withHint(fmt.Errorf("%s belongs to no cluster: there is nothing to scrub", path), "name the agent's directory with --data-dir")
+	}
+	if err != nil {
+		return api.ScrubReport{}, err
+	}
+	held, err := storage.LockDir(path)
+	switch {
+	case errors.Is(err, storage.ErrLocked):
+		return api.ScrubReport{}, withHint(err, "the agent is running: ask it, by parley storage scrub without --offline")
+	case errors.Is(err, os.ErrPermission):
+		return api.ScrubReport{}, withHint(err, "run this as root or as the agent's user")
+	case err != nil:
+		return api.ScrubReport{}, err
+	}
+	defer held.Close() //nolint:errcheck // the lock ends with the process at the latest
+	report, err := storage.Scrub(ctx, storage.ScrubOptions{
+		FS: dir.fs, Dir: path, ClusterID: mustID(ids.ClusterID), RaftID: ids.RaftID, BytesPerSecond: bytesPerSecond,
+	})
+	return scrubShape(report), err
+}

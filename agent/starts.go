@@ -1,0 +1,83 @@
+package agent
+
+import (
+	"sync"
+	"time"
+
+	"github.com/parley-mesh/parley/membership"
+)
+
+// maxSeenStarts is how many starts of one member are remembered: far more than make an alert.
+const maxSeenStarts = 16
+
+// startTracker counts the starts of other agents by what gossip shows: the incarnation epoch in a member's
+// signed record grows by one with each start, so this works when the agent itself does not live long enough
+// to say anything. Its size is bounded by the number of members, and maxSeenStarts for each.
+type startTracker struct {
+	mu struct {
+		sync.Mutex
+		nodes map[string]seenStarts
+	}
+}
+
+type seenStarts struct {
+	epoch uint64
+	at    []time.Duration // boottime of this host when the epoch was seen to grow
+}
+
+// observe takes in what gossip holds at now. Members that gossip has forgotten are forgotten.
+func (t *startTracker) observe(members []membership.Member, now time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	nodes := make(map[string]seenStarts, len(members))
+	for _, m := range members {
+		was, known := t.mu.nodes[m.Name]
+		if !known {
+			was.epoch = m.Epoch // what came before we looked is not known
+		}
+		nodes[m.Name] = was.next(m.Epoch, now)
+	}
+	t.mu.nodes = nodes
+}
+
+// next is s with the starts that lead to epoch: more than one, if they came faster than gossip. A lower epoch is
+// that of another host which has taken the name.
+func (s seenStarts) next(epoch uint64, now time.Duration) seenStarts {
+	for ; s.epoch < epoch; s.epoch++ {
+		if epoch-s.epoch > maxSeenStarts {
+			s.epoch = epoch - maxSeenStarts
+		}
+		s.at = append(s.at, now)
+	}
+	s.epoch = epoch
+	if extra := len(s.at) - maxSeenStarts; extra > 0 {
+		s.at = append([]time.Duration(nil), s.at[extra:]...)
+	}
+	return s
+}
+
+func (s seenStarts) within(now time.Duration) (n int) {
+	for _, at := range s.at {
+		if now-at < startsWindow {
+			n++
+		}
+	}
+	return n
+}
+
+// of counts the starts of one member that were seen in the last ten minutes.
+func (t *startTracker) of(node string, now time.Duration) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.mu.nodes[node].within(now)
+}
+
+// most is the largest count of any member.
+func (t *startTracker) most(now time.Duration) (most int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range t.mu.nodes {
+		most = max(most, s.within(now))
+	}
+	return most
+}

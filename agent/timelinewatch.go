@@ -1,0 +1,209 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/api"
+	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/membership"
+	"github.com/parley-mesh/parley/state"
+)
+
+// timelineLook is how often an agent looks for what it has to report, beside each change of its core node.
+const timelineLook = 500 * time.Millisecond
+
+// timelineWatch turns what is into events. It looks at levels: the last word of the timeline about a member is
+// compared with what gossip holds, so that a death that happened while nobody led is reported by the next leader,
+// and one that the leader before has reported is not reported twice.
+type timelineWatch struct {
+	agent    *Agent
+	term     uint64 // of which this agent said that it leads
+	revision uint64 // of the timeline that last is from
+	last     map[string]string
+	failing  bool // the last renewal of the certificate did
+}
+
+// runTimeline writes events and watches for them until ctx ends.
+func (a *Agent) runTimeline(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		(&timelineWatch{agent: a}).run(ctx)
+	}()
+	err := a.timeline.run(ctx)
+	<-done
+	return err
+}
+
+func (w *timelineWatch) run(ctx context.Context) {
+	ticker := time.NewTicker(timelineLook)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.agent.core.changed:
+		case <-ticker.C:
+		}
+		w.lookAtCore()
+		w.lookAtRenewals(w.agent.renewer.Err())
+	}
+}
+
+// lookAtCore reports as the leader: that it leads, and who is gone or back.
+func (w *timelineWatch) lookAtCore() {
+	a := w.agent
+	n := a.core.member()
+	if n == nil {
+		return
+	}
+	st := n.Status()
+	if st.Leader != st.ID || !st.Confirmed {
+		return
+	}
+	if st.Term != w.term {
+		w.term = st.Term
+		a.timeline.report(api.EventLeader, a.ids.Node, fmt.Sprintf("term %d", st.Term))
+	}
+	for _, c := range memberChanges(a.ids.Node, a.memberList(), w.lastWords()) {
+		a.timeline.report(c.kind, c.node, c.message)
+	}
+}
+
+// lastWords is the kind of the last event about each member: dead, left or back. What waits to be written counts.
+func (w *timelineWatch) lastWords() map[string]string {
+	v := w.agent.hub.View()
+	if r := v.TableRevision(state.TableEvent); w.last == nil || r != w.revision {
+		w.last, w.revision = make(map[string]string), r
+		v.Events(0, func(e state.Event) bool {
+			if memberKinds[e.Kind] {
+				w.last[e.Subject] = e.Kind
+			}
+			return true
+		})
+	}
+	last := maps.Clone(w.last)
+	for _, e := range w.agent.timeline.pending() {
+		if memberKinds[e.Kind] {
+			last[e.Subject] = e.Kind
+		}
+	}
+	return last
+}
+
+var memberKinds = map[string]bool{api.EventMemberDead: true, api.EventMemberLeft: true, api.EventMemberBack: true}
+
+// memberChange is one event to report about a member.
+type memberChange struct {
+	kind, node, message string
+}
+
+// memberChanges lists what gossip holds and the last words do not say. A member of which nothing was ever said is
+// alive, and a suspected one is not judged yet.
+func memberChanges(self string, members []membership.Member, last map[string]string) []memberChange {
+	var changes []memberChange
+	for _, m := range members {
+		kind, was := "", last[m.Name]
+		switch {
+		case m.Name == self:
+		case m.State == membership.StateDead && was != api.EventMemberDead && was != api.EventMemberLeft:
+			kind = api.EventMemberDead
+		case m.State == membership.StateLeft && was != api.EventMemberLeft:
+			kind = api.EventMemberLeft
+		case m.State == membership.StateAlive && (was == api.EventMemberDead || was == api.EventMemberLeft):
+			kind = api.EventMemberBack
+		}
+		if kind != "" {
+			changes = append(changes, memberChange{kind: kind, node: m.Name, message: fmt.Sprintf("gossip holds it %s, incarnation %d", m.State, m.Epoch)})
+		}
+	}
+	return changes
+}
+
+// reportAlert puts the beginning or the end of an alert into the timeline.
+func (a *Agent) reportAlert(id string, firing bool, summary string) {
+	kind := api.EventResolved
+	if firing {
+		kind = api.EventAlert
+	}
+	a.timeline.report(kind, id, summary)
+}
+
+// reportStart says how this agent came to run.
+func (a *Agent) reportStart() {
+	if a.joined {
+		a.timeline.report(api.EventJoined, a.ids.Node, "version "+a.opts.Version)
+	}
+	message := "after a clean stop"
+	switch {
+	case a.ledger == nil:
+		message = "the ledger of starts cannot be written"
+	case a.ledger.first():
+		message = "for the first time"
+	case !a.ledger.clean():
+		message = "the run before ended without a clean stop"
+	}
+	a.timeline.report(api.EventStarted, a.ids.Node, fmt.Sprintf("start %d, %s", a.incarnation, message))
+}
+
+// lookAtRenewals reports when renewals of this agent's certificate begin to fail, and when they work again.
+func (w *timelineWatch) lookAtRenewals(err error) {
+	a := w.agent
+	switch {
+	case err != nil && !w.failing:
+		a.timeline.report(api.EventRenewal, a.ids.Node, err.Error())
+	case err == nil && w.failing:
+		a.timeline.report(api.EventRenewed, a.ids.Node, "")
+	}
+	w.failing = err != nil
+}
+
+func (a *Agent) newTimeline() *timeline {
+	return &timeline{
+		node: a.ids.Node, wall: a.eventTime, elapsed: clock.Boottime, wake: make(chan struct{}, 1), log: a.log.Named("timeline"),
+		execute: func(ctx context.Context, e state.EventAppend) error {
+			_, err := a.service.Execute(ctx, api.Internal(a.ids.Node), e)
+			return err
+		},
+	}
+}
+
+// eventTime is this host's wall clock as a stamp. It is shown beside the stamp of the log and orders nothing.
+func (a *Agent) eventTime() clock.Stamp { return stampOf(a.opts.Physical()) }
+
+// countStart notes this start before anything that could crash. An agent that cannot note it runs nevertheless: the
+// others count its incarnations.
+func (a *Agent) countStart() {
+	l, err := a.dir.openLedger(machineTime)
+	if err != nil {
+		a.log.Warn("this start is not in the ledger", zap.Error(err))
+		return
+	}
+	a.ledger = l
+}
+
+// countStop marks a clean stop.
+func (a *Agent) countStop(failed error) {
+	if a.ledger == nil || failed != nil {
+		return
+	}
+	if err := a.ledger.stop(); err != nil {
+		a.log.Warn("this stop is not in the ledger, the next start will take it for a crash", zap.Error(err))
+	}
+}
+
+// sayStopping is the last event of this run. It waits for it to be written for a moment, if anybody leads.
+func (a *Agent) sayStopping() {
+	a.timeline.report(api.EventStopping, a.ids.Node, "")
+	if a.coreStatus().Leader == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timelineGrace)
+	defer cancel()
+	a.timeline.flush(ctx)
+}

@@ -1,0 +1,64 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"github.com/parley-mesh/parley/state/watch"
+)
+
+// Blocking is the waiting half of a blocking read of what every agent holds.
+type Blocking struct {
+	// Wait is how long to wait for a change, at most 10 minutes.
+	Wait time.Duration
+	// Select names the rows whose changes are looked at.
+	Select watch.Selector
+	// Also returns a channel that is closed at the next change of something outside the View; nil for nothing.
+	Also func() <-chan struct{}
+	// Done is asked first, and again after each change.
+	Done func() bool
+}
+
+// Block returns once b.Done holds, or after b.Wait without an error: the reader then answers with things as they are.
+// It counts as a watch of the caller. Errors are *Error.
+func (s *Service) Block(ctx context.Context, caller Caller, b Blocking) error {
+	who := caller.identity()
+	if !s.watches.acquire(who) {
+		return Errorf(CodeTooMany, "%d watches are open for this caller", s.watches.each)
+	}
+	defer s.watches.release(who)
+	sub, err := s.local.Hub.Subscribe(b.Select)
+	if err != nil {
+		return hubError(err)
+	}
+	defer sub.Close()
+	over := time.NewTimer(min(max(b.Wait, 0), maxWait))
+	defer over.Stop()
+	for {
+		var also <-chan struct{}
+		if b.Also != nil {
+			also = b.Also() // before Done looks: a change in between is seen by one of them
+		}
+		if b.Done() {
+			return nil
+		}
+		select {
+		case <-sub.C():
+		case <-also:
+		case <-over.C:
+			return nil
+		case <-ctx.Done():
+			return AsError(ctx.Err())
+		}
+	}
+}
+
+// CatchUp returns when this agent's View contains every write that was acknowledged before the call. Errors are *Error.
+func (s *Service) CatchUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.options.OpTimeout)
+	defer cancel()
+	if err := s.catchUp(ctx); err != nil {
+		return AsError(err)
+	}
+	return nil
+}

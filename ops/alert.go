@@ -1,0 +1,146 @@
+package ops
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/parley-mesh/parley/ops/slo"
+)
+
+// A Severity says who has to know. Page wakes somebody, Warn is looked at within the day, Ticket within the
+// week.
+type Severity string
+
+// The severities.
+const (
+	Page   Severity = "page"
+	Warn   Severity = "warn"
+	Ticket Severity = "ticket"
+)
+
+// A Comparison says on which side of the threshold a reading is bad.
+type Comparison string
+
+// The comparisons.
+const (
+	Below   Comparison = "<"
+	AtMost  Comparison = "<="
+	Above   Comparison = ">"
+	AtLeast Comparison = ">="
+)
+
+// A Condition holds for a reading on the named side of the threshold.
+type Condition struct {
+	Metric    string
+	Compare   Comparison
+	Threshold float64
+}
+
+// holds reports whether the condition is true, and false for known when there is no such reading, or none
+// that is a number.
+func (c Condition) holds(r Readings) (held, known bool) {
+	value, ok := r[c.Metric]
+	if !ok || math.IsNaN(value) || math.IsInf(value, 0) {
+		return false, false
+	}
+	switch c.Compare {
+	case Below:
+		return value < c.Threshold, true
+	case AtMost:
+		return value <= c.Threshold, true
+	case Above:
+		return value > c.Threshold, true
+	case AtLeast:
+		return value >= c.Threshold, true
+	}
+	panic(fmt.Sprintf("ops: no such comparison: %q", c.Compare))
+}
+
+// An Alert fires when its condition has held for a time. Guard, if set, has to hold too: margin 0 of a
+// core of one is how it was meant.
+type Alert struct {
+	ID string
+	Condition
+	Guard    *Condition
+	For      time.Duration
+	Severity Severity
+	Runbook  string
+	Summary  string // one line for whoever is woken
+}
+
+// Alerts returns every alert of an agent, those of the SLOs last. The slice is the caller's own.
+func Alerts() []Alert {
+	return append(append([]Alert(nil), alerts...), sloAlerts()...)
+}
+
+// The runbooks that alerts, causes and checks name.
+const (
+	runbookServerDown = "server-down"
+	runbookCrashLoop  = "crash-loop"
+	runbookCorruption = "data-corruption"
+	runbookFirewall   = "firewall"
+)
+
+var alerts = []Alert{
+	{
+		ID: "quorum-margin", Condition: Condition{CoreQuorumMargin, AtMost, 0}, Guard: &Condition{CoreVoters, AtLeast, 3},
+		For: 2 * time.Second, Severity: Page, Runbook: runbookServerDown,
+		Summary: "one more lost core member stops writes, or they have stopped",
+	},
+	{
+		ID: "no-leader", Condition: Condition{CoreLeaderKnown, Below, 1},
+		For: 3 * time.Second, Severity: Page, Runbook: runbookServerDown,
+		Summary: "the core has no leader: writes and linearizable reads wait",
+	},
+	{
+		ID: "voter-unhealthy", Condition: Condition{CoreUnhealthyVoters, Above, 0},
+		For: 2 * time.Second, Severity: Warn, Runbook: runbookServerDown,
+		Summary: "a voter of the core does not answer",
+	},
+	{
+		ID: "crash-loop", Condition: Condition{AgentStarts, AtLeast, 3},
+		Severity: Page, Runbook: runbookCrashLoop,
+		Summary: "an agent was started three times or more within ten minutes",
+	},
+	{
+		ID: "digest-mismatch", Condition: Condition{DigestMinority, Above, 0},
+		Severity: Page, Runbook: runbookCorruption,
+		Summary: "core members disagree about the state at the same index",
+	},
+	{
+		ID: "storage-damage", Condition: Condition{StorageScrubErrors, Above, 0},
+		Severity: Page, Runbook: runbookCorruption,
+		Summary: "the log or a snapshot on this agent's disk is damaged",
+	},
+	{
+		ID: "udp-fallback", Condition: Condition{NetUDPFallback, Above, 0.05},
+		For: 10 * time.Second, Severity: Warn, Runbook: runbookFirewall,
+		Summary: "gossip falls back to TCP: UDP does not get through somewhere",
+	},
+	{
+		ID: "link-unreachable", Condition: Condition{NetUnreachable, Above, 0},
+		For: 5 * time.Second, Severity: Page, Runbook: runbookFirewall,
+		Summary: "this agent cannot reach an agent that is alive",
+	},
+}
+
+// sloRunbooks is what to do when an objective's budget burns.
+var sloRunbooks = map[string]string{slo.ConfigWrite: runbookServerDown, slo.MembershipAccuracy: runbookFirewall}
+
+// sloAlerts makes two alerts for each objective: the rules decide over windows of their own, so there is
+// no For.
+func sloAlerts() []Alert {
+	var out []Alert
+	for _, o := range slo.Objectives() {
+		for _, severity := range []slo.Severity{slo.Page, slo.Ticket} {
+			out = append(out, Alert{
+				ID:        "slo-" + o.Name + "-" + string(severity),
+				Condition: Condition{o.BurnMetric(severity), Above, 1},
+				Severity:  Severity(severity), Runbook: sloRunbooks[o.Name],
+				Summary: fmt.Sprintf("the error budget of %s (%s, target %g%%) burns too fast", o.Name, o.Good, 100*o.Target),
+			})
+		}
+	}
+	return out
+}

@@ -1,0 +1,314 @@
+package ops
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// CheckStatus is how a check ended.
+type CheckStatus string
+
+// Warn means: it works, and one more failure or some more time will hurt.
+const (
+	CheckOK   CheckStatus = "ok"
+	CheckWarn CheckStatus = "warn"
+	CheckFail CheckStatus = "fail"
+)
+
+// CheckResult is one check. Hint and Runbook are empty when all is well, or when there is none.
+type CheckResult struct {
+	ID      string      `json:"id"`
+	Status  CheckStatus `json:"status"`
+	Message string      `json:"message"`
+	Hint    string      `json:"hint"`
+	Runbook string      `json:"runbook"`
+}
+
+// CheckReport is the answer of `parley check`. OK means that nothing failed; warnings are no failures.
+type CheckReport struct {
+	OK     bool          `json:"ok"`
+	Checks []CheckResult `json:"checks"`
+}
+
+// Where the checks of a running agent warn and fail.
+const (
+	certificateWarn = 1.0 / 3 // of its life left: renewal is at half of it, so it has failed for a while
+	certificateFail = 1.0 / 6
+
+	diskWarnBytes = 1 << 30
+	diskFailBytes = 256 << 20 // four log segments
+
+	clockAheadWarn = time.Second
+	clockAheadFail = 5 * time.Second
+
+	learnerBehindWarn = 10_000 // entries; a learner that keeps up is a few behind
+)
+
+// CheckFacts is what the checks of a running agent judge.
+type CheckFacts struct {
+	CertificateLeft, CertificateLife time.Duration
+
+	LeaderKnown    bool
+	Size           int // the wanted number of voters
+	Voters         []CheckMember
+	Learners       []CheckMember
+	AllowedInCore  int // agents that hold the core grant and have not left
+	AnonymousRole  string
+	DiskFreeBytes  uint64
+	DiskKnown      bool
+	WideFiles      []string      // "path (mode)": files that others than the agent's user can read
+	ClockAhead     time.Duration // of the cluster's newest stamp over this host's clock
+	Versions       map[string]int
+	Scrubbed       bool // there was a scrub since the start
+	ScrubErrors    int
+	ScrubFirstFile string
+}
+
+// CheckMember is a member of the core as this agent sees it.
+type CheckMember struct {
+	Name, Zone  string
+	Healthy     bool // the leader hears from it; on others, gossip does
+	Alive       bool // by this agent's gossip
+	Behind      uint64
+	BehindKnown bool // only the leader knows Behind
+}
+
+// Check judges a running agent. The order is the order in which one would look.
+func Check(f CheckFacts) CheckReport {
+	return reportOf([]CheckResult{
+		f.certificate(), f.leader(), f.margin(), f.voters(), f.coreSize(), f.allowed(), f.zones(), f.learners(),
+		f.versions(), f.clock(), f.disk(), f.files(), f.storage(), f.anonymous(),
+	})
+}
+
+func reportOf(checks []CheckResult) CheckReport {
+	failed := func(c CheckResult) bool { return c.Status == CheckFail }
+	return CheckReport{OK: !slices.ContainsFunc(checks, failed), Checks: checks}
+}
+
+func pass(id, format string, args ...any) CheckResult {
+	return CheckResult{ID: id, Status: CheckOK, Message: fmt.Sprintf(format, args...)}
+}
+
+func (r CheckResult) warn(hint string) CheckResult {
+	r.Status, r.Hint = CheckWarn, hint
+	return r
+}
+
+func (r CheckResult) fail(hint string) CheckResult {
+	r.Status, r.Hint = CheckFail, hint
+	return r
+}
+
+func (r CheckResult) with(runbook string) CheckResult {
+	r.Runbook = runbook
+	return r
+}
+
+func (f CheckFacts) certificate() CheckResult {
+	r := pass("certificate", "valid for %s", f.CertificateLeft.Round(time.Second))
+	left := float64(f.CertificateLeft) / float64(max(f.CertificateLife, 1))
+	const hint = "it is renewed at half of its life: see 'certificate renewal failed' in this agent's log, and whether it reaches a core member"
+	switch {
+	case f.CertificateLeft <= 0:
+		r.Message = fmt.Sprintf("expired %s ago, peers refuse this agent", (-f.CertificateLeft).Round(time.Second))
+		return r.fail(hint)
+	case left < certificateFail:
+		return r.fail(hint)
+	case left < certificateWarn:
+		return r.warn(hint)
+	}
+	return r
+}
+
+func (f CheckFacts) leader() CheckResult {
+	if !f.LeaderKnown {
+		return pass("leader", "no leader is known: no writes, no linearizable reads").
+			fail("a majority of the voters must be up and reach each other: parley core, parley members").with(runbookServerDown)
+	}
+	return pass("leader", "the core has a leader")
+}
+
+func (f CheckFacts) healthyVoters() int {
+	n := 0
+	for _, v := range f.Voters {
+		if v.Healthy {
+			n++
+		}
+	}
+	return n
+}
+
+func (f CheckFacts) margin() CheckResult {
+	quorum := len(f.Voters)/2 + 1
+	margin := f.healthyVoters() - quorum
+	r := pass("quorum-margin", "%d of %d voters may fail", max(margin, 0), len(f.Voters))
+	switch {
+	case len(f.Voters) == 0:
+		r.Message = "the voters are not known"
+		return r.fail("this agent has not heard from a core member since it started: parley members").with(runbookServerDown)
+	case margin < 0:
+		r.Message = fmt.Sprintf("%d of %d voters are healthy, %d are needed", f.healthyVoters(), len(f.Voters), quorum)
+		return r.fail("bring the missing voters back").with(runbookServerDown)
+	case margin == 0 && len(f.Voters) >= 3:
+		r.Message = "the next failure of a voter stops writes"
+		return r.fail("bring the missing voters back, or allow another agent: parley core allow NODE").with(runbookServerDown)
+	case margin == 0:
+		r.Message = "one failure stops writes: the core has " + count(len(f.Voters), "voter")
+		return r.warn("a core of three survives one failure: let more agents join with a token of 'parley token create --core'")
+	}
+	return r
+}
+
+func (f CheckFacts) voters() CheckResult {
+	var missing []string
+	for _, v := range f.Voters {
+		if !v.Healthy || !v.Alive {
+			missing = append(missing, v.Name)
+		}
+	}
+	if len(missing) > 0 {
+		return pass("voters", "not reached: %s", strings.Join(missing, ", ")).
+			warn("if the host is up, see whether UDP and TCP of the mesh port pass both ways; if it is gone for good, it is replaced after core.replace_after").
+			with(runbookFirewall)
+	}
+	return pass("voters", "%s reached", count(len(f.Voters), "voter"))
+}
+
+func (f CheckFacts) coreSize() CheckResult {
+	r := pass("core-size", "%d of %d wanted voters", len(f.Voters), f.Size)
+	if len(f.Voters) < f.Size {
+		return r.warn("let more agents join with a token of 'parley token create --core', or run parley core allow NODE for one that has")
+	}
+	return r
+}
+
+func (f CheckFacts) allowed() CheckResult {
+	r := pass("core-allowed", "%s allowed in a core of %d", count(f.AllowedInCore, "agent"), f.Size)
+	if f.AllowedInCore < f.Size+1 {
+		return r.warn("without a spare a dead voter is not replaced: run parley core allow NODE for one agent more")
+	}
+	return r
+}
+
+func (f CheckFacts) zones() CheckResult {
+	zones := map[string]int{}
+	for _, v := range f.Voters {
+		zones[v.Zone]++
+	}
+	r := pass("zones", "voters in %s", count(len(zones), "zone"))
+	switch {
+	case len(f.Voters) < 3:
+		r.Message = "nothing to spread: " + count(len(f.Voters), "voter")
+	case len(zones) == 1 && zones[""] > 0:
+		r.Message = "no voter names a zone"
+		return r.warn("name the failure domain of each host before it joins (zone, --zone): the core spreads its voters over zones")
+	case len(zones) == 1:
+		r.Message = "all voters are in zone " + f.Voters[0].Zone
+		return r.warn("allow agents of other zones: parley core allow NODE; the core spreads by itself")
+	}
+	return r
+}
+
+func (f CheckFacts) learners() CheckResult {
+	var slow []string
+	for _, l := range f.Learners {
+		if !l.Healthy || l.BehindKnown && l.Behind > learnerBehindWarn {
+			slow = append(slow, l.Name)
+		}
+	}
+	if len(slow) > 0 {
+		return pass("learners", "not catching up: %s", strings.Join(slow, ", ")).
+			warn("see the log of that agent for 'snapshot not installed' or a refused connection; a learner does not count until it has caught up")
+	}
+	return pass("learners", "%s", count(len(f.Learners), "learner"))
+}
+
+func (f CheckFacts) versions() CheckResult {
+	if len(f.Versions) <= 1 {
+		return pass("versions", "one version in the cluster")
+	}
+	var parts []string
+	for version, n := range f.Versions {
+		parts = append(parts, fmt.Sprintf("%s on %s", version, count(n, "agent")))
+	}
+	slices.Sort(parts)
+	return pass("versions", "%s", strings.Join(parts, ", ")).warn("finish the upgrade: versions side by side are for its duration")
+}
+
+func (f CheckFacts) clock() CheckResult {
+	r := pass("clock", "within %s of the cluster", clockAheadWarn)
+	if f.ClockAhead > clockAheadWarn {
+		r.Message = fmt.Sprintf("this host's clock is %s behind the cluster's newest stamp", f.ClockAhead.Round(time.Millisecond))
+		const hint = "check time synchronization here and on the leader: chronyc tracking, timedatectl"
+		if f.ClockAhead > clockAheadFail {
+			return r.fail(hint)
+		}
+		return r.warn(hint)
+	}
+	return r
+}
+
+func (f CheckFacts) disk() CheckResult { return checkDisk(f.DiskFreeBytes, f.DiskKnown) }
+
+// checkDisk is the same before and after the install.
+func checkDisk(free uint64, known bool) CheckResult {
+	r := pass("disk", "%s free for the data directory", size(free))
+	const hint = "make room on the file system of the data directory: a full disk refuses writes, and the agent does not start on one"
+	switch {
+	case !known:
+		r.Message = "free space is not known"
+		return r.warn("see df for the data directory")
+	case free < diskFailBytes:
+		return r.fail(hint)
+	case free < diskWarnBytes:
+		return r.warn(hint)
+	}
+	return r
+}
+
+func (f CheckFacts) files() CheckResult {
+	if len(f.WideFiles) > 0 {
+		return pass("files", "others can read %s", strings.Join(f.WideFiles, ", ")).
+			fail("chmod go= on them; if a key was readable, give this host a new identity: empty the data directory and join with a token of 'parley token create --replace NODE'")
+	}
+	return pass("files", "the data directory is the agent's alone")
+}
+
+func (f CheckFacts) storage() CheckResult {
+	switch {
+	case !f.Scrubbed:
+		return pass("storage", "verified when it was opened; not scrubbed since")
+	case f.ScrubErrors > 0:
+		return pass("storage", "%s in the last scrub, the first in %s", count(f.ScrubErrors, "problem"), f.ScrubFirstFile).
+			fail("parley storage scrub lists them; keep a copy of the data directory").with(runbookCorruption)
+	}
+	return pass("storage", "the last scrub found nothing")
+}
+
+func (f CheckFacts) anonymous() CheckResult {
+	r := pass("anonymous-role", "programs on this host without an identity have the role %s", f.AnonymousRole)
+	if f.AnonymousRole == "local" || f.AnonymousRole == "operator" {
+		return r.warn("every user of this host has it: set http.anonymous_role to discovery, and use the admin socket for more")
+	}
+	return r
+}
+
+// count is "1 voter", "2 voters".
+func count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
+}
+
+// size is bytes as people read them.
+func size(n uint64) string {
+	const mib, gib = 1 << 20, 1 << 30
+	if n >= 10*gib {
+		return fmt.Sprintf("%d GiB", n/gib)
+	}
+	return fmt.Sprintf("%d MiB", n/mib)
+}

@@ -1,0 +1,163 @@
+package ops
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// healthyReadings are of a cluster with three voters in which all is well.
+func healthyReadings() Readings {
+	return Readings{
+		CoreLeaderKnown: 1, CoreQuorumMargin: 1, CoreUnhealthyVoters: 0, CoreVoters: 3, IdentityRemaining: 0.7, AgentStarts: 1,
+		StorageFreeBytes: 10 << 30, StorageFreeRatio: 0.5, ClockAhead: 0, NetUnreachable: 0, NetUDPFallback: 0, DigestMinority: 0, StorageScrubErrors: 0,
+	}
+}
+
+func healthyFacts() Facts {
+	return Facts{
+		Node: "a1", Leader: "a1", Certificate: base.Add(time.Hour),
+		Core: []CoreFact{{"a1", false, true, "alive", base}, {"a2", false, true, "alive", base}, {"a3", false, true, "alive", base}},
+	}
+}
+
+// Each trouble alone is named first, with whom it is about and what to run; without any, nothing is.
+func TestExplainOneTrouble(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		trouble func(Readings, *Facts)
+		want    string // cause, subject, severity, alert, runbook
+		command string
+	}{
+		{"all is well", func(Readings, *Facts) {}, "", ""},
+		{"a voter is dead", func(r Readings, f *Facts) {
+			r[CoreQuorumMargin], r[CoreUnhealthyVoters] = 0, 1
+			f.Core[1] = CoreFact{"a2", false, false, "dead", base}
+		}, "core-member-dead a2 page quorum-margin server-down", "parley runbook run server-down --var node=a2"},
+		{"a voter of five is dead", func(r Readings, f *Facts) {
+			r[CoreQuorumMargin], r[CoreVoters] = 1, 5
+			f.Core[1] = CoreFact{"a2", false, false, "dead", base}
+		}, "core-member-dead a2 warn voter-unhealthy server-down", "parley runbook run server-down --var node=a2"},
+		{"a voter was never met", func(r Readings, f *Facts) {
+			r[CoreQuorumMargin] = 0
+			f.Core[2] = CoreFact{"a3", false, false, MemberUnknown, time.Time{}}
+		}, "core-member-dead a3 page quorum-margin server-down", "parley runbook run server-down --var node=a3"},
+		{"a learner is dead", func(_ Readings, f *Facts) {
+			f.Core = append(f.Core, CoreFact{"a4", true, false, "dead", base})
+		}, "core-member-dead a4 warn  server-down", "parley runbook run server-down --var node=a4"},
+		{"a voter is alive and silent", func(r Readings, f *Facts) {
+			r[CoreQuorumMargin] = 0
+			f.Core[1].Healthy = false
+		}, "core-member-unhealthy a2 warn voter-unhealthy server-down", "parley node status a2"},
+		{"no quorum", func(r Readings, _ *Facts) { r[CoreQuorumMargin], r[CoreLeaderKnown] = -1, 0 },
+			"no-quorum core page no-leader server-down", "parley core"},
+		{"no leader", func(r Readings, _ *Facts) { r[CoreLeaderKnown] = 0 }, "no-leader core page no-leader server-down", "parley core"},
+		{"no word of the core", func(r Readings, _ *Facts) {
+			r[CoreLeaderKnown] = 0
+			delete(r, CoreQuorumMargin)
+		}, "no-leader core page no-leader server-down", "parley core"},
+		{"digests differ", func(r Readings, _ *Facts) { r[DigestMinority] = 1 },
+			"digest-mismatch core page digest-mismatch data-corruption", "parley digest compare"},
+		{"damage on disk", func(r Readings, _ *Facts) { r[StorageScrubErrors] = 2 },
+			"storage-damage a1 page storage-damage data-corruption", "parley storage scrub"},
+		{"crash loop", func(r Readings, _ *Facts) { r[AgentStarts] = 3 }, "crash-loop agents page crash-loop crash-loop", "parley runbook run crash-loop"},
+		{"disk full", func(r Readings, _ *Facts) { r[StorageFreeBytes] = 1 << 20 }, "disk-full a1 page  ", "df -h DATA_DIR"},
+		{"certificate expired", func(r Readings, _ *Facts) { r[IdentityRemaining] = 0 }, "certificate-expired a1 page  ", "parley status"},
+		{"certificate about to expire", func(r Readings, _ *Facts) { r[IdentityRemaining] = 0.1 }, "certificate-expiring a1 page  ", "parley status"},
+		{"certificate not renewed", func(r Readings, _ *Facts) { r[IdentityRemaining] = 0.3 }, "certificate-expiring a1 warn  ", "parley status"},
+		{"links down", func(r Readings, _ *Facts) { r[NetUnreachable] = 1 }, "links-down a1 page link-unreachable firewall", "parley net matrix"},
+		{"udp blocked", func(r Readings, _ *Facts) { r[NetUDPFallback] = 0.5 }, "udp-fallback a1 warn udp-fallback firewall", "parley net matrix"},
+		{"clock behind", func(r Readings, _ *Facts) { r[ClockAhead] = 3 }, "clock a1 warn  ", "date -u"},
+		{"an agent outside the core is dead", func(_ Readings, f *Facts) { f.Members = []MemberFact{{"a5", "dead", base}} },
+			"agent-dead a5 warn  server-down", "parley runbook run server-down --var node=a5"},
+		{"an agent left", func(_ Readings, f *Facts) { f.Members = []MemberFact{{"a5", "left", base}} }, "", ""},
+	} {
+		r, f := healthyReadings(), healthyFacts()
+		test.trouble(r, &f)
+		e := Explain(r, nil, f)
+		if test.want == "" {
+			if !e.Healthy || e.Causes == nil || len(e.Causes) != 0 {
+				t.Errorf("%s: %+v", test.name, e)
+			}
+			continue
+		}
+		if e.Healthy || len(e.Causes) != 1 {
+			t.Errorf("%s: healthy %v, %d causes: %+v", test.name, e.Healthy, len(e.Causes), e.Causes)
+			continue
+		}
+		c := e.Causes[0]
+		got := strings.Join([]string{c.Cause, c.Subject, string(c.Severity), c.Alert, c.Runbook}, " ")
+		if got != test.want || c.Command != test.command || c.Rank != 1 || len(c.Evidence) == 0 {
+			t.Errorf("%s:\n got %s: %s, rank %d, evidence %q\nwant %s: %s", test.name, got, c.Command, c.Rank, c.Evidence, test.want, test.command)
+		}
+	}
+}
+
+// When everything is wrong at once, the order is fixed and the dead are named before what follows from them.
+func TestExplainRanks(t *testing.T) {
+	r, f := healthyReadings(), healthyFacts()
+	r[CoreQuorumMargin], r[CoreLeaderKnown], r[IdentityRemaining], r[StorageFreeBytes] = -1, 0, 0, 0
+	r[NetUnreachable], r[NetUDPFallback], r[ClockAhead], r[DigestMinority], r[StorageScrubErrors], r[AgentStarts] = 2, 1, 9, 1, 1, 5
+	f.Core[0] = CoreFact{"a1", false, false, "alive", base}
+	f.Core[1] = CoreFact{"a2", false, false, "dead", base}
+	f.Core[2] = CoreFact{"a3", false, false, "dead", base}
+	f.Members = []MemberFact{{"a2", "dead", base}, {"a3", "dead", base}, {"a5", "dead", base}}
+	var got []string
+	for i, c := range Explain(r, nil, f).Causes {
+		got = append(got, c.Cause+" "+c.Subject)
+		if c.Rank != i+1 {
+			t.Errorf("cause %d has rank %d", i, c.Rank)
+		}
+	}
+	want := []string{
+		"core-member-dead a2", "core-member-dead a3", "core-member-unhealthy a1", "no-quorum core", "digest-mismatch core", "storage-damage a1",
+		"crash-loop agents", "disk-full a1", "certificate-expired a1", "links-down a1", "udp-fallback a1", "clock a1", "agent-dead a5",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// The evidence says where the alert stands, and an alert that nothing accounts for is a cause of its own.
+func TestExplainAlerts(t *testing.T) {
+	r, f := healthyReadings(), healthyFacts()
+	alerts := []AlertStatus{
+		{ID: "quorum-margin", State: StateFiring, Severity: Page, Since: base, Runbook: runbookServerDown},
+		{ID: "slo-config-write-page", State: StateFiring, Severity: Page, Since: base, Runbook: runbookServerDown, Summary: "burns"},
+		{ID: "no-leader", State: StateOK, Runbook: runbookServerDown},
+	}
+	r[CoreQuorumMargin] = 0
+	f.Core[1] = CoreFact{"a2", false, false, "dead", base}
+	causes := Explain(r, alerts, f).Causes
+	if len(causes) != 2 || causes[1].Cause != CauseAlert || causes[1].Subject != "slo-config-write-page" || causes[1].Runbook != runbookServerDown {
+		t.Fatalf("causes %+v", causes)
+	}
+	want := []string{"gossip holds voter a2 dead since 03:04:00Z", "0 of 3 voters may still fail", "alert quorum-margin is firing since 03:04:00Z"}
+	if !slices.Equal(causes[0].Evidence, want) {
+		t.Errorf("evidence %q, want %q", causes[0].Evidence, want)
+	}
+}
+
+// An agent that has measured nothing does not call itself healthy.
+func TestExplainWithoutData(t *testing.T) {
+	e := (&Board{}).Snapshot().Explain()
+	if e.Healthy || len(e.Causes) != 1 || e.Causes[0].Cause != CauseNoData {
+		t.Errorf("got %+v", e)
+	}
+}
+
+// Causes name alerts and runbooks that exist.
+func TestCausesNameWhatExists(t *testing.T) {
+	r, f := Readings{
+		CoreLeaderKnown: 0, CoreQuorumMargin: 0, CoreVoters: 3, DigestMinority: 1, StorageScrubErrors: 1, AgentStarts: 3, NetUnreachable: 1, NetUDPFallback: 1,
+	}, healthyFacts()
+	f.Core[1] = CoreFact{"a2", false, false, "dead", base}
+	f.Core[2].Healthy = false
+	for _, c := range Explain(r, nil, f).Causes {
+		i := slices.IndexFunc(Alerts(), func(a Alert) bool { return a.ID == c.Alert })
+		if i < 0 || Alerts()[i].Runbook != c.Runbook {
+			t.Errorf("%s names alert %q and runbook %q", c.Cause, c.Alert, c.Runbook)
+		}
+	}
+}

@@ -1,0 +1,94 @@
+package ops
+
+// Readings are what an agent measured at one moment, by metric name. An absent name means no data.
+type Readings map[string]float64
+
+// Set notes a reading, unless ok says that there is none.
+func (r Readings) Set(metric string, value float64, ok bool) {
+	if ok {
+		r[metric] = value
+	}
+}
+
+// SetBool notes 1 or 0.
+func (r Readings) SetBool(metric string, value bool) {
+	r[metric] = 0
+	if value {
+		r[metric] = 1
+	}
+}
+
+// The names of the readings that are judged. Metrics lists all of them.
+const (
+	CoreLeaderKnown     = "parley_core_leader_known"
+	CoreQuorumMargin    = "parley_core_quorum_margin"
+	CoreUnhealthyVoters = "parley_core_unhealthy_voters"
+	CoreVoters          = "parley_core_voters"
+	CoreLearners        = "parley_core_learners"
+	CoreTerm            = "parley_core_term"
+	CoreCommitIndex     = "parley_core_commit_index"
+	CoreAppliedIndex    = "parley_core_applied_index"
+
+	MembersAlive   = "parley_membership_alive"
+	MembersSuspect = "parley_membership_suspect"
+	MembersDead    = "parley_membership_dead"
+	MembersLeft    = "parley_membership_left"
+
+	AgentReady        = "parley_agent_ready"
+	AgentStarts       = "parley_agent_starts_10m"
+	IdentityRemaining = "parley_identity_remaining_ratio"
+	ViewIndex         = "parley_view_index"
+	ViewLag           = "parley_view_lag_entries"
+	ClockAhead        = "parley_clock_ahead_seconds"
+
+	StorageFreeBytes   = "parley_storage_free_bytes"
+	StorageFreeRatio   = "parley_storage_free_ratio"
+	StorageScrubErrors = "parley_storage_scrub_errors"
+	DigestMinority     = "parley_state_digest_minority"
+
+	NetUDPFallback = "parley_net_udp_fallback_ratio"
+	NetUnreachable = "parley_net_unreachable_links"
+)
+
+// A Metric is one reading as /metrics shows it.
+type Metric struct {
+	Name string
+	Help string
+}
+
+// Metrics returns every reading that an agent can have, in a fixed order. The slice is the caller's own.
+func Metrics() []Metric {
+	out := make([]Metric, len(metrics))
+	copy(out, metrics)
+	for _, a := range sloAlerts() {
+		out = append(out, Metric{Name: a.Metric, Help: "How far the worst burn-rate rule behind alert " + a.ID + " is over its factor; above 1 it fires."})
+	}
+	return out
+}
+
+var metrics = []Metric{
+	{CoreLeaderKnown, "1 while this agent knows who leads the core, else 0."},
+	{CoreQuorumMargin, "Voters that may fail before writes stop; below 0 they have."},
+	{CoreUnhealthyVoters, "Voters that the leader, or gossip on a follower, does not hear."},
+	{CoreVoters, "Voters of the core."},
+	{CoreLearners, "Learners of the core."},
+	{CoreTerm, "Raft term."},
+	{CoreCommitIndex, "Raft index up to which entries are committed."},
+	{CoreAppliedIndex, "Raft index up to which entries are applied."},
+	{MembersAlive, "Agents that gossip holds alive, this one included."},
+	{MembersSuspect, "Agents that gossip suspects."},
+	{MembersDead, "Agents that gossip holds dead."},
+	{MembersLeft, "Agents that said that they leave."},
+	{AgentReady, "1 while this agent can serve linearizable requests, else 0."},
+	{AgentStarts, "Starts within 10 minutes, of this agent or of the member with the most, whichever is more."},
+	{IdentityRemaining, "Part of the certificate's life that is left, 0 once it has expired."},
+	{ViewIndex, "Raft index of the state that this agent shows."},
+	{ViewLag, "Committed entries that this agent does not show yet."},
+	{ClockAhead, "How far the newest stamp of the state is ahead of this host's clock."},
+	{StorageFreeBytes, "Free space on the file system of the data directory."},
+	{StorageFreeRatio, "Free part of the file system of the data directory."},
+	{StorageScrubErrors, "Errors that the last scrub of log and snapshots found."},
+	{DigestMinority, "Core members whose state differs from that of the majority."},
+	{NetUDPFallback, "Part of this agent's links on which gossip had to fall back to TCP."},
+	{NetUnreachable, "Live agents that this one cannot reach."},
+}

@@ -1,0 +1,155 @@
+package ops
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/parley-mesh/parley/ops/slo"
+)
+
+// maxScrapes is how many may read /metrics at a time; one more is refused with 503.
+const maxScrapes = 4
+
+// requestBuckets are in seconds. A write within a zone takes milliseconds, and 1 s is where an objective ends.
+var requestBuckets = []float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5}
+
+// RegistryOptions say what a Registry shows.
+type RegistryOptions struct {
+	Version  string
+	Board    *Board
+	Counters []*slo.Counter
+	Elapsed  func() time.Duration // boottime
+}
+
+// Registry is what /metrics shows: the newest Snapshot, the counters of the objectives, requests, and Go's
+// and the process's own figures. Nothing is registered with Prometheus's global registry.
+type Registry struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	elapsed  func() time.Duration
+}
+
+// NewRegistry makes the metrics; nothing runs.
+func NewRegistry(o RegistryOptions) *Registry {
+	r := &Registry{
+		registry: prometheus.NewRegistry(), elapsed: o.Elapsed,
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "parley_http_requests_total", Help: "Requests that were answered, by endpoint and HTTP status.",
+		}, []string{"route", "code"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "parley_http_request_seconds", Help: "Time to the answer of requests that were not meant to wait for a change.",
+			Buckets: requestBuckets,
+		}, []string{"route", "code"}),
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "parley_build_info", Help: "Always 1; the label names the version.", ConstLabels: prometheus.Labels{"version": o.Version},
+	})
+	build.Set(1)
+	r.registry.MustRegister(
+		r.requests, r.seconds, build, newBoardCollector(o.Board, o.Counters),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return r
+}
+
+// Handler serves the metrics.
+func (r *Registry) Handler() http.Handler {
+	return promhttp.HandlerFor(r.registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes, DisableCompression: true})
+}
+
+// Request times one request of an endpoint. The returned function is called with its end; the time of a
+// blocking one says nothing and is not kept.
+func (r *Registry) Request(route string) func(status int, blocking bool) {
+	began := r.elapsed()
+	return func(status int, blocking bool) {
+		code := strconv.Itoa(status)
+		r.requests.WithLabelValues(route, code).Inc()
+		if !blocking {
+			r.seconds.WithLabelValues(route, code).Observe((r.elapsed() - began).Seconds())
+		}
+	}
+}
+
+// boardCollector shows a Board's newest Snapshot: a reading that is absent is an absent series.
+type boardCollector struct {
+	board    *Board
+	counters []*slo.Counter
+	readings map[string]*prometheus.Desc
+	events   *prometheus.Desc
+	burn     *prometheus.Desc
+	budget   *prometheus.Desc
+	firing   *prometheus.Desc
+}
+
+func newBoardCollector(board *Board, counters []*slo.Counter) *boardCollector {
+	c := &boardCollector{
+		board: board, counters: counters, readings: make(map[string]*prometheus.Desc),
+		events: prometheus.NewDesc("parley_slo_events_total", "Events that count for an objective; seconds of agents for membership-accuracy.",
+			[]string{"slo", "result", "source"}, nil),
+		burn: prometheus.NewDesc("parley_slo_burn_ratio", "How many times faster than it may an error budget is used up.",
+			[]string{"slo", "window"}, nil),
+		budget: prometheus.NewDesc("parley_slo_budget_remaining_ratio", "Part of an error budget that is left of 30 days; negative when it is overdrawn.",
+			[]string{"slo"}, nil),
+		firing: prometheus.NewDesc("parley_alert_firing", "1 while an alert fires, else 0; absent while it has no data.",
+			[]string{"alert", "severity"}, nil),
+	}
+	for _, m := range Metrics() {
+		c.readings[m.Name] = prometheus.NewDesc(m.Name, m.Help, nil, nil)
+	}
+	return c
+}
+
+// Describe implements prometheus.Collector.
+func (c *boardCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range c.readings {
+		out <- d
+	}
+	out <- c.events
+	out <- c.burn
+	out <- c.budget
+	out <- c.firing
+}
+
+// Collect implements prometheus.Collector.
+func (c *boardCollector) Collect(out chan<- prometheus.Metric) {
+	snapshot := c.board.Snapshot()
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	for name, value := range snapshot.Readings {
+		if d, ok := c.readings[name]; ok {
+			gauge(d, value)
+		}
+	}
+	for _, counter := range c.counters {
+		name := counter.Objective().Name
+		counter.Each(func(source, result string, events uint64) {
+			out <- prometheus.MustNewConstMetric(c.events, prometheus.CounterValue, float64(events), name, result, source)
+		})
+	}
+	for _, s := range snapshot.SLOs {
+		if s.BudgetRemaining != nil {
+			gauge(c.budget, *s.BudgetRemaining, s.Name)
+		}
+		for window, burn := range s.Burn {
+			if burn != nil {
+				gauge(c.burn, *burn, s.Name, window)
+			}
+		}
+	}
+	for _, a := range snapshot.Alerts {
+		if a.State != StateNoData {
+			value := 0.0
+			if a.State == StateFiring {
+				value = 1
+			}
+			gauge(c.firing, value, a.ID, string(a.Severity))
+		}
+	}
+}
