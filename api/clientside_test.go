@@ -17,11 +17,11 @@ import (
 )
 
 // newClient talks to agent over its admin socket.
-func newClient(t *testing.T, a *fakeAgent) *client.Client {
+func newClient(t *testing.T, a *fakeAgent, options ...client.Option) *client.Client {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "admin.sock")
 	serve(t, listen(t, "unix", path), a.service.Handler(Socket))
-	c, err := client.New("unix://" + path)
+	c, err := client.New("unix://"+path, options...)
 	if err != nil {
 		t.Fatal(err)
 	}

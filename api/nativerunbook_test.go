@@ -3,10 +3,12 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
 
+	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/ops/runbook"
 )
 
@@ -53,5 +55,54 @@ func TestRunbooksAreServed(t *testing.T) {
 				t.Errorf("%s: the policy is %q", tt.target, policy)
 			}
 		}
+	}
+}
+
+// The client of the same repository reads runbooks, and one that was made to read only changes nothing: it is refused
+// what writes, whichever method sends it, and reads on.
+func TestClientRunbooksAndReadOnly(t *testing.T) {
+	fake := newFake(t, 1, 1)
+	fake.put("k", "v")
+	ctx := t.Context()
+	c := newClient(t, fake.agents["a1"])
+	list, err := c.Runbooks(ctx)
+	if err != nil || len(list) < 4 || list[0].ID != "crash-loop" || string(list[0].FailureMode) != "1" || list[0].LastDrill != nil {
+		t.Errorf("list: %+v, %v", list, err)
+	}
+	whole, err := c.Runbook(ctx, "firewall")
+	if err != nil || !strings.Contains(string(whole), `"steps":[`) {
+		t.Errorf("firewall: %.100s, %v", whole, err)
+	}
+	var refused *client.Error
+	if _, err := c.Runbook(ctx, "nothing"); !errors.As(err, &refused) || refused.Code != CodeNotFound || refused.ExitCode() != 1 {
+		t.Errorf("nothing: %v", err)
+	}
+
+	reader := newClient(t, fake.agents["a1"], client.ReadOnly())
+	before := len(fake.log)
+	for name, write := range map[string]func() error{
+		"put":    func() error { _, err := reader.Put(ctx, "k", []byte("w"), client.PutOptions{}); return err },
+		"delete": func() error { _, err := reader.Delete(ctx, "k", client.DeleteOptions{}); return err },
+		"txn": func() error {
+			_, err := reader.Txn(ctx, client.Txn{Then: []client.Op{{Op: "delete", Key: "k"}}})
+			return err
+		},
+		"token": func() error { _, err := reader.CreateToken(ctx, client.TokenSpec{}); return err },
+		"core":  func() error { return reader.SetCoreSize(ctx, 1) },
+		"role":  func() error { return reader.SetAgentRole(ctx, "a1", "none") },
+		"read txn": func() error {
+			_, err := reader.Txn(ctx, client.Txn{Then: []client.Op{{Op: "get", Key: "k"}}})
+			return err
+		},
+	} {
+		if err := write(); !errors.As(err, &refused) || refused.Code != CodeDenied || refused.ExitCode() != 4 {
+			t.Errorf("%s, read only: %v", name, err)
+		}
+	}
+	if pair, err := reader.Get(ctx, "k", client.ReadOptions{}); err != nil || string(pair.Value) != "v" || len(fake.log) != before {
+		t.Errorf("read: %+v, %v; %d commands more in the log", pair, err, len(fake.log)-before)
+	}
+	if _, err := c.Put(ctx, "k", []byte("w"), client.PutOptions{}); err != nil {
+		t.Errorf("the control: %v", err)
 	}
 }

@@ -203,7 +203,7 @@ func TestShapesAreTrue(t *testing.T) {
 		var out, problems bytes.Buffer
 		a := &app{in: strings.NewReader(""), out: &out, err: &problems, getenv: func(string) string { return "" }}
 		args := slices.Concat(strings.Fields(name), shapeArguments[name], []string{"--addr", agent.URL, "-o", "json"})
-		if code := a.run(context.Background(), args); code != exitOK {
+		if code := a.run(context.Background(), args); code != exitOK && out.Len() == 0 { // a check that fails has an answer
 			t.Errorf("%s: exit %d: %s", name, code, &problems)
 			continue
 		}

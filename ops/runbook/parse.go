@@ -238,7 +238,7 @@ func (p *parser) yamlProblems(at int, err error) {
 func inWords(complaint string) string {
 	name, found := strings.CutPrefix(complaint, "field ")
 	if name, _, cut := strings.Cut(name, " not found in type "); found && cut {
-		return fmt.Sprintf("there is no field %q; the package comment of ops/runbook lists those that there are", name)
+		return fmt.Sprintf("there is no field %q; ops/runbook/book.go has all that there are", name)
 	}
 	return complaint
 }

@@ -16,6 +16,7 @@ import (
 // TestRunbookFirewall: with UDP blocked between two agents the diagnosis leads to opening it, and the verify step holds
 // once it is open again.
 func TestRunbookFirewall(t *testing.T) {
+	t.Parallel() // it mostly waits
 	n := newNetwork(t, lab.DefaultAgents)
 	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute, Place: n.place})
 	asked := l.Agents[0]
