@@ -17,10 +17,11 @@ func (a *Agent) apiOptions() api.Options {
 	return api.Options{
 		Local: api.Local{
 			Node: a.ids.Node, Hub: a.hub, HoldsKV: a.views.ownLog, Leader: a.leader,
+			MembersChanged: a.membersChanged, Starts: func() uint64 { return a.starts },
 			Propose: a.propose, ReadIndex: a.readIndex, Call: a.call, RoleOf: a.roleOf, CoreNodes: a.book.coreNodes,
 			ClusterVersion: func() uint32 { return a.hub.View().Cluster().Version },
 			Members:        a.apiMembers, Core: a.coreStatus, Status: a.status, Health: a.health,
-			CreateToken: a.createToken, MembersChanged: a.membersChanged, Starts: func() uint64 { return a.starts },
+			CreateToken: a.createToken,
 		},
 		AnonymousRole: policy.Role(a.cfg.HTTP.AnonymousRole),
 		IdentifyTLS: func(cs tls.ConnectionState) (string, string, error) {

@@ -44,14 +44,13 @@ func Routes(o Options) []api.Route {
 	if d.datacenter == "" {
 		d.datacenter = "dc1"
 	}
-	routes := []api.Route{
+	routes := append(d.discoveryRoutes(), []api.Route{
 		{Method: http.MethodGet, Path: "/v1/kv/*", Action: policy.KVRead, Serve: d.kvGet},
 		{Method: http.MethodPut, Path: "/v1/kv/*", Action: policy.KVWrite, Serve: d.kvPut},
 		{Method: http.MethodDelete, Path: "/v1/kv/*", Action: policy.KVWrite, Serve: d.kvDelete},
 		{Method: http.MethodGet, Path: "/v1/status/leader", Action: policy.CoreRead, Own: true, Serve: d.statusLeader},
 		{Method: http.MethodGet, Path: "/v1/status/peers", Action: policy.CoreRead, Own: true, Serve: d.statusPeers},
-	}
-	routes = append(routes, d.discoveryRoutes()...)
+	}...)
 	for i := range routes {
 		routes[i].Fail = fail
 	}

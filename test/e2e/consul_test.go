@@ -71,6 +71,26 @@ func TestConsulAdapter(t *testing.T) {
 	}
 }
 
+// TestConsulStopsWhileItStarts: the client's test servers give up on a slow start with the same SIGINT, and want 0.
+func TestConsulStopsWhileItStarts(t *testing.T) {
+	dir := shortDir(t)
+	data := filepath.Join(dir, "data")
+	a := &consulAgent{cmd: exec.Command(asConsul(t), "agent", "-node", "n1", "-data-dir", data,
+		"-http-port", fmt.Sprint(freePort(t)), "-serf-lan-port", fmt.Sprint(freePort(t)))}
+	a.cmd.Stderr = &a.log
+	if err := a.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); <-tick.C {
+		if _, err := os.Stat(filepath.Join(data, "made-by-consul-adapter")); err == nil {
+			break
+		}
+	}
+	a.stop(t)
+}
+
 type consulAgent struct {
 	cmd    *exec.Cmd
 	log    bytes.Buffer
