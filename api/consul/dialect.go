@@ -44,17 +44,17 @@ func Routes(o Options) []api.Route {
 	if d.datacenter == "" {
 		d.datacenter = "dc1"
 	}
-	routes := append(d.discoveryRoutes(), []api.Route{
+	routes := []api.Route{
 		{Method: http.MethodGet, Path: "/v1/kv/*", Action: policy.KVRead, Serve: d.kvGet},
 		{Method: http.MethodPut, Path: "/v1/kv/*", Action: policy.KVWrite, Serve: d.kvPut},
 		{Method: http.MethodDelete, Path: "/v1/kv/*", Action: policy.KVWrite, Serve: d.kvDelete},
 		{Method: http.MethodGet, Path: "/v1/status/leader", Action: policy.CoreRead, Own: true, Serve: d.statusLeader},
 		{Method: http.MethodGet, Path: "/v1/status/peers", Action: policy.CoreRead, Own: true, Serve: d.statusPeers},
-	}...)
+	}
 	for i := range routes {
 		routes[i].Fail = fail
 	}
-	return routes
+	return append(routes, d.discoveryRoutes()...)
 }
 
 // refusal is an error that is the dialect's own: a status and a text.
