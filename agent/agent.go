@@ -127,7 +127,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.countStart()
 	if err := a.assemble(socks); err != nil {
-		return err
+		return errors.Join(err, a.uncountStart())
 	}
 	defer a.pool.Close()
 	a.reportStart()

@@ -17,6 +17,7 @@ func (a *Agent) apiOptions() api.Options {
 	return api.Options{
 		Local: api.Local{
 			Node: a.ids.Node, Hub: a.hub, HoldsKV: a.views.ownLog, Leader: a.leader,
+			MembersChanged: a.membersChanged, Starts: func() uint64 { return a.incarnation },
 			Propose: a.propose, ReadIndex: a.readIndex, Call: a.call, RoleOf: a.roleOf, CoreNodes: a.book.coreNodes,
 			ClusterVersion: func() uint32 { return a.hub.View().Cluster().Version },
 			Members:        a.apiMembers, Core: a.coreStatus, Status: a.status, Health: a.health,
@@ -28,8 +29,7 @@ func (a *Agent) apiOptions() api.Options {
 			LinkMatrix: func(ctx context.Context) (api.LinkMatrix, error) { return a.matrix.get(ctx, a.linkMatrix) },
 			NodeStatus: a.nodeStatus,
 			Check:      a.check, Scrub: a.apiScrub,
-			RenewSession:   a.sessions.renew,
-			MembersChanged: a.membersChanged, Starts: func() uint64 { return a.incarnation },
+			RenewSession: a.sessions.renew,
 		},
 		AnonymousRole: policy.Role(a.cfg.HTTP.AnonymousRole),
 		IdentifyTLS: func(cs tls.ConnectionState) (string, string, error) {

@@ -90,7 +90,7 @@ func (c *coreRunner) open() error {
 
 // build opens the store of a Raft id and makes its node; nothing runs yet.
 func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
-	st, err := openStore(c.dir, c.ids.ClusterID, raftID, c.log.Named("storage"))
+	st, err := openStore(c.dir, c.ids.ClusterID, raftID, c.cfg.SegmentMiB, c.log.Named("storage"))
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ type InitOptions struct {
 	Name        string // this agent's node name
 	Zone        string // failure zone, may be empty
 	Address     string // mesh address of this agent as others reach it, host:port; may be empty
+	SegmentMiB  int    // size of the first segment of the log; 0 is the storage's default
 	Log         *zap.Logger
 }
 
@@ -114,7 +115,7 @@ func found(dir *dataDir, td spiffeid.TrustDomain, o InitOptions) (InitResult, er
 		Bundle: state.Bundle{Sequence: genesis.BundleSequence, Roots: genesis.Roots},
 		Sealed: genesis.Sealed,
 	})
-	if err := writeFirstSnapshot(dir, clusterID, machine.View()); err != nil {
+	if err := writeFirstSnapshot(dir, clusterID, o.SegmentMiB, machine.View()); err != nil {
 		return InitResult{}, err
 	}
 	ids := clusterIDs{ClusterID: clusterID, TrustDomain: td.Name(), Node: o.Name, Zone: o.Zone, RaftID: firstRaftID}
@@ -130,8 +131,8 @@ func found(dir *dataDir, td spiffeid.TrustDomain, o InitOptions) (InitResult, er
 
 // writeFirstSnapshot starts log and snapshots at index 1 with this agent as the only voter, so that
 // a later member begins from a snapshot and never replays from the beginning.
-func writeFirstSnapshot(dir *dataDir, clusterID string, v *state.View) error {
-	store, err := openStore(dir, clusterID, firstRaftID, zap.NewNop())
+func writeFirstSnapshot(dir *dataDir, clusterID string, segmentMiB int, v *state.View) error {
+	store, err := openStore(dir, clusterID, firstRaftID, segmentMiB, zap.NewNop())
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,7 @@ type ledger struct {
 	dir   *dataDir
 	now   func() ledgerLine
 	lines []ledgerLine // never changed after open
+	size  int64        // of the file before this start, -1 when it was written again
 }
 
 // openLedger notes this start.
@@ -54,9 +55,9 @@ func (d *dataDir) openLedger(now func() ledgerLine) (*ledger, error) {
 	start := now()
 	start.Event = ledgerStart
 	start.Clean = len(lines) > 0 && lines[len(lines)-1].Event == ledgerStop
-	l := &ledger{dir: d, now: now, lines: append(lines, start)}
+	l := &ledger{dir: d, now: now, lines: append(lines, start), size: d.ledgerSize()}
 	if len(l.lines) > 2*maxLedgerStarts {
-		l.lines = lastStarts(l.lines, maxLedgerStarts)
+		l.lines, l.size = lastStarts(l.lines, maxLedgerStarts), -1
 		return l, d.write(ledgerFile, encodeLedger(l.lines))
 	}
 	text := encodeLedger(l.lines[len(l.lines)-1:])
@@ -71,6 +72,26 @@ func (l *ledger) stop() error {
 	line := l.now()
 	line.Event = ledgerStop
 	return l.dir.appendLedger(encodeLedger([]ledgerLine{line}))
+}
+
+// undo takes back a start that was refused: nothing ran, and a refusal leaves the directory as it was. A crash on the
+// way to it stays counted.
+func (l *ledger) undo() error {
+	switch {
+	case l.size < 0:
+		return nil
+	case l.size == 0:
+		return os.Remove(l.dir.join(ledgerFile))
+	}
+	return os.Truncate(l.dir.join(ledgerFile), l.size)
+}
+
+func (d *dataDir) ledgerSize() int64 {
+	info, err := os.Stat(d.join(ledgerFile))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 // first reports whether this is the first start of the directory, clean whether the one before ended well.

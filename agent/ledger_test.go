@@ -88,6 +88,28 @@ func TestLedgerAcrossBoots(t *testing.T) {
 	}
 }
 
+// A start that was refused leaves the file as it was, byte for byte, or away.
+func TestLedgerUndo(t *testing.T) {
+	d, c := testDir(t), &testClock{boot: "b1", up: time.Hour, wall: time.Unix(1_700_000_000, 0)}
+	if err := mustOpen(t, d, c).undo(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(d.join(ledgerFile)); !os.IsNotExist(err) {
+		t.Errorf("the file is there: %v", err)
+	}
+	mustOpen(t, d, c)
+	before, err := os.ReadFile(d.join(ledgerFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := mustOpen(t, d, c).undo(); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.ReadFile(d.join(ledgerFile)); err != nil || string(after) != string(before) {
+		t.Errorf("the file is %q, was %q (%v)", after, before, err)
+	}
+}
+
 // The ledger keeps its last starts, whatever a crash or somebody else left in it.
 func TestLedgerIsBounded(t *testing.T) {
 	d, c := testDir(t), &testClock{boot: "b1", up: time.Hour, wall: time.Unix(1_700_000_000, 0)}

@@ -18,13 +18,14 @@ type store struct {
 	snapshots *storage.Snapshots
 }
 
-func openStore(dir *dataDir, clusterID string, raftID uint64, log *zap.Logger) (*store, error) {
+// openStore opens log and snapshots. New segments of the log have so many MiB.
+func openStore(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, log *zap.Logger) (*store, error) {
 	id := mustID(clusterID)
 	snapshots, err := storage.OpenSnapshots(storage.SnapshotOptions{FS: dir.fs, Dir: dir.path, ClusterID: id, Log: log})
 	if err != nil {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
-	l, recovered, err := storage.OpenLog(storage.LogOptions{FS: dir.fs, Dir: dir.path, ClusterID: id, RaftID: raftID, Log: log})
+	l, recovered, err := storage.OpenLog(storage.LogOptions{FS: dir.fs, Dir: dir.path, ClusterID: id, RaftID: raftID, SegmentBytes: int64(segmentMiB) << 20, Log: log})
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}

@@ -187,6 +187,14 @@ func (a *Agent) countStart() {
 	a.ledger = l
 }
 
+// uncountStart takes the start back when it was refused.
+func (a *Agent) uncountStart() error {
+	if a.ledger == nil {
+		return nil
+	}
+	return a.ledger.undo()
+}
+
 // countStop marks a clean stop.
 func (a *Agent) countStop(failed error) {
 	if a.ledger == nil || failed != nil {

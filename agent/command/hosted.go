@@ -18,7 +18,7 @@ import (
 func Found(ctx context.Context, cfg config.Config, trustDomain string) error {
 	_, err := agent.Init(ctx, agent.InitOptions{
 		DataDir: cfg.DataDir, TrustDomain: trustDomain, Name: cfg.Name, Zone: cfg.Zone,
-		Address: cfg.Mesh.Advertise, Log: zap.NewNop(),
+		Address: cfg.Mesh.Advertise, SegmentMiB: cfg.Core.SegmentMiB, Log: zap.NewNop(),
 	})
 	return err
 }

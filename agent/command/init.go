@@ -52,7 +52,7 @@ func (a *app) runInit(cmd *cobra.Command, opts agent.InitOptions) error {
 	if err != nil {
 		return err
 	}
-	opts.DataDir, opts.Log = cfg.DataDir, zap.NewNop()
+	opts.DataDir, opts.SegmentMiB, opts.Log = cfg.DataDir, cfg.Core.SegmentMiB, zap.NewNop()
 	if opts.Name == "" {
 		if opts.Name, err = config.HostName(); err != nil {
 			return usageError("add --name", "%w", err)

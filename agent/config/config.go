@@ -138,6 +138,10 @@ type Core struct {
 
 	// Ticks without a leader before an election. All agents should use the same tick and ticks.
 	ElectionTicks int `toml:"election_ticks" default:"10" check:"range:5 100"`
+
+	// Size of a segment of the log in MiB, written with zeros before it is used: smaller starts sooner and
+	// takes less disk, larger is cut less often.
+	SegmentMiB int `toml:"segment_mib" default:"64" check:"range:16 1024"`
 }
 
 // Session configures when this agent, while it leads, ends sessions.

@@ -53,11 +53,10 @@ func Routes(o Options) []api.Route {
 		{Method: http.MethodGet, Path: "/v1/status/peers", Action: policy.CoreRead, Own: true, Serve: d.statusPeers},
 	}
 	routes = append(routes, d.sessionRoutes()...)
-	routes = append(routes, d.discoveryRoutes()...)
 	for i := range routes {
 		routes[i].Fail = fail
 	}
-	return routes
+	return append(routes, d.discoveryRoutes()...)
 }
 
 // refusal is an error that is the dialect's own: a status and a text.

@@ -12,7 +12,7 @@ import (
 const headerEffective = "X-Consul-Effective-Consistency"
 
 func (d *dialect) discoveryRoutes() []api.Route {
-	return []api.Route{
+	routes := []api.Route{
 		{Method: http.MethodGet, Path: "/v1/agent/self", Action: policy.Status, Own: true, Serve: d.agentSelf},
 		{Method: http.MethodGet, Path: "/v1/agent/members", Action: policy.Members, Own: true, Serve: d.agentMembers},
 		{Method: http.MethodGet, Path: "/v1/agent/connect/ca/roots", Action: policy.BundleRead, Serve: d.connectRoots},
@@ -22,6 +22,10 @@ func (d *dialect) discoveryRoutes() []api.Route {
 		{Method: http.MethodGet, Path: "/v1/catalog/services", Action: policy.CatalogRead, Serve: d.catalogServices},
 		{Method: http.MethodGet, Path: "/v1/health/node/*", Action: policy.HealthRead, Serve: d.healthNode},
 	}
+	for i := range routes {
+		routes[i].Fail = fail
+	}
+	return routes
 }
 
 // discovery is one read of what every agent holds: answered here, with or without a leader, unless ?consistent asks for

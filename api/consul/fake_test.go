@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +18,7 @@ import (
 
 // agent is one agent that applies commands at once; leader is "" for none.
 type agent struct {
+	*fakeGossip
 	handler http.Handler
 	hub     *watch.Hub
 
@@ -29,8 +29,6 @@ type agent struct {
 
 	renewed       []state.Session
 	refuseRenewal error
-	members       []api.Member
-	next          chan struct{} // closed at the next change of members
 }
 
 func newAgent(t *testing.T) *agent { return newAgentFor(t, policy.Local) }
@@ -46,28 +44,22 @@ func newAgentFor(t *testing.T, role policy.Role) *agent {
 	return newAgentOf(t, role, machine, "a1", 1)
 }
 
-// newAgentOf is the start, counted from 1, of the agent of that name.
+// newAgentOf is the start, counted from 1, of the agent of that name, which leads.
 func newAgentOf(t *testing.T, role policy.Role, machine *state.Machine, name string, start uint64) *agent {
 	t.Helper()
-	a := &agent{leader: name, machine: machine, hub: watch.NewHub(machine.View()), next: make(chan struct{})}
-	a.members = []api.Member{
-		{Name: "a2", Address: "127.0.0.2:8310", State: "alive", Core: "voter"},
-		{Name: "a1", Address: "127.0.0.1:8310", State: "alive", Core: "leader"},
-		{Name: "a3", Address: "127.0.0.3:8310", State: "alive", Core: "learner"},
-	}
+	a := &agent{fakeGossip: newGossip(), leader: name, machine: machine, hub: watch.NewHub(machine.View())}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = a.hub.Run(ctx) })
 	t.Cleanup(func() { cancel(); running.Wait() })
-	service := api.New(api.Options{
+	service := api.New(a.beside(name, start, api.Options{
 		AnonymousRole: role, LeaderWait: 20 * time.Millisecond,
 		Local: api.Local{
-			Node: name, Hub: a.hub, HoldsKV: func() bool { return true }, Leader: a.leads, Propose: a.propose,
+			Node: "a1", Hub: a.hub, HoldsKV: func() bool { return true }, Leader: a.leads, Propose: a.propose,
 			ReadIndex:      func(context.Context) (uint64, error) { return a.hub.View().Index(), nil },
 			RoleOf:         func(string) policy.Role { return policy.Operator },
 			CoreNodes:      func() []string { return []string{"a1"} },
 			ClusterVersion: func() uint32 { return state.Version }, RenewSession: a.renew,
-			Members: a.shown, MembersChanged: a.changed, Starts: func() uint64 { return start },
 			Core: func() api.CoreStatus {
 				core := api.CoreStatus{Voters: []api.CoreMember{{Name: "a2"}, {Name: "a1"}}, Learners: []api.CoreMember{{Name: "a3"}}}
 				if leader, _, ok := a.leads(); ok {
@@ -76,7 +68,7 @@ func newAgentOf(t *testing.T, role policy.Role, machine *state.Machine, name str
 				return core
 			},
 		},
-	})
+	}))
 	service.Mount(Routes(Options{})...)
 	a.handler = service.Handler(api.Loopback)
 	return a
@@ -94,31 +86,6 @@ func (a *agent) renew(s state.Session) error {
 	defer a.mu.Unlock()
 	a.renewed = append(a.renewed, s)
 	return a.refuseRenewal
-}
-
-func (a *agent) shown() []api.Member {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.Clone(a.members)
-}
-
-func (a *agent) changed() <-chan struct{} {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.next
-}
-
-// gossip changes what gossip shows of a member.
-func (a *agent) gossip(name string, change func(*api.Member)) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for i := range a.members {
-		if a.members[i].Name == name {
-			change(&a.members[i])
-		}
-	}
-	close(a.next)
-	a.next = make(chan struct{})
 }
 
 func (a *agent) setLeader(name string) {

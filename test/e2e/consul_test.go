@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/parley-mesh/parley/ops/lab"
 )
 
 // asConsul is the program under the name that existing clients' tests start.
@@ -69,6 +72,26 @@ func TestConsulAdapter(t *testing.T) {
 	if after := contents(t, dir); len(after) != len(before) {
 		t.Errorf("a refused directory changed: %v, was %v", after, before)
 	}
+}
+
+// TestConsulStopsWhileItStarts: the client's test servers give up on a slow start with the same SIGINT, and want 0.
+func TestConsulStopsWhileItStarts(t *testing.T) {
+	dir := shortDir(t)
+	data := filepath.Join(dir, "data")
+	a := &consulAgent{cmd: exec.Command(asConsul(t), "agent", "-node", "n1", "-data-dir", data,
+		"-http-port", fmt.Sprint(freePort(t)), "-serf-lan-port", fmt.Sprint(freePort(t)))}
+	a.cmd.Stderr = &a.log
+	if err := a.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); <-tick.C {
+		if _, err := os.Stat(filepath.Join(data, "made-by-consul-adapter")); err == nil {
+			break
+		}
+	}
+	a.stop(t)
 }
 
 type consulAgent struct {
@@ -143,4 +166,50 @@ func freePort(t *testing.T) int {
 	}
 	defer l.Close() //nolint:errcheck // the agent takes it a moment later
 	return l.Addr().(*net.TCPAddr).Port
+}
+
+// TestBlockedHealthReadSeesADeath: whoever waits on another agent for the health of a host learns that it died, and
+// then that it is back, without asking again in between.
+func TestBlockedHealthReadSeesADeath(t *testing.T) {
+	l := startLab(t, lab.Options{Agents: 3})
+	base := "http://" + l.Agents[0].HTTP + "/v1/health/node/a3"
+	status, index := healthOf(t, base, "")
+	if status != "passing" {
+		t.Fatalf("a3 is %s before anything happened", status)
+	}
+	kill(t, l, "a3")
+	index = awaitHealth(t, base, index, "critical")
+	restart(t, l, "a3")
+	awaitHealth(t, base, index, "passing")
+}
+
+// awaitHealth reads, each time blocked from the last index. What else changes about the node may wake it a few times.
+func awaitHealth(t *testing.T, url, index, want string) string {
+	t.Helper()
+	status := ""
+	for range 4 {
+		if status, index = healthOf(t, url, index); status == want {
+			return index
+		}
+	}
+	t.Fatalf("%s: %s, want %s", url, status, want)
+	return ""
+}
+
+// healthOf waits for a change since index, if there is one.
+func healthOf(t *testing.T, url, index string) (status, now string) {
+	t.Helper()
+	if index != "" {
+		url += "?wait=30s&index=" + index
+	}
+	answer, err := http.Get(url) //nolint:gosec // a lab's own address
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close() //nolint:errcheck // only read
+	var checks []struct{ CheckID, Status string }
+	if err := json.NewDecoder(answer.Body).Decode(&checks); err != nil || len(checks) != 1 || checks[0].CheckID != "serfHealth" {
+		t.Fatalf("%s: %d %+v, %v", url, answer.StatusCode, checks, err)
+	}
+	return checks[0].Status, answer.Header.Get("X-Consul-Index")
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 
 	"go.uber.org/zap"
 
@@ -21,6 +23,9 @@ const markerText = "Parley made this directory when it was called consul. It hol
 
 // runAgent translates, founds the cluster if the directory is new, and serves.
 func runAgent(ctx context.Context, args []string) error {
+	// Already here, so that a program that gives up on a slow start sees an orderly end too.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
 	given, err := parseFlags(args)
 	if err != nil {
 		return err
@@ -48,6 +53,9 @@ func runAgent(ctx context.Context, args []string) error {
 		if err := command.Found(ctx, cfg, s.trustDomain()); err != nil {
 			return err
 		}
+	}
+	if ctx.Err() != nil {
+		return nil
 	}
 	return command.Serve(ctx, cfg, func(log *zap.Logger) {
 		log.Warn("called as consul: a throw-away cluster of this agent alone, on loopback", zap.String("path", cfg.DataDir))
