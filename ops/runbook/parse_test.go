@@ -246,7 +246,10 @@ func FuzzParse(f *testing.F) {
 		case err != nil:
 			return
 		}
-		// Whatever can be parsed can be walked to an end, shown and listed.
+		// Whatever can be parsed can be shown, and walked to an end.
+		if _, err := book.Page(); err != nil {
+			t.Fatal(err)
+		}
 		for _, code := range []int{0, 1} {
 			run, err := book.Run(t.Context(), Options{Execute: answers(code, "{}").execute, Confirm: yes})
 			if err != nil || run.Result == "" || len(run.Steps) > len(book.Steps) {
@@ -258,14 +261,17 @@ func FuzzParse(f *testing.F) {
 
 func FuzzSplitCommand(f *testing.F) {
 	f.Add("parley kv put k 'a b'")
+	f.Add("parley '\x05'")
 	f.Fuzz(func(t *testing.T, line string) {
 		words, err := SplitCommand(line)
 		if err != nil {
 			return
 		}
-		again, err := SplitCommand(paste(words, ""))
-		if err != nil || !slices.Equal(words, again) {
-			t.Skip("what is quoted with a quote in it needs a shell's rules") // it is shown, and never split again
+		if strings.Contains(strings.Join(words, ""), "'") {
+			return // what is pasted has a shell's quoting then, and is never split again
+		}
+		if again, err := SplitCommand(paste(words, "")); err != nil || !slices.Equal(words, again) {
+			t.Errorf("%q is %q, and pasted %q: %q, %v", line, words, paste(words, ""), again, err)
 		}
 	})
 }

@@ -46,6 +46,8 @@ func split(line string) (words []string, err error) {
 	open := false // a word has begun, possibly an empty one
 	for _, r := range line {
 		switch {
+		case isControl(r):
+			return nil, errors.New("a command is one line without tabs and other control characters")
 		case quote != 0 && r == quote:
 			quote = 0
 		case quote == '"' && strings.ContainsRune("$`\\!", r):
@@ -62,8 +64,6 @@ func split(line string) (words []string, err error) {
 			open = false
 		case strings.ContainsRune(shellOnly, r):
 			return nil, fmt.Errorf("%q means something to a shell: put the word in single quotes", r)
-		case isControl(r):
-			return nil, errors.New("a command is one line without tabs")
 		default:
 			word.WriteRune(r)
 			open = true
