@@ -192,7 +192,7 @@ func (env jqEnv) call(f *gojq.Func, in any) ([]any, error) {
 	case "all/0", "any/0":
 		_, err := iterate(in)
 		return []any{true}, err
-	case "all/1", "any/1", "map/1", "sort_by/1", "unique_by/1", "min_by/1", "max_by/1":
+	case "all/1", "any/1", "map/1", "sort_by/1", "group_by/1", "unique_by/1", "min_by/1", "max_by/1":
 		return env.overElements(f, in)
 	case "all/2", "any/2":
 		elements, err := env.query(f.Args[0], in)
@@ -227,6 +227,8 @@ func (env jqEnv) overElements(f *gojq.Func, in any) ([]any, error) {
 		return []any{out}, err
 	case "min_by", "max_by":
 		return elements, err
+	case "group_by":
+		return []any{[]any{elements}}, err
 	}
 	return []any{in}, err
 }
@@ -240,7 +242,8 @@ func TestJQPaths(t *testing.T) {
 	for program, want := range map[string]string{
 		".a.b": "", ".": "", "(.names | length) > 0 and .a.b": "", "all(.rows[]; .up)": "", "any(.rows[]; .name == $node and .up)": "",
 		"first(.rows[] | select(.up | not) | .name)": "", ".rows | map(.name) | join(\", \")": "", "[.rows[] | .in[].deep] | max": "",
-		".names[0] // .rows[0].name": "", ".rows as $r | $r[0].name == .names[0]": "", `.rows | sort_by(.name) | first | .up`: "",
+		".names[0] // .rows[0].name": "", ".rows as $r | $r[0].name == .names[0]": "", `.rows | sort_by(.name) | first | .up`: "", `.rows | group_by(.name) | max_by(length) | .[0].up`: "",
+		`.rows | group_by(.nam)`: "there is no .nam", `.rows | group_by(.name) | .[0][0].down`: "there is no .down",
 		".b": "there is no .b", ".a.c": "there is no .c", ".a.b.c": "has no .c", "all(.rows[]; .down)": "there is no .down",
 		".a.b or .c": "there is no .c", "false and .c": "there is no .c", ".a // .c": "there is no .c", "first(.rows[] | select(.down))": "there is no .down",
 		"[.rows[] | .in[].deeper]": "there is no .deeper", ".rows[0].nam": "there is no .nam", "any(.rows[]; .name == .nme)": "there is no .nme",
