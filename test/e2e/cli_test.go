@@ -114,6 +114,7 @@ func machineReadable(t *testing.T, addr []string) {
 // TestNoLeader: with one voter of three left, writes say that there is no leader and exit with 3, stale
 // reads and status go on, and everything is back with the voters.
 func TestNoLeader(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	works(t, l)
@@ -354,6 +355,7 @@ func TestHTTPS(t *testing.T) {
 // TestRestarts: one agent, then all at once, stopped as systemd does it. Nothing acknowledged is lost and
 // a stopped leader does not keep the others waiting.
 func TestRestarts(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 4, ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	parley(t, "kv", "put", "kept", "through it all", "--addr", l.Agents[3].Addr()).mustWork(t)

@@ -32,6 +32,7 @@ func asConsul(t *testing.T) string {
 // TestConsulAdapter: called as consul the program serves what its configuration names, says that callers need no
 // identity, ends with 0 on SIGINT, and finds its data again. It touches no directory that it did not make.
 func TestConsulAdapter(t *testing.T) {
+	t.Parallel() // it mostly waits
 	consul, dir := asConsul(t), shortDir(t)
 	data := filepath.Join(dir, "data")
 	config := filepath.Join(dir, "config.json")
@@ -171,6 +172,7 @@ func freePort(t *testing.T) int {
 // TestBlockedHealthReadSeesADeath: whoever waits on another agent for the health of a host learns that it died, and
 // then that it is back, without asking again in between.
 func TestBlockedHealthReadSeesADeath(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 3})
 	base := "http://" + l.Agents[0].HTTP + "/v1/health/node/a3"
 	status, index := healthOf(t, base, "")

@@ -99,6 +99,7 @@ func ballast(a *lab.Agent) string { return filepath.Join(a.DataDir, "ballast") }
 // in words, at once or within the second for which it may still stamp them; reads go on, nobody ends,
 // and with the space the writes are back without anybody's doing.
 func TestDiskFull(t *testing.T) {
+	t.Parallel() // it mostly waits
 	mayMount(t)
 	l := startLab(t, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
@@ -208,6 +209,7 @@ func writesKept(t *testing.T, load *writers, clients map[string]*client.Client) 
 // the segment is full. Then writes are refused, those under way have an unknown outcome at worst, and
 // everything goes on once the file systems have grown.
 func TestDiskTooSmallForTheNextSegment(t *testing.T) {
+	t.Parallel() // it mostly waits
 	mayMount(t)
 	l := startLab(t, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)

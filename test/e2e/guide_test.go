@@ -20,6 +20,7 @@ const guideTime = 3 * time.Minute
 // an empty directory to a cluster that loses a member and gets it back. It runs in a network namespace, so
 // that the page's addresses are free.
 func TestGettingStarted(t *testing.T) {
+	t.Parallel() // it mostly waits
 	_, ipErr := exec.LookPath("ip")
 	_, curlErr := exec.LookPath("curl")
 	need(t, os.Geteuid() == 0 && ipErr == nil && curlErr == nil, "root and iproute2, for a network namespace, and curl")

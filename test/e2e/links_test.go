@@ -17,6 +17,7 @@ import (
 // has no part in it; and an agent that cannot be asked is asked through another. Before, all links are well, which is
 // the control.
 func TestLinkMatrix(t *testing.T) {
+	t.Parallel() // it mostly waits
 	n := newNetwork(t, lab.DefaultAgents)
 	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute, Place: n.place})
 	asked := clientsOf(t, l)["a1"]

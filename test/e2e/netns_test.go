@@ -24,6 +24,7 @@ const (
 // TestLeaderCut: when the leader is cut from the rest, the rest elects another and takes writes, the old
 // one stops claiming to lead, and after the heal all five are one cluster again that lost nothing.
 func TestLeaderCut(t *testing.T) {
+	t.Parallel() // it mostly waits
 	n, clients, load, leaders := startNetworkLab(t)
 	leader := agentInRole(t, clients, "leader")
 	rest := n.without(leader)
@@ -57,6 +58,7 @@ func TestLeaderCut(t *testing.T) {
 // TestOneWayCuts: a network that drops one direction only gives no second leader in a term, loses no
 // acknowledged write, and stops nobody who reaches a leader that reaches a majority.
 func TestOneWayCuts(t *testing.T) {
+	t.Parallel() // it mostly waits
 	n, clients, load, leaders := startNetworkLab(t)
 	for _, tt := range []struct {
 		name string

@@ -96,6 +96,7 @@ func pages(ctx context.Context, victim string) func(*client.Client) error {
 // TestQuorumGone: with two of three voters killed the remaining agents live and are not ready, and list what
 // still works; status answers, and no alert is silent about it. With the quorum back they are ready again.
 func TestQuorumGone(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	whole(t, clients)
@@ -170,6 +171,7 @@ func degraded(ctx context.Context, a *lab.Agent, c *client.Client) error {
 // quorum is back the shortest window is clean while the longer ones remember. Windows pass sixty times faster here. The control is the
 // cluster before: its budget does not burn.
 func TestBudgetBurns(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute, Settings: map[string]string{"ops.time_scale": "60"}})
 	clients := clientsOf(t, l)
 	whole(t, clients)

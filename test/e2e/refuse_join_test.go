@@ -18,6 +18,7 @@ import (
 // way. A refusal says why and what to do, leaves nothing in the cluster and no membership in the data
 // directory, and the same directory joins with a good token afterwards (the control).
 func TestJoinRefused(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute})
 	good, _ := newToken(t, l, client.TokenSpec{})
 	_, revoked := newToken(t, l, client.TokenSpec{})

@@ -20,6 +20,7 @@ import (
 // TestStartRefused: an agent that must not start says why and what to do, exits with 1 and leaves its
 // data directory as it was. The same directory starts without the cause (the control).
 func TestStartRefused(t *testing.T) {
+	t.Parallel() // it mostly waits
 	dir, other := foreign(t), foreign(t)
 	theirs := inFile(t, tokenOf(t, other))
 	config := filepath.Join(t.TempDir(), "parley.toml")

@@ -22,6 +22,7 @@ import (
 // certificate come back by their host key, without a token and without anybody's help. One whose host key
 // is another one now does not, and its log says so.
 func TestRekey(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const life = 10 * time.Second
 	l := startLab(t, lab.Options{Agents: 6, Settings: map[string]string{"identity.leaf_ttl": life.String()}})
 	clients := clientsOf(t, l)

@@ -13,6 +13,7 @@ import (
 // TestRenewal: certificates of ten seconds are renewed at half their life on every agent while writes
 // go through all of them, and no write fails: connections outlive the certificates they began with.
 func TestRenewal(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Settings: map[string]string{"identity.leaf_ttl": "10s"}})
 	clients := clientsOf(t, l)
 	whole(t, clients)

@@ -41,6 +41,7 @@ func TestRunbooksOnAHealthyLab(t *testing.T) {
 // TestRunbookServerDown: with a voter killed the diagnosis leads to starting it again, and the verify steps hold only
 // once it is back.
 func TestRunbookServerDown(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	victim := agentInRole(t, clients, "voter")
@@ -63,6 +64,7 @@ func TestRunbookServerDown(t *testing.T) {
 // TestRunbookNoQuorum: with the majority killed the diagnosis leads to starting all of them, and the runbook can be
 // read and run all the same.
 func TestRunbookNoQuorum(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute})
 	left := l.Agents[0]
 	for _, a := range l.Agents[1:] {
@@ -86,6 +88,7 @@ func TestRunbookNoQuorum(t *testing.T) {
 // the verify step waits for ten minutes without a start, so that it does not hold now. What is mended by hand is only
 // shown here: --dry-run.
 func TestRunbookCrashLoop(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute})
 	asked, victim := l.Agents[0], agentInRole(t, clientsOf(t, l), "none")
 	settledAlerts(t, asked, "crash-loop")
@@ -105,6 +108,7 @@ func TestRunbookCrashLoop(t *testing.T) {
 // TestRunbookDataCorruption: a byte flipped in the log of a stopped follower, which then refuses to start. The
 // diagnosis finds the damage in its files and leads to joining again; after that all replicas agree.
 func TestRunbookDataCorruption(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	for i := range 20 {

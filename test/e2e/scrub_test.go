@@ -19,6 +19,7 @@ import (
 // nothing that one would take for damage; a byte that was flipped on the disk of a stopped agent is found,
 // with its file and place. The last is the control of the first two.
 func TestScrub(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	whole(t, clients)

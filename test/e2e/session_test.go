@@ -14,6 +14,7 @@ import (
 // TestSessions: a session that is renewed through an agent outside the core outlives the leader and keeps its lock; one
 // that is not renewed loses its lock; and one without a TTL loses it when its host died, and not before.
 func TestSessions(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 4, ReplaceAfter: 10 * time.Minute, Settings: map[string]string{"session.node_grace": "2s"}})
 	clients := clientsOf(t, l)
 	whole(t, clients)

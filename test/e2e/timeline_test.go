@@ -17,6 +17,7 @@ import (
 // another leads, the old one is dead, it is back, it started without a clean stop before. Who crashes often shows in
 // node status on any agent, while it is dead as well.
 func TestTimelineTellsACrash(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	victim := agentInRole(t, clients, "leader")
@@ -73,6 +74,7 @@ func TestTimelineTellsACrash(t *testing.T) {
 // TestTimelineWithoutAQuorum: with the core's majority gone the timeline is still read everywhere; what an agent has to
 // report waits, flagged, and is written when the core is back.
 func TestTimelineWithoutAQuorum(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	voters, err := clients["a1"].Core(t.Context())
