@@ -7,12 +7,15 @@ import (
 	"go.etcd.io/raft/v3/tracker"
 )
 
+// RoleNone is the role of a node that was never added, or is removed and knows it.
+const RoleNone = "none"
+
 // Status is a node's view of the core. A follower's is as old as what its leader told it.
 type Status struct {
 	ID        uint64
 	Term      uint64
 	Leader    uint64 // 0 = none known, or not heard for an election timeout
-	Role      string // leader, follower, candidate or learner; "none" for a node that was never added or is removed
+	Role      string // leader, follower, candidate, learner or RoleNone
 	Commit    uint64
 	Applied   uint64
 	Voters    []uint64
@@ -84,7 +87,7 @@ func (c *core) roleName() string {
 	case slices.Contains(c.conf.GetLearners(), c.cfg.id):
 		return "learner"
 	}
-	return "none"
+	return RoleNone
 }
 
 // members returns everybody in the configuration, none for a node that does not know it yet, and
