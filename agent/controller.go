@@ -173,7 +173,7 @@ func (c *controller) input(ctx context.Context, v *state.View, st consensus.Stat
 	c.hear(ctx, in.Members, st)
 	for i := range in.Members {
 		p := &in.Members[i]
-		p.Withdrawn = p.Alive && !c.isWilling(p.Node)
+		p.Withdrawn = p.Alive && !c.isWilling(*p)
 		p.Ready = p.RaftID != 0 && (p.Node == c.self || c.proven[p.RaftID])
 	}
 	return in

@@ -187,8 +187,16 @@ func TestFrozenAgentsHoldNobodyUp(t *testing.T) {
 		if took := time.Since(began); took != askTimeout {
 			t.Errorf("ten frozen learners took %v, want %v", took, askTimeout)
 		}
-		if c.isWilling("awake") || !c.isWilling("f0") || len(c.proven) != 0 {
-			t.Errorf("heard %+v, %v", c.willing, c.proven)
+		// Silence keeps a member in the core, and another out of it.
+		for m, want := range map[consensus.PlanMember]bool{
+			{Node: "awake"}: false, {Node: "awake", RaftID: 9}: false, {Node: "f0", RaftID: 2}: true, {Node: "f0"}: false,
+		} {
+			if got := c.isWilling(m); got != want {
+				t.Errorf("%s with the Raft id %d is willing: %t", m.Node, m.RaftID, got)
+			}
+		}
+		if len(c.proven) != 0 {
+			t.Errorf("proven without an answer: %v", c.proven)
 		}
 	})
 }

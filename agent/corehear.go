@@ -23,68 +23,69 @@ const (
 
 	proveNonceSize = 32
 
-	// willingFor is how long an answer to methodWilling counts.
+	// willingFor is how long an answer to methodWilling counts, and silentFor how long an agent that let
+	// the question time out is left alone.
 	willingFor = 10 * time.Second
+	silentFor  = 2 * time.Second
 	// maxHearing is how many questions of the controller may be open at once.
 	maxHearing = 64
 )
 
-// willingness is a node's last answer, and when (boottime) it was given.
+// willingness is what a node answered last.
 type willingness struct {
-	no bool
-	at time.Duration
-}
-
-// heard is what a round of questions brought for one member, nil and false where nothing was asked.
-type heard struct {
-	willing *willingness
-	proven  bool
+	answered, no bool
+	next         time.Duration // boottime from which on it is asked again
 }
 
 // hear asks the members what is not known of them yet: who wants to be in the core, and which learner
 // can open the root. All are asked at once and each has askTimeout: a frozen agent must not keep the
 // controller from the others.
 func (c *controller) hear(ctx context.Context, members []consensus.PlanMember, st consensus.Status) {
-	answers := make([]heard, len(members))
+	willing, proven := make([]willingness, len(members)), make([]bool, len(members))
 	var asking errgroup.Group
 	asking.SetLimit(maxHearing)
 	for i, m := range members {
 		if m.Node == c.self {
 			continue
 		}
-		if last, ok := c.willing[m.Node]; m.Alive && (!ok || clock.Boottime()-last.at > willingFor) {
-			asking.Go(func() error { answers[i].willing = c.askWilling(ctx, m.Node); return nil })
+		if willing[i] = c.willing[m.Node]; m.Alive && clock.Boottime() >= willing[i].next {
+			asking.Go(func() error { c.askWilling(ctx, m.Node, &willing[i]); return nil })
 		}
 		if st.Progress[m.RaftID].Active && !c.proven[m.RaftID] {
-			asking.Go(func() error { answers[i].proven = c.askProof(ctx, m.RaftID, m.Node); return nil })
+			asking.Go(func() error { proven[i] = c.askProof(ctx, m.RaftID, m.Node); return nil })
 		}
 	}
 	_ = asking.Wait() // the questions keep their errors
 	for i, m := range members {
-		if w := answers[i].willing; w != nil {
-			c.willing[m.Node] = *w
-		}
-		if answers[i].proven {
+		c.willing[m.Node] = willing[i]
+		if proven[i] {
 			c.proven[m.RaftID] = true
 		}
 	}
 }
 
-// isWilling reports whether a node lets itself be in the core. Without an answer it counts as willing,
-// because silence is for gossip to judge.
-func (c *controller) isWilling(node string) bool {
-	if node == c.self {
+// isWilling reports whether a node lets itself be in the core. A member stays willing while it says
+// nothing, because silence is for gossip to judge; another has to say so before it is taken in.
+func (c *controller) isWilling(m consensus.PlanMember) bool {
+	if m.Node == c.self {
 		return c.cfg.eligible
 	}
-	return !c.willing[node].no
+	w := c.willing[m.Node]
+	return !w.no && (w.answered || m.RaftID != 0)
 }
 
-// askWilling asks a node whether its own configuration or its disk keeps it out of the core.
-func (c *controller) askWilling(ctx context.Context, node string) *willingness {
+// askWilling asks a node whether its own configuration or its disk keeps it out of the core. One that
+// refuses to answer, as a new agent does until it knows the core, is asked again at the next look.
+func (c *controller) askWilling(ctx context.Context, node string, w *willingness) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	raw, err := c.call(ctx, node, methodWilling, nil)
-	return &willingness{no: err == nil && string(raw) == answerNo, at: clock.Boottime()}
+	switch {
+	case err == nil:
+		*w = willingness{answered: true, no: string(raw) == answerNo, next: clock.Boottime() + willingFor}
+	case ctx.Err() != nil:
+		w.next = clock.Boottime() + silentFor
+	}
 }
 
 // askProof asks a learner to sign a challenge with the root that it was given sealed.
