@@ -208,7 +208,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.digests = &digestRing{}
 	a.core = &coreRunner{
 		cfg: a.cfg.Core, dir: a.dir, ids: a.ids, views: a.views, book: a.book, pool: a.pool, clock: hlc, digests: a.digests,
-		log: a.log.Named("core"), changed: make(chan struct{}, 1),
+		room: newCoreRoom(a.dir, a.log.Named("core")), log: a.log.Named("core"), changed: make(chan struct{}, 1),
 	}
 	if err := a.core.open(); err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 func (a *Agent) apiOptions() api.Options {
 	return api.Options{
 		Local: api.Local{
-			Node: a.ids.Node, Hub: a.hub, HoldsKV: a.views.ownLog, Leader: a.leader,
+			Node: a.ids.Node, Hub: a.hub, HoldsKV: func() bool { return a.core.member() != nil }, Leader: a.leader,
 			MembersChanged: a.membersChanged, Starts: func() uint64 { return a.incarnation },
 			Propose: a.propose, ReadIndex: a.readIndex, Call: a.call, RoleOf: a.roleOf, CoreNodes: a.book.coreNodes,
 			ClusterVersion: func() uint32 { return a.hub.View().Cluster().Version },
@@ -141,7 +141,7 @@ func (a *Agent) health() []api.Capability {
 	view, serving := a.hub.View(), a.ready.Load()
 	left := a.source.NotAfter().Sub(a.now())
 	stale := a.hasLiveCore()
-	leaderless := unless(led, "no leader is known")
+	leaderless, cramped := unless(led, "no leader is known"), a.core.room.lack()
 	return []api.Capability{
 		{Name: "serving", OK: serving, Detail: unless(serving, "starting or stopping")},
 		{Name: "identity", OK: left > 0, Detail: fmt.Sprintf("certificate valid for %s", left.Round(timeStep))},
@@ -151,6 +151,7 @@ func (a *Agent) health() []api.Capability {
 		{Name: "runbooks", OK: true},
 		{Name: "writes", OK: led, Detail: leaderless},
 		{Name: "linearizable_reads", OK: led, Detail: leaderless},
+		{Name: "core_room", OK: cramped == "", Detail: cramped},
 	}
 }
 

@@ -89,6 +89,21 @@ func (b *book) coreNodes() []string {
 	return append(live, rest...)
 }
 
+// witnesses lists agents that know the replicated state, the core members that this agent knows first:
+// those may all have been replaced since, so a few others that gossip holds alive come after them.
+func (b *book) witnesses() []string {
+	nodes := b.coreNodes()
+	for _, m := range b.members() {
+		if len(nodes) >= maxWitnesses {
+			break
+		}
+		if m.Name != b.self && m.State == membership.StateAlive && !slices.Contains(nodes, m.Name) {
+			nodes = append(nodes, m.Name)
+		}
+	}
+	return nodes[:min(len(nodes), maxWitnesses)]
+}
+
 // coreSources lists the nodes to ask for what only the core may say: the core members of the replicated
 // state, or, before there is one, those that the core itself named when this agent joined.
 func (b *book) coreSources() []string {

@@ -2,9 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,21 +14,13 @@ import (
 	"github.com/parley-mesh/parley/consensus"
 	"github.com/parley-mesh/parley/membership"
 	"github.com/parley-mesh/parley/state"
-	"github.com/parley-mesh/parley/transport"
 )
 
 const (
-	methodProve   = "core.prove"
-	methodWilling = "core.willing"
-	answerNo      = "no"
-	answerYes     = "yes"
-	willingFor    = 10 * time.Second
-
 	// controlEvery is how often the leader looks again even when nothing signalled a change.
 	controlEvery = 250 * time.Millisecond
 	// controlTimeout bounds one step of the controller.
 	controlTimeout = 10 * time.Second
-	proveNonceSize = 32
 )
 
 // controller is the part of the leader that forms the core: it looks at what is, asks
@@ -43,7 +32,7 @@ type controller struct {
 	members func() []membership.Member
 	service *api.Service
 	issuer  *issuer
-	pool    *transport.Pool
+	call    func(ctx context.Context, node, method string, body []byte) ([]byte, error)
 	log     *zap.Logger
 
 	proven map[uint64]bool          // Raft ids that have shown that they can open the root; owned by run
@@ -56,12 +45,6 @@ type controller struct {
 type controllerConfig struct {
 	replaceAfter time.Duration
 	eligible     bool
-}
-
-// willingness is a node's last answer, and when (boottime) it was given.
-type willingness struct {
-	no bool
-	at time.Duration
 }
 
 func (c *controller) run(ctx context.Context) error {
@@ -185,9 +168,13 @@ func (c *controller) input(ctx context.Context, v *state.View, st consensus.Stat
 		} else if known {
 			p.DeadFor = min(p.DeadFor, clock.System().Sub(m.Since))
 		}
-		p.Withdrawn = p.Alive && !c.isWilling(ctx, row.Name)
-		p.Ready = id != 0 && (row.Name == c.self || c.hasProven(ctx, id, row.Name, st))
 		in.Members = append(in.Members, p)
+	}
+	c.hear(ctx, in.Members, st)
+	for i := range in.Members {
+		p := &in.Members[i]
+		p.Withdrawn = p.Alive && !c.isWilling(*p)
+		p.Ready = p.RaftID != 0 && (p.Node == c.self || c.proven[p.RaftID])
 	}
 	return in
 }
@@ -203,60 +190,4 @@ func (c *controller) silentFor(id uint64, st consensus.Status, now time.Duration
 		c.silent[id] = now
 	}
 	return now - c.silent[id]
-}
-
-// hasProven asks a learner, once, to sign a challenge with the root that it was given sealed.
-func (c *controller) hasProven(ctx context.Context, id uint64, node string, st consensus.Status) bool {
-	if c.proven[id] {
-		return true
-	}
-	p, learning := st.Progress[id]
-	if !learning || !p.Active {
-		return false
-	}
-	nonce := make([]byte, proveNonceSize)
-	_, _ = rand.Read(nonce)
-	signature, err := c.pool.Call(ctx, node, methodProve, nonce)
-	if err == nil {
-		err = c.issuer.checkProof(id, nonce, signature)
-	}
-	if err != nil {
-		c.log.Debug("a learner has not opened the sealed root yet", zap.String("node", node), zap.Error(err))
-		return false
-	}
-	c.proven[id] = true
-	return true
-}
-
-// isWilling asks a node whether its own configuration keeps it out of the core. The answer holds for
-// a while; without one the node counts as willing, because silence is for gossip to judge.
-func (c *controller) isWilling(ctx context.Context, node string) bool {
-	if node == c.self {
-		return c.cfg.eligible
-	}
-	last, ok := c.willing[node]
-	if now := clock.Boottime(); !ok || now-last.at > willingFor {
-		raw, err := c.pool.Call(ctx, node, methodWilling, nil)
-		last = willingness{no: err == nil && string(raw) == answerNo, at: now}
-		c.willing[node] = last
-	}
-	return !last.no
-}
-
-// proofDigest is what a learner signs: the purpose, its id, and the leader's nonce.
-func proofDigest(raftID uint64, nonce []byte) []byte {
-	h := sha256.New()
-	h.Write([]byte("parley core proof 1"))
-	_ = binary.Write(h, binary.BigEndian, raftID)
-	h.Write(nonce)
-	return h.Sum(nil)
-}
-
-// prove answers the leader's challenge.
-func (c *coreRunner) prove(issuer *issuer, nonce []byte) ([]byte, error) {
-	n := c.current.Load()
-	if n == nil || len(nonce) != proveNonceSize {
-		return nil, &transport.Error{Code: "unavailable", Message: "this agent runs no Raft id"}
-	}
-	return issuer.prove(n.raftID, nonce)
 }

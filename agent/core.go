@@ -19,10 +19,6 @@ import (
 	"github.com/parley-mesh/parley/transport"
 )
 
-// leaderlessBeforeAsking is how long a member goes without a leader before it asks the others
-// whether it is still one: a member that was removed while it was down never hears of it from Raft.
-const leaderlessBeforeAsking = 5 * time.Second
-
 // coreRunner runs a consensus node exactly while the replicated state says that this agent has a
 // Raft id. It looks at levels, never at events: whatever was missed, the next look makes right.
 type coreRunner struct {
@@ -34,6 +30,7 @@ type coreRunner struct {
 	pool    *transport.Pool
 	clock   *clock.Clock // owned by the running node's loop
 	digests *digestRing
+	room    *coreRoom
 	log     *zap.Logger
 	booted  *bootedCore // opened before run starts, so that a damaged log stops the agent early
 
@@ -62,12 +59,17 @@ func (c *coreRunner) node() *consensus.Node {
 }
 
 // member returns the running node once its own log feeds the View, nil before and outside the core:
-// a learner that has not caught up knows less of the core than its neighbours.
+// a learner that has not caught up knows less of the core than its neighbours, and so does a node that
+// sees its own removal and whose id is about to be retired.
 func (c *coreRunner) member() *consensus.Node {
 	if !c.views.ownLog() {
 		return nil
 	}
-	return c.node()
+	n := c.node()
+	if n == nil || n.Status().Role == consensus.RoleNone {
+		return nil
+	}
+	return n
 }
 
 // open prepares the node of an agent that was a core member when it stopped.
@@ -84,6 +86,7 @@ func (c *coreRunner) open() error {
 			"starting without it could undo acknowledged writes. Restore the directory, or give this host an empty data "+
 				"directory and join again with a token of 'parley token create --core --replace "+c.ids.Node+"' made on another agent")
 	}
+	c.room.has(true)
 	c.booted, err = c.build(c.ids.RaftID)
 	return err
 }
@@ -143,17 +146,22 @@ func (c *coreRunner) step(ctx context.Context, sub *watch.Subscription) error {
 			return nil
 		}
 		var err error
-		if n, err = c.enlist(id); err != nil {
+		if n, err = c.enlist(id); errors.Is(err, storage.ErrNoSpace) {
+			c.room.failed(ctx, id, err)
+			return nil
+		} else if err != nil {
 			return err
 		}
 	}
 	return c.serve(ctx, n, sub)
 }
 
-// assignedID is the Raft id that the replicated state gives to this agent, 0 if none.
+// assignedID is the Raft id that the replicated state gives to this agent, 0 if none. An id that this
+// directory has given up does not count: right after that the View may be older than the retirement,
+// and under an old id an empty log would vote.
 func (c *coreRunner) assignedID() uint64 {
 	for _, m := range c.views.hub.View().Core() {
-		if m.Node == c.ids.Node {
+		if m.Node == c.ids.Node && m.RaftID > c.ids.PastRaftID {
 			return m.RaftID
 		}
 	}
@@ -168,10 +176,16 @@ func (c *coreRunner) enlist(raftID uint64) (*bootedCore, error) {
 	}
 	n, err := c.build(raftID)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, c.dir.dropLog()) // what was made of it would only take room
 	}
-	c.ids.RaftID = raftID
-	return n, c.dir.writeCluster(c.ids)
+	ids := c.ids
+	ids.RaftID = raftID
+	if err := c.dir.writeCluster(ids); err != nil {
+		return nil, errors.Join(err, n.store.close(), c.dir.dropLog())
+	}
+	c.ids = ids
+	c.room.has(true)
+	return n, nil
 }
 
 // serve runs a node until ctx ends or its Raft id is retired.
@@ -195,7 +209,7 @@ func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscr
 	case err != nil:
 		return err
 	case retired: // what its log still wanted to say does not count: it is deleted
-		return c.discharge(n.raftID)
+		return c.discharge(ctx, n.raftID)
 	default:
 		return stopErr
 	}
@@ -203,7 +217,7 @@ func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscr
 
 // watchOver waits until ctx ends, the node fails, or its id turns out to be retired.
 func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Subscription, done chan error) (retired bool, err error) {
-	ask := time.NewTicker(leaderlessBeforeAsking)
+	ask := time.NewTicker(standingEvery)
 	defer ask.Stop()
 	for {
 		select {
@@ -222,35 +236,30 @@ func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Su
 				return true, nil
 			}
 		case <-ask.C:
-			if n.node.Status().Leader == 0 && c.othersSayRetired(ctx, n.raftID) {
+			if c.isRetired(n.raftID) || inDoubt(n.node.Status()) && c.othersSayRetired(ctx, n.raftID) {
 				return true, nil
 			}
 		}
 	}
 }
 
-// isRetired judges by this agent's own applied state, which may lag but is never wrong about it.
-func (c *coreRunner) isRetired(raftID uint64) bool {
-	if !c.views.ownLog() {
-		return false
-	}
-	m, ok := c.views.hub.View().CoreByID(raftID)
-	return ok && m.Retired
-}
-
-// discharge gives up a retired Raft id: its log goes, the id never comes back, and the View is fed
-// by the change stream again.
-func (c *coreRunner) discharge(raftID uint64) error {
+// discharge gives up a retired Raft id: the id never comes back, its log goes, and the View is fed by
+// the change stream again. cluster.toml says so before the log is gone.
+func (c *coreRunner) discharge(ctx context.Context, raftID uint64) error {
 	c.log.Info("no longer part of the core", zap.Uint64("raft_id", raftID))
-	c.ids.RaftID = 0
-	if err := c.dir.writeCluster(c.ids); err != nil {
-		return err
-	}
-	if err := c.dir.dropLog(); err != nil {
-		return err
-	}
 	c.views.toStream()
-	return nil
+	c.ids.RaftID, c.ids.PastRaftID = 0, max(c.ids.PastRaftID, raftID)
+	for err := c.dir.writeCluster(c.ids); err != nil; err = c.dir.writeCluster(c.ids) {
+		if !errors.Is(err, storage.ErrNoSpace) {
+			return err
+		}
+		c.log.Warn("no room to note that the Raft id is given up, trying again", zap.Uint64("raft_id", raftID), zap.Error(err))
+		if pause(ctx, roomPauseMin); ctx.Err() != nil {
+			return nil // at the next start it is given up again
+		}
+	}
+	c.room.has(false)
+	return c.dir.dropLog()
 }
 
 // servePeer hands an inbound Raft connection to the node.

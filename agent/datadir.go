@@ -31,7 +31,7 @@ const (
 )
 
 // clusterIDs is cluster.toml: which cluster this directory belongs to, and as whom. It is written by
-// Init or by the first successful join; only RaftID changes afterwards.
+// Init or by the first successful join; only the Raft ids change afterwards.
 type clusterIDs struct {
 	ClusterID   string `toml:"cluster_id"`
 	TrustDomain string `toml:"trust_domain"`
@@ -40,6 +40,9 @@ type clusterIDs struct {
 	// RaftID is the id under which this directory's log was written, 0 while the agent is not a core
 	// member. An id is never reused: leaving the core and coming back gives a new one.
 	RaftID uint64 `toml:"raft_id"`
+	// PastRaftID is the highest id that this directory has given up. No id up to it is run again,
+	// whatever an old View says: its log is gone, and it would vote as if it had never acknowledged anything.
+	PastRaftID uint64 `toml:"past_raft_id"`
 }
 
 // dataDir is an agent's directory. Its methods touch only the small files; log, snapshots and keys

@@ -12,10 +12,7 @@ import (
 	"github.com/parley-mesh/parley/transport"
 )
 
-const (
-	methodChunk    = "snapshot.chunk"
-	methodStanding = "core.standing"
-)
+const methodChunk = "snapshot.chunk"
 
 // registerRPC puts on the mesh's RPC server what one agent may ask of another. The peer is always
 // the identity of its certificate; each handler says who may call it.
@@ -95,49 +92,6 @@ func (c *coreRunner) fetchChunk(ctx context.Context, id uint64, hash [32]byte) (
 		return nil, fmt.Errorf("no node is known for Raft id %x", id)
 	}
 	return c.pool.Call(ctx, node, methodChunk, hash[:])
-}
-
-// serveWilling says whether this agent's configuration lets it into the core.
-func (a *Agent) serveWilling(context.Context, transport.Peer, []byte) ([]byte, error) {
-	if a.cfg.Core.Eligible {
-		return []byte(answerYes), nil
-	}
-	return []byte(answerNo), nil
-}
-
-// Answers of methodStanding.
-const (
-	standingCurrent = "current"
-	standingRetired = "retired"
-	standingUnknown = "unknown"
-)
-
-// serveStanding tells an agent whether its own Raft id is still one of the core's.
-func (a *Agent) serveStanding(_ context.Context, peer transport.Peer, body []byte) ([]byte, error) {
-	var id uint64
-	if _, err := fmt.Sscanf(string(body), "%x", &id); err != nil {
-		return nil, &transport.Error{Code: api.CodeInvalid, Message: "want a Raft id in hex"}
-	}
-	m, ok := a.hub.View().CoreByID(id)
-	switch {
-	case !ok || m.Node != peer.Node:
-		return []byte(standingUnknown), nil
-	case m.Retired:
-		return []byte(standingRetired), nil
-	}
-	return []byte(standingCurrent), nil
-}
-
-// othersSayRetired asks the other members. One that has applied the retirement is enough: a
-// retirement is never undone.
-func (c *coreRunner) othersSayRetired(ctx context.Context, raftID uint64) bool {
-	for _, node := range c.book.coreNodes() {
-		answer, err := c.pool.Call(ctx, node, methodStanding, fmt.Appendf(nil, "%x", raftID))
-		if err == nil && string(answer) == standingRetired {
-			return true
-		}
-	}
-	return false
 }
 
 // toWire turns an API error into one that crosses the mesh with its code and hint.

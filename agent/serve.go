@@ -60,7 +60,7 @@ func (a *Agent) follower() *follower {
 func (a *Agent) controller() *controller {
 	return &controller{
 		cfg:  controllerConfig{replaceAfter: a.cfg.Core.ReplaceAfter, eligible: a.cfg.Core.Eligible},
-		self: a.ids.Node, core: a.core, members: a.memberList, service: a.service, issuer: a.issuer, pool: a.pool,
+		self: a.ids.Node, core: a.core, members: a.memberList, service: a.service, issuer: a.issuer, call: a.pool.Call,
 		log: a.log.Named("core"), proven: make(map[uint64]bool), silent: make(map[uint64]time.Duration),
 		willing: make(map[string]willingness), report: a.timeline.report,
 	}

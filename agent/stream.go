@@ -31,6 +31,9 @@ const (
 
 	streamRetryMin = 50 * time.Millisecond
 	streamRetryMax = 2 * time.Second
+
+	// outsideEvery is how often a core member looks whether it has left the core and has to follow again.
+	outsideEvery = 250 * time.Millisecond
 )
 
 // publicOnly is the class that every agent may follow.
@@ -116,7 +119,7 @@ var errOwnLog = errors.New("the own log feeds the view now")
 func (f *follower) waitOutside(ctx context.Context) {
 	select {
 	case <-ctx.Done():
-	case <-time.After(streamRetryMax):
+	case <-time.After(outsideEvery):
 	}
 }
 

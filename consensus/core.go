@@ -78,6 +78,8 @@ type core struct {
 	halted    error             // applying stopped for good; the log goes on
 	heard     map[uint64]uint64 // tick of the last message from each peer
 
+	shownLeader uint64 // knownLeader at the last tick
+
 	props    proposals
 	pair     pair
 	reads    readRounds
@@ -151,6 +153,7 @@ func (c *core) tick() {
 	c.tickTransfer()
 	c.tickSnapshots()
 	c.drain()
+	c.tickLeader()
 }
 
 // campaignAlone makes the only voter stand at once. Raft refuses while a committed change of the
@@ -267,5 +270,5 @@ func (c *core) notLeader() error {
 	if c.leads() {
 		return &NotLeaderError{}
 	}
-	return &NotLeaderError{Leader: c.leader}
+	return &NotLeaderError{Leader: c.knownLeader()}
 }

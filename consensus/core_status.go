@@ -7,12 +7,15 @@ import (
 	"go.etcd.io/raft/v3/tracker"
 )
 
+// RoleNone is the role of a node that was never added, or is removed and knows it.
+const RoleNone = "none"
+
 // Status is a node's view of the core. A follower's is as old as what its leader told it.
 type Status struct {
 	ID        uint64
 	Term      uint64
-	Leader    uint64 // 0 = none known
-	Role      string // leader, follower, candidate or learner; "none" for a node that was never added or is removed
+	Leader    uint64 // 0 = none known, or not heard for an election timeout
+	Role      string // leader, follower, candidate, learner or RoleNone
 	Commit    uint64
 	Applied   uint64
 	Voters    []uint64
@@ -32,7 +35,7 @@ type Progress struct {
 // status describes the core; Applied and Stopped are the shell's to fill in.
 func (c *core) status() Status {
 	s := Status{
-		ID: c.cfg.id, Term: c.term, Leader: c.leader, Role: c.roleName(), Commit: c.commit, Applied: c.applied,
+		ID: c.cfg.id, Term: c.term, Leader: c.knownLeader(), Role: c.roleName(), Commit: c.commit, Applied: c.applied,
 		Voters: slices.Sorted(slices.Values(c.conf.GetVoters())), Outgoing: slices.Sorted(slices.Values(c.conf.GetVotersOutgoing())),
 		Learners:  slices.Sorted(slices.Values(slices.Concat(c.conf.GetLearners(), c.conf.GetLearnersNext()))),
 		Confirmed: c.leads() && c.termStart > 0 && c.commit >= c.termStart, Stopped: c.halted,
@@ -46,6 +49,24 @@ func (c *core) status() Status {
 		})
 	}
 	return s
+}
+
+// knownLeader is the leader that others may be told of. Raft forgets a leader only to stand for election
+// itself. A learner and a removed node never do, and would name one that is long dead, so a leader that
+// was not heard for an election timeout does not count here.
+func (c *core) knownLeader() uint64 {
+	if c.leads() || c.leader == raft.None || c.heardLately(c.leader) {
+		return c.leader
+	}
+	return raft.None
+}
+
+// tickLeader publishes that the leader fell silent, or is heard again.
+func (c *core) tickLeader() {
+	if known := c.knownLeader(); known != c.shownLeader {
+		c.shownLeader = known
+		c.out.changed = true
+	}
 }
 
 // heardLately is steadier than raft's RecentActive, which is false for a moment after each check of
@@ -66,7 +87,7 @@ func (c *core) roleName() string {
 	case slices.Contains(c.conf.GetLearners(), c.cfg.id):
 		return "learner"
 	}
-	return "none"
+	return RoleNone
 }
 
 // members returns everybody in the configuration, none for a node that does not know it yet, and

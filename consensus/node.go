@@ -81,6 +81,7 @@ type Node struct {
 	started    atomic.Bool
 	done       chan struct{} // closed when Run has returned
 	refused    refusals
+	closings   closings
 }
 
 // Capacities that no option sets.

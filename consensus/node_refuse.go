@@ -1,6 +1,9 @@
 package consensus
 
 import (
+	"sync"
+	"time"
+
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 )
@@ -22,4 +25,31 @@ func (r *refusals) log(log *zap.Logger, tick uint64, m *raftpb.Message, err erro
 	}
 	log.Warn("peer message refused", zap.Uint64("peer", m.GetFrom()), zap.Error(err), zap.Int("count", r.count))
 	r.next, r.count = tick+refusalPause, 0
+}
+
+// closingPause is between two log lines about connections that were ended for what a peer sent: it
+// connects again within 50 ms, and would fill the disk.
+const closingPause = time.Second
+
+// closings logs why inbound connections ended, counting those in between.
+type closings struct {
+	mu struct {
+		sync.Mutex // not held while logging
+		next       time.Time
+		count      int
+	}
+}
+
+func (c *closings) log(log *zap.Logger, node string, err error) {
+	c.mu.Lock()
+	c.mu.count++
+	now, count := time.Now(), c.mu.count
+	due := !now.Before(c.mu.next)
+	if due {
+		c.mu.next, c.mu.count = now.Add(closingPause), 0
+	}
+	c.mu.Unlock()
+	if due {
+		log.Warn("raft connection closed", zap.String("node", node), zap.Error(err), zap.Int("count", count))
+	}
 }

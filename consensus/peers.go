@@ -278,7 +278,7 @@ func (n *Node) ServePeer(ctx context.Context, conn net.Conn, node string) {
 	defer stop()
 	err := n.readPeer(ctx, conn, node)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, io.ErrClosedPipe) && ctx.Err() == nil {
-		n.log.Warn("raft connection closed", zap.String("node", node), zap.Error(err))
+		n.closings.log(n.log, node, err)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-mesh/parley/clock"
@@ -275,6 +276,35 @@ func TestServePeerReplaces(t *testing.T) {
 		}
 		_, b3 := net.Pipe()
 		n.ServePeer(t.Context(), b3, "node2") // returns at once
+	})
+}
+
+// TestServePeerLogsSparingly: a peer that is refused each time connects again at once. It gets one line a
+// second, with the number of refusals in it.
+func TestServePeerLogsSparingly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lines, seen := observer.New(zap.WarnLevel)
+		m := newMesh(t)
+		defer m.stopAll()
+		n := m.add(1, func(o *Options) { o.Logger = zap.New(lines) }, 1, 2)
+		refuse := func() {
+			here, there := net.Pipe()
+			go func() { _, _ = here.Write([]byte("GET / HTTP/1.1\r\n\r\n")) }()
+			n.ServePeer(t.Context(), there, "node2")
+			_ = here.Close()
+		}
+		for range 20 {
+			refuse()
+		}
+		if got := seen.FilterMessage("raft connection closed").Len(); got != 1 {
+			t.Errorf("%d lines about 20 refusals", got)
+		}
+		time.Sleep(closingPause)
+		refuse()
+		all := seen.FilterMessage("raft connection closed").All()
+		if len(all) != 2 || all[1].ContextMap()["count"] != int64(20) {
+			t.Errorf("a second later: %d lines, the last says %v", len(all), all[len(all)-1].ContextMap())
+		}
 	})
 }
 

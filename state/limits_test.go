@@ -135,6 +135,16 @@ func TestRowLimits(t *testing.T) {
 	if got := m.View().Rows(TableCore); got != MaxRetired+1 {
 		t.Errorf("got %d Raft ids listed, want %d", got, MaxRetired+1)
 	}
+	// The first id that was retired is forgotten, and still known to be retired: its host may come back.
+	last := uint64(MaxRetired + 11)
+	for id, want := range map[uint64]bool{0: false, 1: false, 2: true, last: true, last + 1: false} {
+		if _, listed := m.View().CoreByID(2); listed {
+			t.Error("the oldest retired id is still listed: nothing is tested")
+		}
+		if got := m.View().RaftIDRetired(id); got != want {
+			t.Errorf("Raft id %d retired: %t, want %t", id, got, want)
+		}
+	}
 	for i := range MaxCoreMembers - 1 {
 		c := CoreMember{RaftID: uint64(1000 + i), Node: fmt.Sprint("x", i)}
 		m.s.set(TableCore, coreKey(c.RaftID), 1, encodeCore(c))

@@ -98,6 +98,15 @@ func (v *View) Core() []CoreMember { return v.s.core(false) }
 // CoreByID returns the member with that Raft id, retired or not.
 func (v *View) CoreByID(raftID uint64) (CoreMember, bool) { return v.s.coreByID(raftID) }
 
+// RaftIDRetired reports whether a Raft id was given to a node and taken back for good. Ids are given in
+// ascending order and old retired ones are forgotten, so one that was given and has no row is retired.
+func (v *View) RaftIDRetired(raftID uint64) bool {
+	if m, ok := v.CoreByID(raftID); ok {
+		return m.Retired
+	}
+	return raftID != 0 && raftID < v.Cluster().NextRaftID
+}
+
 // Cluster returns the row about the whole; the zero value before a follower has its snapshot.
 func (v *View) Cluster() Cluster { return v.s.cluster() }
 

@@ -1,0 +1,123 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/consensus"
+	"github.com/parley-mesh/parley/transport"
+)
+
+const (
+	methodProve   = "core.prove"
+	methodWilling = "core.willing"
+	answerNo      = "no"
+	answerYes     = "yes"
+
+	proveNonceSize = 32
+
+	// willingFor is how long an answer to methodWilling counts, and silentFor how long an agent that let
+	// the question time out is left alone.
+	willingFor = 10 * time.Second
+	silentFor  = 2 * time.Second
+	// maxHearing is how many questions of the controller may be open at once.
+	maxHearing = 64
+)
+
+// willingness is what a node answered last.
+type willingness struct {
+	answered, no bool
+	next         time.Duration // boottime from which on it is asked again
+}
+
+// hear asks the members what is not known of them yet: who wants to be in the core, and which learner
+// can open the root. All are asked at once and each has askTimeout: a frozen agent must not keep the
+// controller from the others.
+func (c *controller) hear(ctx context.Context, members []consensus.PlanMember, st consensus.Status) {
+	willing, proven := make([]willingness, len(members)), make([]bool, len(members))
+	var asking errgroup.Group
+	asking.SetLimit(maxHearing)
+	for i, m := range members {
+		if m.Node == c.self {
+			continue
+		}
+		if willing[i] = c.willing[m.Node]; m.Alive && clock.Boottime() >= willing[i].next {
+			asking.Go(func() error { c.askWilling(ctx, m.Node, &willing[i]); return nil })
+		}
+		if st.Progress[m.RaftID].Active && !c.proven[m.RaftID] {
+			asking.Go(func() error { proven[i] = c.askProof(ctx, m.RaftID, m.Node); return nil })
+		}
+	}
+	_ = asking.Wait() // the questions keep their errors
+	for i, m := range members {
+		c.willing[m.Node] = willing[i]
+		if proven[i] {
+			c.proven[m.RaftID] = true
+		}
+	}
+}
+
+// isWilling reports whether a node lets itself be in the core. A member stays willing while it says
+// nothing, because silence is for gossip to judge; another has to say so before it is taken in.
+func (c *controller) isWilling(m consensus.PlanMember) bool {
+	if m.Node == c.self {
+		return c.cfg.eligible
+	}
+	w := c.willing[m.Node]
+	return !w.no && (w.answered || m.RaftID != 0)
+}
+
+// askWilling asks a node whether its own configuration or its disk keeps it out of the core. One that
+// refuses to answer, as a new agent does until it knows the core, is asked again at the next look.
+func (c *controller) askWilling(ctx context.Context, node string, w *willingness) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	raw, err := c.call(ctx, node, methodWilling, nil)
+	switch {
+	case err == nil:
+		*w = willingness{answered: true, no: string(raw) == answerNo, next: clock.Boottime() + willingFor}
+	case ctx.Err() != nil:
+		w.next = clock.Boottime() + silentFor
+	}
+}
+
+// askProof asks a learner to sign a challenge with the root that it was given sealed.
+func (c *controller) askProof(ctx context.Context, id uint64, node string) bool {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	nonce := make([]byte, proveNonceSize)
+	_, _ = rand.Read(nonce)
+	signature, err := c.call(ctx, node, methodProve, nonce)
+	if err == nil {
+		err = c.issuer.checkProof(id, nonce, signature)
+	}
+	if err != nil {
+		c.log.Debug("a learner has not opened the sealed root yet", zap.String("node", node), zap.Error(err))
+	}
+	return err == nil
+}
+
+// proofDigest is what a learner signs: the purpose, its id, and the leader's nonce.
+func proofDigest(raftID uint64, nonce []byte) []byte {
+	h := sha256.New()
+	h.Write([]byte("parley core proof 1"))
+	_ = binary.Write(h, binary.BigEndian, raftID)
+	h.Write(nonce)
+	return h.Sum(nil)
+}
+
+// prove answers the leader's challenge.
+func (c *coreRunner) prove(issuer *issuer, nonce []byte) ([]byte, error) {
+	n := c.current.Load()
+	if n == nil || len(nonce) != proveNonceSize {
+		return nil, &transport.Error{Code: "unavailable", Message: "this agent runs no Raft id"}
+	}
+	return issuer.prove(n.raftID, nonce)
+}
