@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -345,8 +346,8 @@ func (a *Agent) joinCommand(spec api.TokenSpec) string {
 		}
 	}
 	name := ""
-	if spec.Node != "" {
-		name = " --name " + spec.Node
+	if node := cmp.Or(spec.Node, spec.Replace); node != "" {
+		name = " --name " + node
 	}
 	return "parley agent" + name + " --join " + strings.Join(addrs, ",") + " --token-file TOKEN_FILE"
 }
