@@ -79,6 +79,7 @@ type Agent struct {
 	ledger      *ledger // nil when it could not be written
 	joined      bool    // the cluster, in this run
 	incarnation uint64
+	address     netip.AddrPort // of the mesh port, as others reach it
 	timeline    *timeline
 	starts      startTracker
 	links       linkTable
@@ -155,6 +156,9 @@ func (a *Agent) identify(ctx context.Context, socks *sockets) error {
 	if err := a.checkToken(*ids); err != nil {
 		return err
 	}
+	if err := a.takeZone(ids); err != nil {
+		return err
+	}
 	a.ids = *ids
 	if err := security.CheckKeyFiles(a.dir.path); err != nil {
 		return err
@@ -198,7 +202,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	if err != nil {
 		return err
 	}
-	a.book = &book{self: a.ids.Node, source: a.source, view: a.hub.View, members: a.memberList, known: known}
+	a.book = &book{self: a.ids.Node, source: a.source, view: a.hub.View, members: a.memberList, known: known, join: a.cfg.Join}
 	a.pool = transport.NewPool(transport.PoolOptions{
 		Dial: func(ctx context.Context, node string) (net.Conn, error) {
 			return a.book.dial(ctx, node, transport.ALPNRPC)
@@ -245,13 +249,12 @@ func (a *Agent) newGossip(socks *sockets) error {
 		return err
 	}
 	a.incarnation = epoch
-	advertise, err := a.advertise(socks)
-	if err != nil {
+	if a.address, err = a.advertise(socks); err != nil {
 		return err
 	}
 	a.gossip, err = membership.New(membership.Options{
 		Name: a.ids.Node, Zone: a.ids.Zone, Version: a.opts.Version, ClusterID: a.ids.ClusterID,
-		Conn: socks.meshUDP, Advertise: advertise,
+		Conn: socks.meshUDP, Advertise: a.address,
 		ServerTLS: a.source.QUICServerTLS(transport.ALPNGossip),
 		ClientTLS: func(node string) *tls.Config { return a.source.ClientTLS(node, transport.ALPNGossip) },
 		Identify:  a.source.Identify,

@@ -43,6 +43,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"digests", a.watchDigests, stopGrace},
 		{"timeline", a.runTimeline, stopGrace},
 		{"core controller", a.controller().run, stopGrace},
+		{"place", a.keepPlace, stopGrace},
 		{"sessions", a.sessions.run, stopGrace},
 		{"admin socket", a.serveHTTP(socks.admin, api.Socket), stopGrace},
 		{"http", a.serveHTTP(socks.http, api.Loopback), stopGrace},
@@ -54,7 +55,10 @@ func (a *Agent) tiers(socks *sockets) []tier {
 }
 
 func (a *Agent) follower() *follower {
-	return &follower{dir: a.dir, views: a.views, book: a.book, pool: a.pool, log: a.log.Named("stream"), replica: watch.NewReplica(publicOnly...)}
+	return &follower{
+		dir: a.dir, views: a.views, book: a.book, pool: a.pool, log: a.log.Named("stream"),
+		replica: watch.NewReplica(publicOnly...), met: a.membersChanged,
+	}
 }
 
 func (a *Agent) controller() *controller {
