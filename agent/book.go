@@ -104,8 +104,13 @@ func (d *dataDir) writeKnown(known []knownMember) error {
 	if err != nil {
 		return err
 	}
+	return d.writeView(knownFile, append(raw, '\n'))
+}
+
+// writeView writes a file of what this agent knows of the cluster.
+func (d *dataDir) writeView(name string, data []byte) error {
 	if err := os.MkdirAll(d.join(viewDir), 0o700); err != nil {
 		return fmt.Errorf("create %s: %w", viewDir, err)
 	}
-	return d.write(viewDir+"/"+knownFile, append(raw, '\n'))
+	return d.write(viewDir+"/"+name, data)
 }

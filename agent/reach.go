@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/parley-mesh/parley/membership"
-	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/state"
 )
 
@@ -29,7 +27,7 @@ const (
 // certificate there would have another name.
 type book struct {
 	self    string
-	source  *security.Source
+	mesh    func(ctx context.Context, node, alpn, addr string) (net.Conn, error)
 	view    func() *state.View
 	members func() []membership.Member
 	known   []knownMember // as read at start; never changed
@@ -82,9 +80,8 @@ func (b *book) dial(ctx context.Context, node, alpn string) (net.Conn, error) {
 	if len(addrs) == 0 {
 		return nil, fmt.Errorf("no address is known for node %q", node)
 	}
-	d := tls.Dialer{NetDialer: &net.Dialer{Control: limitUnacked}, Config: b.source.ClientTLS(node, alpn)}
 	return firstOf(ctx, addrs, func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-		return d.DialContext(ctx, "tcp", addr.String())
+		return b.mesh(ctx, node, alpn, addr.String())
 	})
 }
 

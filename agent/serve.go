@@ -35,6 +35,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"core", a.core.run, 2 * stopGrace},
 		{"membership", a.gossip.Run, stopGrace},
 		{"mesh", mesh.Run, stopGrace},
+		{"recheck", a.recheck, stopGrace},
 		{"change stream", a.follower().run, stopGrace},
 		{"issuer", a.issuer.run, stopGrace},
 		{"core status", a.followCore, stopGrace},
@@ -80,6 +81,8 @@ func (a *Agent) newMesh(socks *sockets, rpc *transport.Server) *transport.Mesh {
 		Listener: socks.meshTCP,
 		TLS:      a.source.ServerTLS(transport.ALPNRPC, transport.ALPNRaft, transport.ALPNJoin, transport.ALPNGossip),
 		Identify: a.source.Identify,
+		Standing: a.source.Standing,
+		Live:     a.live,
 		Grace:    stopGrace / 2,
 		Log:      a.log.Named("mesh"),
 	})
@@ -94,6 +97,9 @@ func (a *Agent) newMesh(socks *sockets, rpc *transport.Server) *transport.Mesh {
 func (a *Agent) serveHTTP(l net.Listener, kind api.Listener) func(context.Context) error {
 	return func(ctx context.Context) error {
 		server := api.NewHTTPServer(a.handler(kind), a.log.Named("http"))
+		if kind == api.HTTPS {
+			a.guardHTTPS(server)
+		}
 		failed := make(chan error, 1)
 		go func() { failed <- server.Serve(l) }()
 		select {

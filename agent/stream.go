@@ -189,7 +189,7 @@ func (f *follower) save() error {
 	if err := v.WriteSnapshotOf(classes, b); err != nil {
 		return err
 	}
-	return f.dir.write(viewDir+"/"+lkgFile, b.Bytes())
+	return f.dir.writeView(lkgFile, b.Bytes())
 }
 
 // loadCopy returns the last known good View, or an empty one.

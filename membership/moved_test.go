@@ -1,9 +1,13 @@
 package membership
 
 import (
+	"crypto/tls"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/parley-mesh/parley/transport"
 )
 
 // addresses are seeds without names, as a person configures them.
@@ -90,4 +94,43 @@ func TestSeedNamesAreKept(t *testing.T) {
 			t.Errorf("missing %v, alone %t, want nothing", missing, alone)
 		}
 	})
+}
+
+// A QUIC link whose peer's certificate counts no more is closed and made anew, and nobody is missed meanwhile. Without
+// a judge it stays: that is the control.
+func TestLinksAreJudged(t *testing.T) {
+	for _, judged := range []bool{true, false} {
+		inBubble(t, func(t *testing.T, c *cluster) {
+			end := time.Now().Add(time.Minute)
+			c.tune = func(o *Options) {
+				if !judged {
+					return
+				}
+				o.Standing = func(tls.ConnectionState) transport.Standing {
+					renewed := time.Now().After(end)
+					return transport.Standing{Check: func() error {
+						if !renewed && time.Now().After(end) {
+							return errors.New("the certificate ended")
+						}
+						return nil
+					}}
+				}
+			}
+			c.startN(3)
+			c.eventually(30*time.Second, "converged", c.converged)
+			time.Sleep(time.Until(end) - time.Second)
+			c.never(20*time.Second, "somebody was held gone", c.anyGone)
+			old := 0
+			for _, n := range c.nodes {
+				for _, l := range n.Links() {
+					if l.Path == PathUDP && l.Since.Before(end) {
+						old++
+					}
+				}
+			}
+			if (old == 0) != judged {
+				t.Errorf("judged %t: %d links of before are open", judged, old)
+			}
+		})
+	}
 }

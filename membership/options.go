@@ -35,6 +35,9 @@ type Options struct {
 	ClientTLS func(node string) *tls.Config
 	// Identify tells whose verified certificate a connection carries.
 	Identify func(tls.ConnectionState) (transport.Peer, error)
+	// Standing judges a QUIC connection while it is open: one that does not stand any more is closed. TCP ones are
+	// their owners' to judge. May be nil.
+	Standing func(tls.ConnectionState) transport.Standing
 	// DialTCP opens a TLS connection (ALPN parley-gossip/1) to a node's mesh TCP port, or, with an empty
 	// node, to whichever agent of the trust domain listens there. Nil turns the fallback off, and seeds
 	// without a name are not used.
