@@ -44,6 +44,8 @@ func (a *Agent) joinCluster(ctx context.Context, socks *sockets) (*clusterIDs, e
 	if err != nil {
 		return nil, err
 	}
+	stop := a.answerMeanwhile(socks)
+	defer stop()
 	a.log.Info("joining the cluster", zap.String("node", name), zap.Strings("addr", a.cfg.Join))
 	resp, err := security.Join(ctx, security.JoinOptions{
 		Token: token, Addrs: a.cfg.Join, Host: host, Node: name, Zone: a.cfg.Zone, Address: address.String(),
