@@ -62,6 +62,7 @@ type Agent struct {
 	views  *viewSwitch
 	book   *book
 	pool   *transport.Pool
+	live   *transport.Live
 	core   *coreRunner
 	issuer *issuer
 
@@ -79,6 +80,7 @@ type Agent struct {
 	ledger      *ledger // nil when it could not be written
 	joined      bool    // the cluster, in this run
 	incarnation uint64
+	address     netip.AddrPort // of the mesh port, as others reach it
 	timeline    *timeline
 	starts      startTracker
 	links       linkTable
@@ -155,6 +157,9 @@ func (a *Agent) identify(ctx context.Context, socks *sockets) error {
 	if err := a.checkToken(*ids); err != nil {
 		return err
 	}
+	if err := a.takeZone(ids); err != nil {
+		return err
+	}
 	a.ids = *ids
 	if err := security.CheckKeyFiles(a.dir.path); err != nil {
 		return err
@@ -189,7 +194,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.views = &viewSwitch{hub: a.hub}
 	a.source, err = security.NewSource(security.SourceOptions{
 		Dir: a.dir.path, TrustDomain: td, Node: a.ids.Node, Host: a.host,
-		Now: clock.System, HostKeyOf: a.hostKeyOf, Log: a.log.Named("security"),
+		Now: clock.System, HostKeyOf: a.hostKeyOf, Denied: a.hasLeft, Log: a.log.Named("security"),
 	})
 	if err != nil {
 		return identityError(fmt.Errorf("load this agent's identity: %w", err), a.ids.Node)
@@ -198,7 +203,8 @@ func (a *Agent) assemble(socks *sockets) error {
 	if err != nil {
 		return err
 	}
-	a.book = &book{self: a.ids.Node, source: a.source, view: a.hub.View, members: a.memberList, known: known}
+	a.live = transport.NewLive()
+	a.book = &book{self: a.ids.Node, mesh: a.dialMesh, view: a.hub.View, members: a.memberList, known: known, join: a.cfg.Join}
 	a.pool = transport.NewPool(transport.PoolOptions{
 		Dial: func(ctx context.Context, node string) (net.Conn, error) {
 			return a.book.dial(ctx, node, transport.ALPNRPC)
@@ -245,19 +251,17 @@ func (a *Agent) newGossip(socks *sockets) error {
 		return err
 	}
 	a.incarnation = epoch
-	advertise, err := a.advertise(socks)
-	if err != nil {
+	if a.address, err = a.advertise(socks); err != nil {
 		return err
 	}
 	a.gossip, err = membership.New(membership.Options{
 		Name: a.ids.Node, Zone: a.ids.Zone, Version: a.opts.Version, ClusterID: a.ids.ClusterID,
-		Conn: socks.meshUDP, Advertise: advertise,
+		Conn: socks.meshUDP, Advertise: a.address,
 		ServerTLS: a.source.QUICServerTLS(transport.ALPNGossip),
 		ClientTLS: func(node string) *tls.Config { return a.source.ClientTLS(node, transport.ALPNGossip) },
-		Identify:  a.source.Identify,
+		Identify:  a.source.Identify, Standing: a.source.Standing,
 		DialTCP: func(ctx context.Context, node string, addr netip.AddrPort) (net.Conn, error) {
-			d := tls.Dialer{Config: a.source.ClientTLS(node, transport.ALPNGossip)}
-			return d.DialContext(ctx, "tcp", addr.String())
+			return a.dialMesh(ctx, node, transport.ALPNGossip, addr.String())
 		},
 		HostKey: a.host.Signer, HostKeyOf: a.hostKeyOf, BindingsChanged: a.bindingsChanged(),
 		ResetKey: resetKey(a.host), Epoch: epoch, Seeds: a.book.seeds,

@@ -191,6 +191,30 @@ func TestFailedInitLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestInitChecksFirst: what cannot begin a cluster is refused before anything is written, so that a correct Init in
+// the same place works. A trust domain of 256 bytes once ended the program in a panic, with an identity left behind.
+func TestInitChecksFirst(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "d")
+	long := strings.Repeat("a", 256)
+	for what, o := range map[string]InitOptions{
+		"trust domain": {TrustDomain: long, Name: "a1"},
+		"zone":         {TrustDomain: "agent.test", Name: "a1", Zone: long},
+		"address":      {TrustDomain: "agent.test", Name: "a1", Address: long + "a"},
+		"name":         {TrustDomain: "agent.test", Name: long},
+	} {
+		o.DataDir = dir
+		if _, err := Init(t.Context(), o); err == nil {
+			t.Errorf("%s of %d bytes: no error", what, len(long))
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: it left something (%v)", what, err)
+		}
+	}
+	if _, err := Init(t.Context(), InitOptions{DataDir: dir, TrustDomain: long[1:], Name: "a1"}); err != nil {
+		t.Errorf("with the longest trust domain: %v", err)
+	}
+}
+
 // TestListenUnix: a socket that a dead process left is replaced; a file, and a socket that somebody
 // serves, are refused and stay. Once http.bind could remove any file.
 func TestListenUnix(t *testing.T) {

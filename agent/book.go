@@ -1,20 +1,14 @@
 package agent
 
 import (
-	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/parley-mesh/parley/membership"
-	"github.com/parley-mesh/parley/security"
-	"github.com/parley-mesh/parley/state"
 )
 
 // knownFile keeps the members last seen, so that an agent whose cluster is down finds it again.
@@ -28,46 +22,6 @@ type knownMember struct {
 	Node string `json:"node"`
 	Addr string `json:"addr"`
 	Core bool   `json:"core,omitempty"`
-}
-
-// book finds the mesh address of a node: from gossip, which is freshest, else from the replicated
-// node row, else from the members last seen before this start.
-type book struct {
-	self    string
-	source  *security.Source
-	view    func() *state.View
-	members func() []membership.Member
-	known   []knownMember // as read at start; never changed
-}
-
-// address returns the mesh address of node.
-func (b *book) address(node string) (netip.AddrPort, error) {
-	for _, m := range b.members() {
-		if m.Name == node && m.Addr.IsValid() {
-			return m.Addr, nil
-		}
-	}
-	if row, ok := b.view().Node(node); ok {
-		if addr, err := netip.ParseAddrPort(row.Address); err == nil {
-			return addr, nil
-		}
-	}
-	for _, k := range b.known {
-		if k.Node == node {
-			return netip.ParseAddrPort(k.Addr)
-		}
-	}
-	return netip.AddrPort{}, fmt.Errorf("no address is known for node %q", node)
-}
-
-// dial opens a mutually authenticated connection to node for one protocol of the mesh port.
-func (b *book) dial(ctx context.Context, node, alpn string) (net.Conn, error) {
-	addr, err := b.address(node)
-	if err != nil {
-		return nil, err
-	}
-	d := tls.Dialer{NetDialer: &net.Dialer{Control: limitUnacked}, Config: b.source.ClientTLS(node, alpn)}
-	return d.DialContext(ctx, "tcp", addr.String())
 }
 
 // coreNodes lists the core members, those that gossip holds alive first; never this agent.
@@ -119,30 +73,6 @@ func (b *book) coreSources() []string {
 	return core
 }
 
-// seeds lists everyone whom gossip may try to reach: the replicated nodes and the members last seen.
-func (b *book) seeds() []membership.Seed {
-	var out []membership.Seed
-	add := func(node, addr string) {
-		ap, err := netip.ParseAddrPort(addr)
-		if err != nil || node == b.self || len(out) >= maxKnown {
-			return
-		}
-		s := membership.Seed{Node: node, Addr: ap}
-		if !slices.Contains(out, s) {
-			out = append(out, s)
-		}
-	}
-	for _, k := range b.known {
-		add(k.Node, k.Addr)
-	}
-	for _, n := range b.view().Nodes() {
-		if !n.Left {
-			add(n.Name, n.Address)
-		}
-	}
-	return out
-}
-
 // snapshotKnown lists the members as they should be found at the next start: those of gossip, and
 // those known before that gossip has not met.
 func (b *book) snapshotKnown() []knownMember {
@@ -189,8 +119,13 @@ func (d *dataDir) writeKnown(known []knownMember) error {
 	if err != nil {
 		return err
 	}
+	return d.writeView(knownFile, append(raw, '\n'))
+}
+
+// writeView writes a file of what this agent knows of the cluster.
+func (d *dataDir) writeView(name string, data []byte) error {
 	if err := os.MkdirAll(d.join(viewDir), 0o700); err != nil {
 		return fmt.Errorf("create %s: %w", viewDir, err)
 	}
-	return d.write(viewDir+"/"+knownFile, append(raw, '\n'))
+	return d.write(viewDir+"/"+name, data)
 }

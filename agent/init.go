@@ -53,7 +53,7 @@ func Init(_ context.Context, o InitOptions) (InitResult, error) {
 		return InitResult{}, withHint(fmt.Errorf("trust domain %q: %w", o.TrustDomain, err),
 			"use a lower-case name such as prod.example, in letters, digits, dots, dashes and underscores")
 	}
-	if err := security.CheckNodeName(o.Name); err != nil {
+	if err := checkInit(td, o); err != nil {
 		return InitResult{}, err
 	}
 	dir, err := openDataDir(o.DataDir)
@@ -79,6 +79,20 @@ func Init(_ context.Context, o InitOptions) (InitResult, error) {
 		return InitResult{}, unfound(dir, err)
 	}
 	return made, nil
+}
+
+// checkInit refuses, before anything is written, what could not begin a cluster.
+func checkInit(td spiffeid.TrustDomain, o InitOptions) error {
+	switch {
+	case len(td.Name()) > state.MaxTrustBytes:
+		return withHint(fmt.Errorf("the trust domain has %d bytes, more than %d", len(td.Name()), state.MaxTrustBytes),
+			"it stands in every identity: choose a short one, such as prod.example")
+	case len(o.Zone) > state.MaxZoneBytes:
+		return fmt.Errorf("the zone has %d bytes, more than %d", len(o.Zone), state.MaxZoneBytes)
+	case len(o.Address) > state.MaxAddressBytes:
+		return fmt.Errorf("the address has %d bytes, more than %d", len(o.Address), state.MaxAddressBytes)
+	}
+	return security.CheckNodeName(o.Name)
 }
 
 // unfound takes back what a failed attempt left, so that the next one finds the directory as it was. An

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -43,6 +44,8 @@ func (a *Agent) joinCluster(ctx context.Context, socks *sockets) (*clusterIDs, e
 	if err != nil {
 		return nil, err
 	}
+	stop := a.answerMeanwhile(socks)
+	defer stop()
 	a.log.Info("joining the cluster", zap.String("node", name), zap.Strings("addr", a.cfg.Join))
 	resp, err := security.Join(ctx, security.JoinOptions{
 		Token: token, Addrs: a.cfg.Join, Host: host, Node: name, Zone: a.cfg.Zone, Address: address.String(),
@@ -345,8 +348,8 @@ func (a *Agent) joinCommand(spec api.TokenSpec) string {
 		}
 	}
 	name := ""
-	if spec.Node != "" {
-		name = " --name " + spec.Node
+	if node := cmp.Or(spec.Node, spec.Replace); node != "" {
+		name = " --name " + node
 	}
 	return "parley agent" + name + " --join " + strings.Join(addrs, ",") + " --token-file TOKEN_FILE"
 }

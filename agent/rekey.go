@@ -38,7 +38,7 @@ func (a *Agent) askByHostKey(ctx context.Context, req security.LeafRequest) ([][
 func (b *book) helpers(configured []string) []string {
 	core := b.coreNodes()
 	var first, rest []string
-	for _, s := range b.seeds() {
+	for _, s := range b.addKnown(nil) {
 		if slices.Contains(core, s.Node) {
 			first = append(first, s.Addr.String())
 		} else {

@@ -35,6 +35,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"core", a.core.run, 2 * stopGrace},
 		{"membership", a.gossip.Run, stopGrace},
 		{"mesh", mesh.Run, stopGrace},
+		{"recheck", a.recheck, stopGrace},
 		{"change stream", a.follower().run, stopGrace},
 		{"issuer", a.issuer.run, stopGrace},
 		{"core status", a.followCore, stopGrace},
@@ -43,6 +44,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"digests", a.watchDigests, stopGrace},
 		{"timeline", a.runTimeline, stopGrace},
 		{"core controller", a.controller().run, stopGrace},
+		{"place", a.keepPlace, stopGrace},
 		{"sessions", a.sessions.run, stopGrace},
 		{"admin socket", a.serveHTTP(socks.admin, api.Socket), stopGrace},
 		{"http", a.serveHTTP(socks.http, api.Loopback), stopGrace},
@@ -54,7 +56,10 @@ func (a *Agent) tiers(socks *sockets) []tier {
 }
 
 func (a *Agent) follower() *follower {
-	return &follower{dir: a.dir, views: a.views, book: a.book, pool: a.pool, log: a.log.Named("stream"), replica: watch.NewReplica(publicOnly...)}
+	return &follower{
+		dir: a.dir, views: a.views, book: a.book, pool: a.pool, log: a.log.Named("stream"),
+		replica: watch.NewReplica(publicOnly...), met: a.membersChanged,
+	}
 }
 
 func (a *Agent) controller() *controller {
@@ -76,6 +81,8 @@ func (a *Agent) newMesh(socks *sockets, rpc *transport.Server) *transport.Mesh {
 		Listener: socks.meshTCP,
 		TLS:      a.source.ServerTLS(transport.ALPNRPC, transport.ALPNRaft, transport.ALPNJoin, transport.ALPNGossip),
 		Identify: a.source.Identify,
+		Standing: a.source.Standing,
+		Live:     a.live,
 		Grace:    stopGrace / 2,
 		Log:      a.log.Named("mesh"),
 	})
@@ -90,6 +97,9 @@ func (a *Agent) newMesh(socks *sockets, rpc *transport.Server) *transport.Mesh {
 func (a *Agent) serveHTTP(l net.Listener, kind api.Listener) func(context.Context) error {
 	return func(ctx context.Context) error {
 		server := api.NewHTTPServer(a.handler(kind), a.log.Named("http"))
+		if kind == api.HTTPS {
+			a.guardHTTPS(server)
+		}
 		failed := make(chan error, 1)
 		go func() { failed <- server.Serve(l) }()
 		select {

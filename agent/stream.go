@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +30,9 @@ const (
 	lkgFirst = 100 * time.Millisecond
 	lkgEvery = 10 * time.Second
 
+	// knownPause makes one write of changes that come together.
+	knownPause = 250 * time.Millisecond
+
 	streamRetryMin = 50 * time.Millisecond
 	streamRetryMax = 2 * time.Second
 
@@ -46,6 +50,7 @@ type follower struct {
 	book  *book
 	pool  *transport.Pool
 	log   *zap.Logger
+	met   func() <-chan struct{} // closed when gossip's members change next
 
 	replica *watch.Replica // owned by run
 	skipped bool           // a View was older than the one shown, so the next counts as all new; owned by run
@@ -55,6 +60,7 @@ type follower struct {
 func (f *follower) run(ctx context.Context) error {
 	var copier sync.WaitGroup
 	copier.Go(func() { f.keepCopy(ctx) })
+	copier.Go(func() { f.keepKnown(ctx) })
 	defer copier.Wait()
 	wait := streamRetryMin
 	for ctx.Err() == nil {
@@ -123,8 +129,8 @@ func (f *follower) waitOutside(ctx context.Context) {
 	}
 }
 
-// keepCopy writes the public state and the known members to disk: soon after the first View came, so
-// that an agent that is killed right after it joined finds its cluster again, then at a slower pace.
+// keepCopy writes the public state to disk: soon after the first View came, so that an agent that is killed
+// right after it joined finds its cluster again, then at a slower pace.
 func (f *follower) keepCopy(ctx context.Context) {
 	ticker := time.NewTicker(lkgFirst)
 	defer ticker.Stop()
@@ -149,17 +155,44 @@ func (f *follower) keepCopy(ctx context.Context) {
 	}
 }
 
-func (f *follower) save() error {
-	if err := f.dir.writeKnown(f.book.snapshotKnown()); err != nil {
-		return err
+// keepKnown writes the members to disk soon after they or their addresses change. A host that is restarted when
+// the others have moved finds them only if it remembers where they went, and gossip alone has told it.
+func (f *follower) keepKnown(ctx context.Context) {
+	again := time.NewTicker(lkgEvery) // who is in the core may change as well, and a write may have failed
+	defer again.Stop()
+	saved := f.book.known
+	save := func() {
+		now := f.book.snapshotKnown()
+		if slices.Equal(now, saved) {
+			return
+		}
+		if err := f.dir.writeKnown(now); err != nil {
+			f.log.Warn("could not keep the members' addresses", zap.Error(err))
+			return
+		}
+		saved = now
 	}
+	for ctx.Err() == nil {
+		changed := f.met()
+		save()
+		select {
+		case <-changed:
+			pause(ctx, knownPause)
+		case <-again.C:
+		case <-ctx.Done():
+		}
+	}
+	save()
+}
+
+func (f *follower) save() error {
 	v, classes := f.views.hub.View(), state.NewClassSet(publicOnly...)
 	digest := v.DigestOf(classes)
 	b := bytes.NewBuffer(append(digest[:], state.EncodePosition(v.Position())...))
 	if err := v.WriteSnapshotOf(classes, b); err != nil {
 		return err
 	}
-	return f.dir.write(viewDir+"/"+lkgFile, b.Bytes())
+	return f.dir.writeView(lkgFile, b.Bytes())
 }
 
 // loadCopy returns the last known good View, or an empty one.

@@ -54,8 +54,11 @@ func (s *Service) mayExecute(caller Caller, cmd state.Command) *Error {
 	if internalOnly(cmd) && caller.Kind != KindInternal {
 		return Errorf(CodeDenied, "this command is for the agents themselves")
 	}
-	if e, ok := cmd.(state.EventAppend); ok {
-		return s.mayReport(caller, e)
+	switch c := cmd.(type) {
+	case state.EventAppend:
+		return s.mayReport(caller, c)
+	case state.NodePlace:
+		return s.mayPlace(caller, c)
 	}
 	return allow(caller, commandAction(cmd))
 }

@@ -118,6 +118,7 @@ type Service struct {
 	watches    *limiter
 	forwarded  *limiter
 	probes     *pacer
+	places     *pacer
 	barrier    barrier
 	extra      []Route
 }
@@ -151,6 +152,7 @@ func New(o Options) *Service {
 		watches:    newLimiter(o.Watches),
 		forwarded:  newLimiter(maxForwarded),
 		probes:     newPacer(probeRate, probeBurst, o.Elapsed),
+		places:     newPacer(placeRate, placeBurst, o.Elapsed),
 		barrier:    barrier{limit: o.LeaderWait},
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/parley-mesh/parley/transport"
 )
 
 // Path is how packets reach a peer.
@@ -50,6 +52,7 @@ type link struct {
 	opener string // node name of the side that dialled
 	born   time.Time
 	carrier
+	standing transport.Standing // constant once the link is adopted
 
 	streams  atomic.Int32 // open; such a link is never evicted
 	used     atomic.Int64 // last packet or stream, either way
@@ -67,6 +70,14 @@ func newLink(p *peer, path Path, opener string, c carrier) *link {
 	l.used.Store(now.UnixNano())
 	l.heard.Store(now.UnixNano())
 	return l
+}
+
+// stands reports whether the peer could still open the link.
+func (l *link) stands() error {
+	if l.standing.Check == nil {
+		return nil
+	}
+	return l.standing.Check()
 }
 
 func (l *link) now() int64 { return l.peer.under.opts.Now().UnixNano() }

@@ -54,6 +54,7 @@ type Membership struct {
 	leaves chan chan<- error // Leave's requests to the view loop
 	done   chan struct{}     // closed when Run returns
 	strays *strays           // peers refused for want of a binding
+	seeds  seedNames
 }
 
 // New checks the options and signs our record. It starts nothing.

@@ -35,8 +35,12 @@ type Options struct {
 	ClientTLS func(node string) *tls.Config
 	// Identify tells whose verified certificate a connection carries.
 	Identify func(tls.ConnectionState) (transport.Peer, error)
-	// DialTCP opens a TLS connection (ALPN parley-gossip/1) to a node's mesh TCP port. Nil turns
-	// the fallback off.
+	// Standing judges a QUIC connection while it is open: one that does not stand any more is closed. TCP ones are
+	// their owners' to judge. May be nil.
+	Standing func(tls.ConnectionState) transport.Standing
+	// DialTCP opens a TLS connection (ALPN parley-gossip/1) to a node's mesh TCP port, or, with an empty
+	// node, to whichever agent of the trust domain listens there. Nil turns the fallback off, and seeds
+	// without a name are not used.
 	DialTCP func(ctx context.Context, node string, addr netip.AddrPort) (net.Conn, error)
 	// HostKey signs our record (ECDSA P-256). It is used at start, about once in eight refuted
 	// accusations, and when leaving.
@@ -50,7 +54,8 @@ type Options struct {
 	ResetKey [32]byte
 	// Epoch is larger at each start of this node.
 	Epoch uint64
-	// Seeds lists nodes to join, at start and for as long as they are missing. May be nil.
+	// Seeds lists nodes to join, at start and for as long as they are missing. A node may be listed with
+	// several addresses. It is called by one goroutine, between rounds, and may take a moment. May be nil.
 	Seeds func() []Seed
 	// Timing defaults to LAN().
 	Timing Timing
@@ -63,9 +68,9 @@ type Options struct {
 	bare bool
 }
 
-// Seed is a node to join and where it listened last.
+// Seed is a node to join and where it may listen.
 type Seed struct {
-	Node string
+	Node string // empty: whoever answers there, by its certificate
 	Addr netip.AddrPort
 }
 

@@ -85,7 +85,7 @@ func (u *underlay) dialQUIC(ctx context.Context, p *peer, addr netip.AddrPort) (
 		closeQUIC(conn, closeRefused)
 		return nil, err
 	}
-	l := newLink(p, PathUDP, u.opts.Name, &quicCarrier{under: u, conn: conn})
+	l := u.newQUICLink(p, u.opts.Name, conn)
 	if !u.serveQUIC(l, conn) {
 		closeQUIC(conn, closeStopping)
 		return nil, net.ErrClosed
@@ -111,11 +111,19 @@ func (u *underlay) acceptLoop() {
 			closeQUIC(conn, closeStopping)
 			continue
 		}
-		l := newLink(p, PathUDP, name, &quicCarrier{under: u, conn: conn})
+		l := u.newQUICLink(p, name, conn)
 		if !p.adopt(l) || !u.serveQUIC(l, conn) {
 			l.close(closeBusy)
 		}
 	}
+}
+
+func (u *underlay) newQUICLink(p *peer, opener string, conn *quic.Conn) *link {
+	l := newLink(p, PathUDP, opener, &quicCarrier{under: u, conn: conn})
+	if u.opts.Standing != nil {
+		l.standing = u.opts.Standing(conn.ConnectionState().TLS)
+	}
+	return l
 }
 
 // serveQUIC starts the link's readers; they end with the connection.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/netip"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -30,32 +29,6 @@ func (m *Membership) rejoinLoop(ctx context.Context) {
 		m.join(ctx, sample(missing, rejoinAtOnce))
 		pause(ctx, jitter(m.opts.Timing.RejoinInterval))
 	}
-}
-
-// missing returns the seeds and last-known members that are not alive, and whether nobody is.
-func (m *Membership) missing() (out []Seed, alone bool) {
-	alone = true
-	seen := map[string]bool{m.opts.Name: true}
-	for _, member := range m.Members() {
-		switch {
-		case seen[member.Name]:
-		case member.State == StateAlive || member.State == StateSuspect:
-			alone = false
-			seen[member.Name] = true
-		case member.State == StateDead:
-			seen[member.Name] = true
-			if m.fw.expelled(member.Name) {
-				continue
-			}
-			out = append(out, Seed{Node: member.Name, Addr: member.Addr})
-		}
-	}
-	for _, s := range m.opts.Seeds() {
-		if validName(s.Node) && s.Addr.IsValid() && !seen[s.Node] {
-			out = append(out, s)
-		}
-	}
-	return out, alone
 }
 
 // bindingsLoop looks again when the bindings changed: members may have lost theirs, which ends
@@ -114,26 +87,15 @@ func (p *peer) remoteAddr() (netip.AddrPort, bool) {
 }
 
 // join exchanges states with the given nodes, a few at a time.
-func (m *Membership) join(ctx context.Context, nodes []Seed) {
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, rejoinAtOnce)
-	for _, s := range nodes {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			wg.Wait()
+func (m *Membership) join(ctx context.Context, seeds []Seed) {
+	someAtOnce(ctx, m.named(ctx, seeds), func(s Seed) {
+		defer m.under.aims.take(s)()
+		if _, err := m.list.Join([]string{s.Node + "/" + s.Addr.String()}); err != nil {
+			m.opts.Log.Debug("join", zap.String("peer", s.Node), zap.Error(err))
 			return
 		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			if _, err := m.list.Join([]string{s.Node + "/" + s.Addr.String()}); err != nil {
-				m.opts.Log.Debug("join", zap.String("peer", s.Node), zap.Error(err))
-				return
-			}
-			m.look()
-		})
-	}
-	wg.Wait()
+		m.look()
+	})
 }
 
 // sample returns at most n of the seeds, at random.

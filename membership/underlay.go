@@ -41,6 +41,7 @@ type underlay struct {
 	quic    *quic.Transport
 	listen  *quic.Listener
 	flood   *limiter
+	aims    aims
 	dials   chan struct{} // cap maxDials: a token for each handshake that we started
 	packets chan *memberlist.Packet
 	streams chan net.Conn
@@ -191,13 +192,16 @@ func (u *underlay) DialAddressTimeout(a memberlist.Address, timeout time.Duratio
 func writeError(err error) error { return &net.OpError{Op: "write", Net: "udp", Err: err} }
 func dialError(err error) error  { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
 
-// peerAt returns the peer that an address names, with where to dial it: the verified address, or
-// the given one while we know none (a seed).
+// peerAt returns the peer that an address names, with where to dial it: where it is being joined, else the
+// verified address, or the given one while we know none.
 func (u *underlay) peerAt(a memberlist.Address) (*peer, error) {
 	if a.Name == "" || a.Name == u.opts.Name {
 		return nil, errNameless
 	}
-	addr, ok := u.addr(a.Name)
+	addr, ok := u.aims.at(a.Name)
+	if !ok {
+		addr, ok = u.addr(a.Name)
+	}
 	if !ok {
 		given, err := netip.ParseAddrPort(a.Addr)
 		if err != nil {

@@ -130,6 +130,11 @@ func (p *peer) upkeep(now time.Time) {
 		return
 	}
 	if udp != nil {
+		if err := udp.stands(); err != nil {
+			p.under.log.Info("gossip link closed, its peer would be refused now", zap.String("peer", p.name), zap.Error(err))
+			udp.close(closeRefused)
+			return
+		}
 		p.watchUDP(udp, tcp, now)
 	}
 	if tcp != nil {

@@ -10,6 +10,9 @@ func (c TokenCreate) apply(a *applying) Result {
 	if t.Expires <= a.at {
 		return refuse(CodeInvalid, "the token would have expired already")
 	}
+	if _, known := a.s.node(t.Replace); t.Replace != "" && !known {
+		return refuse(CodeNotFound, "there is no node %q to replace", t.Replace)
+	}
 	old := a.oldTokens()
 	if a.s.tables[TableToken].rows-len(old) >= MaxTokens {
 		return refuse(CodeLimit, "there are %d tokens: wait until some expired a day ago", MaxTokens)

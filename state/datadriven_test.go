@@ -142,7 +142,11 @@ func showCluster(t *testing.T, out *strings.Builder, v *View, d *datadriven.Test
 	switch d.Cmd {
 	case "nodes":
 		for _, n := range v.Nodes() {
-			fmt.Fprintln(out, showNode(n))
+			at := ""
+			if n.Address != "" && len(d.CmdArgs) == 1 {
+				at = " address=" + n.Address
+			}
+			fmt.Fprintln(out, showNode(n)+at)
 		}
 	case "tokens":
 		for _, k := range v.Tokens() {
@@ -254,6 +258,8 @@ func parseClusterCommand(t *testing.T, w []string, o map[string]string) Command 
 		return NodeSetRole{Node: w[1], Role: policy.Role(w[2])}
 	case "left":
 		return NodeSetLeft{Node: w[1], Left: w[2] == "true"}
+	case "place":
+		return NodePlace{Node: w[1], Zone: o["zone"], Address: o["address"]}
 	case "grant":
 		return CoreGrant{Node: w[1], Allow: w[2] == "true"}
 	case "assign":

@@ -17,6 +17,7 @@ func FuzzDecode(f *testing.F) {
 		EventAppend{ID: [16]byte{1}, Node: "a1", Kind: EventNote, Subject: "s", Message: "m", Origin: 7},
 		SessionCreate{testSession(1)}, SessionDestroy{ID: testSession(1).ID, Reason: ReasonTTL, Term: 3},
 		Lock{Key: "k", Session: testSession(1).ID.String()}, Unlock{Key: "k", Value: []byte("v")},
+		NodePlace{Node: "a1", Zone: "east", Address: "10.0.0.1:8310"},
 		Txn{Then: []Op{{Kind: OpLock, Key: "k", Session: "s"}, {Kind: OpCheckRevision, Key: "k", Compare: ptr(1)}}},
 	} {
 		f.Add(encode(f, c))

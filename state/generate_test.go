@@ -82,7 +82,7 @@ var genCommand = rapid.Custom(func(t *rapid.T) Command {
 
 func drawCoreCommand(t *rapid.T) Command {
 	node := genNode.Draw(t, "node")
-	switch rapid.IntRange(0, 10).Draw(t, "core kind") {
+	switch rapid.IntRange(0, 11).Draw(t, "core kind") {
 	case 0:
 		return NodeSetRole{Node: node, Role: rapid.SampledFrom(policy.Roles()).Draw(t, "role")}
 	case 1:
@@ -101,6 +101,8 @@ func drawCoreCommand(t *rapid.T) Command {
 		return Probe{}
 	case 9:
 		return EventAppend{ID: [16]byte{rapid.ByteRange(0, 9).Draw(t, "event")}, Node: node, Kind: EventNote, Message: "m"}
+	case 10:
+		return NodePlace{Node: node, Zone: rapid.SampledFrom([]string{"", "east"}).Draw(t, "zone"), Address: "10.0.0.1:8310"}
 	}
 	return SetBundle{Bundle{Sequence: rapid.Uint64Range(1, 6).Draw(t, "sequence"), Roots: [][]byte{{1}}}}
 }

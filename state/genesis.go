@@ -55,7 +55,7 @@ func (o GenesisOptions) check() error {
 	if !checkHex(o.ClusterID, 32) {
 		return fmt.Errorf("cluster id %q is not made of 32 hex digits", o.ClusterID)
 	}
-	if o.TrustDomain == "" || len(o.TrustDomain) > 255 {
+	if o.TrustDomain == "" || len(o.TrustDomain) > MaxTrustBytes {
 		return fmt.Errorf("trust domain %.80q has %d bytes", o.TrustDomain, len(o.TrustDomain))
 	}
 	n := o.Node

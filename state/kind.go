@@ -26,6 +26,7 @@ const (
 	kindSessionDestroy
 	kindLock
 	kindUnlock
+	kindNodePlace
 
 	kindEnd
 )
@@ -63,6 +64,7 @@ var kinds = [kindEnd]kindSpec{
 	kindSessionDestroy:    {"session destroy", 1, 1, readSessionDestroy},
 	kindLock:              {"lock", 1, 1, readLock},
 	kindUnlock:            {"unlock", 1, 1, readUnlock},
+	kindNodePlace:         {"node place", 1, 1, readNodePlace},
 }
 
 func (Put) kind() kind               { return kindPut }

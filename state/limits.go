@@ -14,6 +14,7 @@ const (
 	MaxNameBytes    = 63        // a node name
 	MaxCallerBytes  = 512       // a caller's SPIFFE ID or uid
 	MaxZoneBytes    = 128       // a zone
+	MaxTrustBytes   = 255       // a trust domain
 	MaxAddressBytes = 256       // an address
 	MaxHostKeyBytes = 512       // a host key, SubjectPublicKeyInfo DER
 	SealKeyBytes    = 32        // an X25519 public key

@@ -31,7 +31,7 @@ type Node struct {
 	Role         policy.Role
 	CoreGrant    bool
 	Zone         string
-	Address      string // as given at join; gossip has the current one
+	Address      string // as the node itself told last; gossip may know a newer one
 	JoinedAt     clock.Stamp
 	Left         bool // left by request: not failed
 }

@@ -179,7 +179,7 @@ func decodeCluster(row []byte) (Cluster, error) {
 	r := openRow(row)
 	var c Cluster
 	c.ID = r.string(32, "cluster id")
-	c.TrustDomain = r.string(255, "trust domain")
+	c.TrustDomain = r.string(MaxTrustBytes, "trust domain")
 	c.Epoch.Counter = r.uvarint()
 	c.Epoch.ID = r.fixed16("epoch")
 	c.Version = uint32(readInt(r, "cluster version"))

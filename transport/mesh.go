@@ -31,6 +31,10 @@ type MeshOptions struct {
 	TLS *tls.Config
 	// Identify says who a verified certificate belongs to, or refuses it.
 	Identify func(tls.ConnectionState) (Peer, error)
+	// Standing judges a connection while it is open. It needs Live, whose owner rechecks. Nil: once accepted, a
+	// connection stays whatever becomes of its peer.
+	Standing func(tls.ConnectionState) Standing
+	Live     *Live
 	// MaxHandshakes limits the connections that have not shown who they are. Beyond it a new one
 	// is closed at once: a flood then costs an accept and a close each.
 	MaxHandshakes int
@@ -83,8 +87,8 @@ type MeshStats struct {
 
 // NewMesh returns a mesh without handlers. It panics when Listener, TLS or Identify is missing.
 func NewMesh(o MeshOptions) *Mesh {
-	if o.Listener == nil || o.TLS == nil || o.Identify == nil {
-		panic("transport: mesh without Listener, TLS or Identify")
+	if o.Listener == nil || o.TLS == nil || o.Identify == nil || o.Standing != nil && o.Live == nil {
+		panic("transport: mesh without Listener, TLS, Identify, or Live for its Standing")
 	}
 	setDefault(&o.MaxHandshakes, DefaultMaxHandshakes)
 	setDefault(&o.MaxHandshakesPerSource, max(1, o.MaxHandshakes/4))
@@ -210,6 +214,13 @@ func (m *Mesh) serve(ctx context.Context, conn net.Conn, left func()) {
 		return
 	}
 	left()
+	ctx, release, err := m.guard(ctx, secured, peer)
+	if err != nil {
+		m.failed.Add(1)
+		m.refusals.note(explain(err), conn.RemoteAddr(), err)
+		return
+	}
+	defer release()
 	m.handlers[secured.ConnectionState().NegotiatedProtocol](ctx, secured, peer)
 }
 

@@ -81,7 +81,7 @@ func joinCode(err error) int {
 		return exitFailed
 	}
 	switch refused.Code {
-	case security.JoinForeign, security.JoinUnknown, security.JoinExpired, security.JoinUsed, security.JoinRevoked,
+	case security.JoinForeign, security.JoinRootMismatch, security.JoinUnknown, security.JoinExpired, security.JoinUsed, security.JoinRevoked,
 		security.JoinNodeBound, security.JoinDenied:
 		return exitDenied
 	}

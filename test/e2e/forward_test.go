@@ -27,12 +27,12 @@ type patched struct {
 	pool   *transport.Pool
 }
 
-// joinPatched joins with a token of that role. It never runs an agent.
-func joinPatched(t *testing.T, l *lab.Lab, name, role string) *patched {
+// joinPatched joins with such a token. It never runs an agent.
+func joinPatched(t *testing.T, l *lab.Lab, spec client.TokenSpec, name string) *patched {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
-	ticket, _ := newToken(t, l, client.TokenSpec{Role: role})
+	ticket, _ := newToken(t, l, spec)
 	dir := t.TempDir()
 	host, err := security.CreateHost(dir)
 	if err != nil {
@@ -41,8 +41,8 @@ func joinPatched(t *testing.T, l *lab.Lab, name, role string) *patched {
 	got, err := security.Join(ctx, security.JoinOptions{
 		Token: ticket, Addrs: []string{l.Agents[0].Mesh}, Host: host, Node: name, Address: "127.0.0.1:1", Dir: dir, Now: time.Now,
 	})
-	if err != nil || string(got.Role) != role {
-		t.Fatalf("join %s: role %q, %v; want %s", name, got.Role, err, role)
+	if err != nil || string(got.Role) != spec.Role {
+		t.Fatalf("join %s: role %q, %v; want %s", name, got.Role, err, spec.Role)
 	}
 	p := &patched{name: name}
 	p.source, err = security.NewSource(security.SourceOptions{
@@ -107,7 +107,7 @@ func (p *patched) call(t *testing.T, node, method string, body []byte) ([]byte, 
 func TestPatchedAgentIsCapped(t *testing.T) {
 	l := startLab(t, lab.Options{Agents: 4, ReplaceAfter: 10 * time.Minute}) // a1 to a4 have the core grant
 	works(t, l)
-	liar, operator := joinPatched(t, l, "liar", "discovery"), joinPatched(t, l, "honest", "operator")
+	liar, operator := joinPatched(t, l, client.TokenSpec{Role: "discovery"}, "liar"), joinPatched(t, l, client.TokenSpec{Role: "operator"}, "honest")
 	leader, err := leaderOf(t.Context(), clientOf(t, l.Agents[0]))
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,28 @@
+package api
+
+import (
+	"github.com/parley-mesh/parley/state"
+)
+
+// How often one agent may tell where it is. It does so after a start and when it has moved; each time is an entry of the
+// log, which it must not be able to fill.
+const (
+	placeRate  = 0.2
+	placeBurst = 5.0
+)
+
+// mayPlace says whether caller may tell where a node is: an agent may for itself, whatever its role, by the name in the
+// certificate that the request came with.
+func (s *Service) mayPlace(caller Caller, p state.NodePlace) *Error {
+	from := caller.Via
+	if from == "" {
+		from = s.local.Node
+	}
+	if p.Node != from {
+		return Errorf(CodeDenied, "agent %s may not tell where %q is", from, p.Node)
+	}
+	if caller.Via != "" && !s.places.allow(from) {
+		return Errorf(CodeBusy, "agent %s tells where it is more often than %g times a second", from, placeRate)
+	}
+	return nil
+}
