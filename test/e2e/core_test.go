@@ -113,6 +113,17 @@ func logOf(t *testing.T, a *lab.Agent) string {
 	return string(raw)
 }
 
+// logs waits for a line in an agent's log.
+func logs(t *testing.T, a *lab.Agent, line string) {
+	t.Helper()
+	eventually(t, 20*time.Second, a.Name+" logs "+line, func(context.Context) error {
+		if text := logOf(t, a); !strings.Contains(text, line) {
+			return fmt.Errorf("it logs\n%s", text)
+		}
+		return nil
+	})
+}
+
 // TestLearnerWithoutLeader: a learner whose leader died says that nobody leads, instead of showing the
 // dead one as leading for ever; and one that was frozen while its id was retired finds out.
 func TestLearnerWithoutLeader(t *testing.T) {
@@ -206,6 +217,54 @@ func TestReplacedMemberReturns(t *testing.T) {
 	if raw, err := os.ReadFile(filepath.Join(gone.DataDir, "cluster.toml")); err != nil || !strings.Contains(string(raw), "past_raft_id = 1") {
 		t.Errorf("cluster.toml: %v\n%s", err, raw)
 	}
+}
+
+// TestCoreMovedWhileAway: an agent that was away while every core member that it knew left the core finds
+// the new one. Before, it asked the old members only, and showed the state of before for ever.
+func TestCoreMovedWhileAway(t *testing.T) {
+	l := startLab(t, lab.Options{Agents: 2, ReplaceAfter: 10 * time.Minute})
+	clients := clientsOf(t, l)
+	if err := clients["a1"].SetCoreSize(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	logs(t, l.Agents[0], "a2 has left the core")
+	sized(t, clients, 1)
+	_, token := newToken(t, l, client.TokenSpec{Node: "away", Role: "local"})
+	dir := filepath.Join(shortDir(t), "d")
+	args := freshAgent(t, dir, "away", "--join", l.Agents[0].Mesh, "--token-file", inFile(t, token.Token))
+	away := startAgent(t, args...)
+	eventually(t, 20*time.Second, "it keeps a copy of the state, in which a1 alone is in the core", func(context.Context) error {
+		_, err := os.Stat(filepath.Join(dir, "view", "public.snap"))
+		return err
+	})
+	away.stop()
+	if err := clients["a1"].AllowCore(t.Context(), "away", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := clients["a1"].AllowCore(t.Context(), "a1", false); err != nil {
+		t.Fatal(err)
+	}
+	logs(t, l.Agents[0], "no longer part of the core")
+
+	startAgent(t, args...)
+	c, err := client.New("unix://" + filepath.Join(dir, "admin.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	eventually(t, 15*time.Second, "it has the state of now", func(ctx context.Context) error {
+		mine, err := c.Status(ctx)
+		if err != nil {
+			return err
+		}
+		theirs, err := clients["a2"].Status(ctx)
+		if err == nil && (!mine.Ready || mine.Digest.Public == "" || mine.Digest.Public != theirs.Digest.Public) {
+			err = fmt.Errorf("ready %t, it has %+v, a2 %+v", mine.Ready, mine.Digest, theirs.Digest)
+		}
+		return err
+	})
+	clients["away"] = c
+	reads(t, clients)
 }
 
 // TestSmallDiskStaysOutside: an agent whose disk has no room for a log is not taken into the core, works
