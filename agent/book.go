@@ -47,15 +47,23 @@ func (b *book) coreNodes() []string {
 // those may all have been replaced since, so a few others that gossip holds alive come after them.
 func (b *book) witnesses() []string {
 	nodes := b.coreNodes()
-	for _, m := range b.members() {
-		if len(nodes) >= maxWitnesses {
-			break
-		}
-		if m.Name != b.self && m.State == membership.StateAlive && !slices.Contains(nodes, m.Name) {
-			nodes = append(nodes, m.Name)
+	for _, node := range b.live() {
+		if len(nodes) < maxWitnesses && !slices.Contains(nodes, node) {
+			nodes = append(nodes, node)
 		}
 	}
 	return nodes[:min(len(nodes), maxWitnesses)]
+}
+
+// live lists the agents that gossip holds alive, never this one.
+func (b *book) live() []string {
+	var live []string
+	for _, m := range b.members() {
+		if m.Name != b.self && m.State == membership.StateAlive {
+			live = append(live, m.Name)
+		}
+	}
+	return live
 }
 
 // coreSources lists the nodes to ask for what only the core may say: the core members of the replicated

@@ -59,7 +59,11 @@ func (a *Agent) coreOnly(h func(context.Context, transport.Peer, []byte) ([]byte
 // serveStream lets any agent follow the public classes from a core member.
 func (a *Agent) serveStream(ctx context.Context, peer transport.Peer, body []byte, send func([]byte) error) error {
 	if !a.views.ownLog() {
-		return &transport.Error{Code: api.CodeUnavailable, Message: "this agent is outside the core and serves no change stream"}
+		refusal := &transport.Error{Code: api.CodeUnavailable, Message: "this agent is outside the core and serves no change stream"}
+		if core := a.remoteCore.get(); core.Leader != nil {
+			refusal.Leader = *core.Leader // whom to ask instead, for one that was away for long
+		}
+		return refusal
 	}
 	if len(body) != 8 {
 		return &transport.Error{Code: api.CodeInvalid, Message: "a stream is asked for by a revision of 8 bytes"}

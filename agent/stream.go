@@ -52,8 +52,11 @@ type follower struct {
 	log   *zap.Logger
 	met   func() <-chan struct{} // closed when gossip's members change next
 
-	replica *watch.Replica // owned by run
-	skipped bool           // a View was older than the one shown, so the next counts as all new; owned by run
+	// Owned by run.
+	replica *watch.Replica
+	skipped bool   // a View was older than the one shown, so the next counts as all new
+	failed  bool   // the last attempt brought nothing
+	told    string // the leader, as an agent outside the core named it
 }
 
 // run follows until ctx ends. While the own log feeds the View it only keeps the copy on disk fresh.
@@ -83,18 +86,40 @@ func (f *follower) run(ctx context.Context) error {
 	return nil
 }
 
-// followOnce follows one core member, the first of a random order that answers.
+// followOnce follows one core member until that ends.
 func (f *follower) followOnce(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	sources := f.book.coreSources()
-	if len(sources) == 0 {
+	node := f.source()
+	if node == "" {
 		return errors.New("no core member is known yet")
 	}
-	node := sources[rand.IntN(len(sources))]
+	f.failed = true // until a frame comes
 	request := binary.BigEndian.AppendUint64(nil, f.replica.Resume().Revision)
 	err := f.pool.Stream(ctx, node, methodStream, request, f.feed)
+	var refused *transport.Error
+	if errors.As(err, &refused) && refused.Leader != f.book.self {
+		f.told = refused.Leader
+	}
 	return fmt.Errorf("follow %s: %w", node, err)
+}
+
+// source picks whom to follow: a core member, at random. Those that this agent knows may all have left
+// the core while it was away; so after a failure each second attempt asks any live agent, which follows
+// the core itself and names the leader.
+func (f *follower) source() string {
+	if node := f.told; node != "" {
+		f.told = ""
+		return node
+	}
+	sources := f.book.coreSources()
+	if live := f.book.live(); f.failed && len(live) > 0 && rand.N(2) == 0 {
+		sources = live
+	}
+	if len(sources) == 0 {
+		return ""
+	}
+	return sources[rand.IntN(len(sources))]
 }
 
 // feed takes one frame. A source that is behind what was shown before is followed, and shown once it
@@ -107,6 +132,7 @@ func (f *follower) feed(frame []byte) error {
 	if err != nil {
 		return err
 	}
+	f.failed = false
 	v := f.replica.View()
 	if v.Index() < f.views.hub.View().Index() {
 		f.skipped = true

@@ -113,6 +113,17 @@ func logOf(t *testing.T, a *lab.Agent) string {
 	return string(raw)
 }
 
+// logs waits for a line in an agent's log.
+func logs(t *testing.T, a *lab.Agent, line string) {
+	t.Helper()
+	eventually(t, 20*time.Second, a.Name+" logs "+line, func(context.Context) error {
+		if text := logOf(t, a); !strings.Contains(text, line) {
+			return fmt.Errorf("it logs\n%s", text)
+		}
+		return nil
+	})
+}
+
 // TestLearnerWithoutLeader: a learner whose leader died says that nobody leads, instead of showing the
 // dead one as leading for ever; and one that was frozen while its id was retired finds out.
 func TestLearnerWithoutLeader(t *testing.T) {
@@ -174,6 +185,7 @@ func TestReplacedMemberReturns(t *testing.T) {
 	clients := clientsOf(t, l)
 	whole(t, clients)
 	gone := named(t, l, agentInRole(t, clients, "leader"))
+	id := raftIDOf(t, clients[gone.Name], gone.Name)
 	kill(t, l, gone.Name)
 	others := clientsOf(t, l)
 	delete(others, gone.Name)
@@ -192,20 +204,79 @@ func TestReplacedMemberReturns(t *testing.T) {
 	})
 	before := len(logOf(t, gone))
 	restart(t, l, gone.Name)
-	eventually(t, 20*time.Second, gone.Name+" gives its id up", func(context.Context) error {
-		if text := logOf(t, gone)[before:]; !strings.Contains(text, "no longer part of the core (raft_id=1)") {
-			return fmt.Errorf("it logs\n%s", text)
-		}
-		return nil
-	})
+	logs(t, gone, "no longer part of the core (raft_id="+id+")")
 	outside(t, clients[gone.Name], gone.Name)
 	reads(t, clients)
-	if text := logOf(t, gone)[before:]; strings.Count(text, "taking part in the core (raft_id=1)") != 1 {
+	if text := logOf(t, gone)[before:]; strings.Count(text, "taking part in the core (raft_id="+id+")") != 1 {
 		t.Errorf("%s ran its old Raft id again:\n%s", gone.Name, text)
 	}
-	if raw, err := os.ReadFile(filepath.Join(gone.DataDir, "cluster.toml")); err != nil || !strings.Contains(string(raw), "past_raft_id = 1") {
+	if raw, err := os.ReadFile(filepath.Join(gone.DataDir, "cluster.toml")); err != nil || !strings.Contains(string(raw), "past_raft_id = "+id) {
 		t.Errorf("cluster.toml: %v\n%s", err, raw)
 	}
+}
+
+// raftIDOf is the Raft id of a voter; those of a young cluster have one digit.
+func raftIDOf(t *testing.T, c *client.Client, name string) string {
+	t.Helper()
+	core, err := c.Core(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range core.Voters {
+		if v.Name == name {
+			return v.RaftID
+		}
+	}
+	t.Fatalf("%s is not among the voters %v", name, core.Voters)
+	return ""
+}
+
+// TestCoreMovedWhileAway: an agent that was away while every core member that it knew left the core finds
+// the new one. Before, it asked the old members only, and showed the state of before for ever.
+func TestCoreMovedWhileAway(t *testing.T) {
+	l := startLab(t, lab.Options{Agents: 2, ReplaceAfter: 10 * time.Minute})
+	clients := clientsOf(t, l)
+	if err := clients["a1"].SetCoreSize(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	logs(t, l.Agents[0], "a2 has left the core")
+	sized(t, clients, 1)
+	_, token := newToken(t, l, client.TokenSpec{Node: "away", Role: "local"})
+	dir := filepath.Join(shortDir(t), "d")
+	args := freshAgent(t, dir, "away", "--join", l.Agents[0].Mesh, "--token-file", inFile(t, token.Token))
+	away := startAgent(t, args...)
+	eventually(t, 20*time.Second, "it keeps a copy of the state, in which a1 alone is in the core", func(context.Context) error {
+		_, err := os.Stat(filepath.Join(dir, "view", "public.snap"))
+		return err
+	})
+	away.stop()
+	if err := clients["a1"].AllowCore(t.Context(), "away", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := clients["a1"].AllowCore(t.Context(), "a1", false); err != nil {
+		t.Fatal(err)
+	}
+	logs(t, l.Agents[0], "no longer part of the core")
+
+	startAgent(t, args...)
+	c, err := client.New("unix://" + filepath.Join(dir, "admin.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	eventually(t, 15*time.Second, "it has the state of now", func(ctx context.Context) error {
+		mine, err := c.Status(ctx)
+		if err != nil {
+			return err
+		}
+		theirs, err := clients["a2"].Status(ctx)
+		if err == nil && (!mine.Ready || mine.Digest.Public == "" || mine.Digest.Public != theirs.Digest.Public) {
+			err = fmt.Errorf("ready %t, it has %+v, a2 %+v", mine.Ready, mine.Digest, theirs.Digest)
+		}
+		return err
+	})
+	clients["away"] = c
+	reads(t, clients)
 }
 
 // TestSmallDiskStaysOutside: an agent whose disk has no room for a log is not taken into the core, works
