@@ -30,12 +30,16 @@ func TestWhoLeavesIsCutOff(t *testing.T) {
 			t.Fatal(err)
 		}
 		resp, err := http.ReadResponse(answers, nil)
-		if err != nil || resp.StatusCode != http.StatusOK {
-			t.Fatalf("before it left: %v, %v", resp, err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("before it left: %s", resp.Status)
 		}
 		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 			t.Fatal(err)
 		}
+		_ = resp.Body.Close()
 	}
 	if _, err := a1.agent.service.Execute(t.Context(), api.Internal("a1"), state.NodeSetLeft{Node: "a1", Left: true}); err != nil {
 		t.Fatal(err)
