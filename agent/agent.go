@@ -254,6 +254,7 @@ func (a *Agent) newGossip(socks *sockets) error {
 	if a.address, err = a.advertise(socks); err != nil {
 		return err
 	}
+	a.address = netip.AddrPortFrom(a.address.Addr().Unmap(), a.address.Port())
 	a.gossip, err = membership.New(membership.Options{
 		Name: a.ids.Node, Zone: a.ids.Zone, Version: a.opts.Version, ClusterID: a.ids.ClusterID,
 		Conn: socks.meshUDP, Advertise: a.address,

@@ -25,7 +25,7 @@ func (a *Agent) takeZone(ids *clusterIDs) error {
 	if a.cfg.Zone == "" || a.cfg.Zone == ids.Zone {
 		return nil
 	}
-	a.log.Info("this agent's zone changes", zap.String("node", ids.Node), zap.String("before", ids.Zone), zap.String("after", a.cfg.Zone))
+	a.log.Info("this agent's zone changes", zap.String("node", ids.Node), zap.String("zone", a.cfg.Zone))
 	ids.Zone = a.cfg.Zone
 	return a.dir.writeCluster(*ids)
 }

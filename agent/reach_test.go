@@ -111,3 +111,24 @@ func TestFirstOf(t *testing.T) {
 		})
 	}
 }
+
+// Configured host names are looked up, what cannot be is left out, and however many addresses they give, only so many
+// are sought.
+func TestConfiguredAddresses(t *testing.T) {
+	b := &book{join: []string{"10.0.0.1:1", "localhost:2", "no.such.name.invalid:3", "10.0.0.1:1"}}
+	got := b.configured()
+	if len(got) < 2 || got[0].Addr != at("10.0.0.1:1") || !got[1].Addr.Addr().IsLoopback() || got[1].Addr.Port() != 2 {
+		t.Errorf("got %v", got)
+	}
+	for _, s := range got {
+		if s.Node != "" || s.Addr.Port() == 3 {
+			t.Errorf("got %v", got)
+		}
+	}
+	for i := range 2 * maxConfigured {
+		b.join = append(b.join, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 1).String())
+	}
+	if got := len(b.configured()); got != maxConfigured {
+		t.Errorf("%d addresses, want %d", got, maxConfigured)
+	}
+}

@@ -134,3 +134,18 @@ func TestLinksAreJudged(t *testing.T) {
 		})
 	}
 }
+
+// However many addresses were asked, only so many answers are remembered.
+func TestSeedNamesAreBounded(t *testing.T) {
+	var s seedNames
+	for i := range 2*maxSeedNames + 1 {
+		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1)
+		s.set(addr, "n")
+		if s.get(addr) != "n" {
+			t.Fatalf("the answer of %s was not remembered", addr)
+		}
+		if n := len(s.mu.names); n > maxSeedNames {
+			t.Fatalf("%d names are remembered", n)
+		}
+	}
+}

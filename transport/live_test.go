@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -112,6 +113,40 @@ func TestRecheckCutsOffOutgoing(t *testing.T) {
 	if n := len(live.mu.conns); n != 0 {
 		t.Errorf("%d connections are still in the table", n)
 	}
+}
+
+// A call that waits when its connection is to be made anew is answered all the same: the server does not hurry it as it
+// would at its own stop.
+func TestRenewalLeavesCallsTheirTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, renewal := range []bool{true, false} {
+			server, client := net.Pipe()
+			s := NewServer(ServerOptions{DrainTimeout: time.Second})
+			s.Handle("wait", func(ctx context.Context, _ Peer, _ []byte) ([]byte, error) {
+				select {
+				case <-time.After(20 * time.Second):
+				case <-ctx.Done():
+				}
+				return []byte("done"), ctx.Err()
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			if !renewal {
+				cancel() // as a stop does
+				ctx, cancel = context.WithCancel(t.Context())
+				time.AfterFunc(5*time.Second, cancel)
+			}
+			served := make(chan struct{})
+			go func() { s.ServeConn(ctx, server, Peer{Node: "n1"}); close(served) }()
+			p := NewPool(PoolOptions{Dial: func(context.Context, string) (net.Conn, error) { return client, nil }})
+			_, err := p.Call(t.Context(), "server", "wait", nil)
+			if (err == nil) != renewal {
+				t.Errorf("renewal %t: the call ended with %v", renewal, err)
+			}
+			_ = p.Close()
+			<-served
+			cancel()
+		}
+	})
 }
 
 // A connection is renewed before its certificates end, from either side, without a call that fails.

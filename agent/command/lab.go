@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
@@ -51,10 +50,13 @@ func (a *app) labCommand() *cobra.Command {
 }
 
 func (a *app) runLab(ctx context.Context, opts lab.Options, command string) (err error) {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := untilSignal(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	began := time.Now()
 	l, err := lab.Start(ctx, opts)
+	if got := (interrupted{}); errors.As(err, &got) {
+		return &failure{code: got.code(), err: fmt.Errorf("the lab was stopped while it started: %w", err)}
+	}
 	if err != nil {
 		return err
 	}

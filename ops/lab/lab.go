@@ -98,6 +98,9 @@ func Start(ctx context.Context, opts Options) (*Lab, error) {
 	}
 	go spawner(l.spawn)
 	if err := l.boot(ctx); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx) // what it was doing when it was told to stop says nothing
+		}
 		return nil, errors.Join(err, l.Stop())
 	}
 	return l, nil

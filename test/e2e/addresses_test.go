@@ -133,4 +133,3 @@ func remembered(l *lab.Lab) error {
 	}
 	return nil
 }
-

@@ -55,7 +55,7 @@ func TestJoinRefused(t *testing.T) {
 		{"for another node", "j", []string{"--token-file", inFile(t, bound.String())}, 4, "(token_bound): the token is for node web-9, this one is j", "--name that the token was made for"},
 		{"of another cluster with this root", "j", []string{"--token-file", inFile(t, otherCluster.String())}, 4, "(foreign): the token is for another cluster", "in the cluster that you want to join"},
 		{"another root", "j", []string{"--token-file", inFile(t, otherRoot.String())}, 4, "(root_mismatch): no address belongs to the cluster of the token", "check the address of --join"},
-		{"of another cluster", "j", []string{"--token-file", inFile(t, foreignToken(t))}, 1, "shows no root that the token names, so nothing was sent to it", "check the address of --join"},
+		{"of another cluster", "j", []string{"--token-file", inFile(t, foreignToken(t))}, 4, "shows no root that the token names, so nothing was sent to it", "check the address of --join"},
 		{"name taken", "a2", []string{"--token-file", inFile(t, good.String())}, 1, `(name_taken): the name "a2" belongs to another host`, "--replace"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
