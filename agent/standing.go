@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// recheckEvery finds certificates that ended; a change of a node's row is followed at once.
+	// recheckEvery finds what no node's row tells, such as a root that went; a change of a row is followed at once.
 	recheckEvery = time.Second
 	// recheckPause is the least time between two rounds: when hundreds join at once, one serves many.
 	recheckPause = 50 * time.Millisecond
@@ -35,7 +35,7 @@ func (a *Agent) hasLeft(id spiffeid.ID) bool {
 }
 
 // recheck closes the connections of those whom the cluster has replaced or let go, as soon as the applied state says
-// so, and of those whose certificate ended. Their calls go by the name in a handshake that may be long past.
+// so. Their calls go by the name in a handshake that may be long past.
 func (a *Agent) recheck(ctx context.Context) error {
 	sub, err := a.hub.Subscribe(watch.Selector{Table: state.TableNode, Prefix: true})
 	if err != nil {

@@ -11,16 +11,10 @@ import (
 	"github.com/parley-mesh/parley/transport"
 )
 
-const (
-	// renewBefore is how long before a certificate's end its connections stop taking new work, at most: a tenth of
-	// what is left when the connection is made, if that is less.
-	renewBefore = 30 * time.Second
-	renewPart   = 10
-)
-
 // Standing judges a connection whose handshake one of this source's configurations has verified, for as long as it is
-// open. Its Check fails as soon as the peer could not make the connection again with the certificate that it showed:
-// the name was bound to another host, the node left, the certificate ended, or the bundle lost its root.
+// open. Its Check fails as soon as the name is bound to another host, the node left, or the bundle lost its root. That the
+// certificate ends meanwhile is no reason: the peer has renewed it, and no connection is dropped for that; if it could
+// not, because nobody signs for a while, cutting it off would make an outage of it.
 func (s *Source) Standing(cs tls.ConnectionState) transport.Standing {
 	peer, err := s.Identify(cs)
 	if err != nil || peer.Node == "" {
@@ -32,8 +26,7 @@ func (s *Source) Standing(cs tls.ConnectionState) transport.Standing {
 			t.until = c.NotAfter
 		}
 	}
-	left := t.until.Sub(s.now())
-	return transport.Standing{Check: t.check, Renew: max(left-min(renewBefore, left/renewPart), 1)}
+	return transport.Standing{Check: t.check}
 }
 
 // standing remembers what the last whole check went by, so that the many after it are cheap.
@@ -42,7 +35,7 @@ type standing struct {
 	cs     tls.ConnectionState
 	id     spiffeid.ID
 	node   string
-	until  time.Time
+	until  time.Time // the chain's end, by which it is judged from then on
 
 	mu      sync.Mutex // one check at a time; the source is asked under it, which never waits
 	checked bool
@@ -56,9 +49,11 @@ func (t *standing) check() error {
 	roots := t.source.bundle.Load()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.checked && bytes.Equal(key, t.hostKey) && roots == t.bundle && !v.now.After(t.until) &&
-		(v.denied == nil || !v.denied(t.id)) {
+	if t.checked && bytes.Equal(key, t.hostKey) && roots == t.bundle && (v.denied == nil || !v.denied(t.id)) {
 		return nil
+	}
+	if v.now.After(t.until) {
+		v.now = t.until
 	}
 	if _, err := v.peer(t.cs.PeerCertificates, t.node); err != nil {
 		return err

@@ -1,7 +1,6 @@
 package security
 
 import (
-	"crypto/tls"
 	"errors"
 	"sync/atomic"
 	"testing"
@@ -12,7 +11,7 @@ import (
 	"github.com/parley-mesh/parley/transport"
 )
 
-// An open connection stands for exactly as long as the peer could make it again with the certificate that it showed.
+// An open connection stands for as long as its peer is who the handshake proved, longer than the certificate lasts.
 func TestStanding(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -34,7 +33,15 @@ func TestStanding(t *testing.T) {
 		}, func(err error) bool { return errors.Is(err, ErrDenied) }},
 		{"the certificate ended", func(_ *world, judge *Source) {
 			judge.now = func() time.Time { return time.Now().Add(61 * time.Minute) }
-		}, func(err error) bool { var v *ValidityError; return errors.As(err, &v) }},
+		}, nil},
+		{"replaced after the certificate ended", func(w *world, judge *Source) {
+			judge.now = func() time.Time { return time.Now().Add(61 * time.Minute) }
+			host, err := CreateHost(w.t.TempDir())
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			w.bind("a2", host.HostKey())
+		}, func(err error) bool { return errors.Is(err, ErrHostSignature) }},
 		{"the root went", func(w *world, judge *Source) {
 			other := newWorld(w.t, testTD)
 			if err := judge.SetBundle(w.gen.BundleSequence+1, other.gen.Roots); err != nil {
@@ -89,28 +96,5 @@ func TestStandingOfOneWhoseBindingArrivesLate(t *testing.T) {
 	known.Store(true)
 	if err := standing.Check(); !errors.Is(err, ErrHostSignature) {
 		t.Errorf("Check: %v", err)
-	}
-}
-
-// New work ends half a minute before the certificate does, or earlier by a tenth of what is left.
-func TestStandingRenew(t *testing.T) {
-	w := newWorld(t, testTD)
-	a1, a2 := w.first(), w.agent("a2")
-	s, c := connect(t, a1.ServerTLS(meshProtos...), a2.ClientTLS("a1", transport.ALPNRPC))
-	if s.err != nil || c.err != nil {
-		t.Fatal(s.err, c.err)
-	}
-	cs := s.conn.ConnectionState()
-	end := cs.PeerCertificates[0].NotAfter
-	for left, want := range map[time.Duration]time.Duration{
-		time.Hour: time.Hour - 30*time.Second, 100 * time.Second: 90 * time.Second, 10 * time.Second: 9 * time.Second, -time.Second: 1,
-	} {
-		a1.now = func() time.Time { return end.Add(-left) }
-		if got := a1.Standing(cs).Renew; got != want {
-			t.Errorf("%s left: new work for %s, want %s", left, got, want)
-		}
-	}
-	if joiner := a1.Standing(tls.ConnectionState{HandshakeComplete: true, NegotiatedProtocol: transport.ALPNJoin}); joiner.Check() != nil || joiner.Renew != 0 {
-		t.Error("a joiner, who has shown nothing, is held to something")
 	}
 }

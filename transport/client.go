@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"sync"
 	"time"
@@ -254,13 +253,6 @@ func (c *client) goaway(last uint64) error {
 		return errClosed
 	}
 	return nil
-}
-
-// retire takes no new calls, and ends the connection when the last is done.
-func (c *client) retire() {
-	if err := c.goaway(math.MaxUint64); err != nil {
-		c.fail(err)
-	}
 }
 
 // finishAll tells every call in progress that the connection is lost, and whether its request may

@@ -88,7 +88,11 @@ func (p *Pool) run(l *link, a *attempt) {
 		p.mu.Unlock()
 		a.client = c
 		close(a.done)
-		c.serve(l.ctx)
+		select {
+		case <-c.done:
+		case <-l.ctx.Done():
+			c.fail(errClosed)
+		}
 		p.options.Log.Debug("rpc connection ended", zap.String("peer", l.node), zap.Error(c.err))
 		return
 	}
@@ -109,28 +113,6 @@ func (p *Pool) run(l *link, a *attempt) {
 	defer p.mu.Unlock()
 	if l.attempt == a {
 		l.attempt = nil
-	}
-}
-
-// serve waits for the connection's end, or brings it about: at once when ctx ends, and once its calls are done when
-// its peer's certificate is about to end.
-func (c *client) serve(ctx context.Context) {
-	var renew <-chan time.Time
-	if d := usableFor(c.conn); d > 0 {
-		timer := time.NewTimer(d)
-		defer timer.Stop()
-		renew = timer.C
-	}
-	for {
-		select {
-		case <-c.done:
-			return
-		case <-ctx.Done():
-			c.fail(errClosed)
-		case <-renew:
-			c.retire()
-			renew = nil
-		}
 	}
 }
 

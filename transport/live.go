@@ -1,23 +1,17 @@
 package transport
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"net"
 	"sync"
-	"time"
 )
 
-// Standing says for how long an authenticated connection stands. A handshake proves who the peer was when it was made;
-// what it proved may end while the connection is open.
+// Standing judges an authenticated connection while it is open. A handshake proves who the peer was when it was made;
+// what it proved may end before the connection does.
 type Standing struct {
-	// Check returns why the peer could not make this connection any more, or nil. It is asked often and must be
-	// quick.
+	// Check returns why the connection must end, or nil. It is asked often and must be quick.
 	Check func() error
-	// Renew is how long new work may begin on the connection: the certificate ends a little later, and who has
-	// work needs a new connection by then. 0: without end.
-	Renew time.Duration
 }
 
 // stands checks whatever was given.
@@ -89,8 +83,7 @@ func abort(conn net.Conn) {
 // Outgoing is a connection that we made. Closing it takes it out of the table it is in.
 type Outgoing struct {
 	*tls.Conn
-	standing Standing
-	remove   func()
+	remove func()
 }
 
 // Guard puts a connection that we made into the table; it is closed when it does not stand.
@@ -100,7 +93,7 @@ func (l *Live) Guard(conn *tls.Conn, s Standing) (*Outgoing, error) {
 		abort(conn)
 		return nil, err
 	}
-	return &Outgoing{Conn: conn, standing: s, remove: remove}, nil
+	return &Outgoing{Conn: conn, remove: remove}, nil
 }
 
 // Close implements net.Conn.
@@ -109,31 +102,16 @@ func (o *Outgoing) Close() error {
 	return o.Conn.Close()
 }
 
-// usableFor is how long new calls may begin on conn; 0: without end.
-func usableFor(conn net.Conn) time.Duration {
-	if o, ok := conn.(*Outgoing); ok {
-		return o.standing.Renew
-	}
-	return 0
-}
-
 // errStanding wraps why a connection does not stand right after its handshake.
 var errStanding = errors.New("peer does not stand any more")
 
-// guard is what the mesh does with a connection that it accepted: handle's context ends when the peer should come by
-// a new one.
-func (m *Mesh) guard(ctx context.Context, conn *tls.Conn, peer Peer) (_ context.Context, release func(), err error) {
+// guard is what the mesh does with a connection that it accepted, until it is released.
+func (m *Mesh) guard(conn *tls.Conn, peer Peer) (release func(), err error) {
 	if m.options.Standing == nil || peer.Node == "" {
-		return ctx, func() {}, nil
+		return func() {}, nil
 	}
-	s := m.options.Standing(conn.ConnectionState())
-	remove, err := m.options.Live.Add(conn, s)
-	if err != nil {
-		return nil, nil, errors.Join(errStanding, err)
+	if release, err = m.options.Live.Add(conn, m.options.Standing(conn.ConnectionState())); err != nil {
+		return nil, errors.Join(errStanding, err)
 	}
-	cancel := func() {}
-	if s.Renew > 0 {
-		ctx, cancel = context.WithTimeout(ctx, s.Renew)
-	}
-	return ctx, func() { cancel(); remove() }, nil
+	return release, nil
 }

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"go.uber.org/zap"
 )
@@ -19,7 +17,6 @@ import (
 type peerStanding struct {
 	mu   sync.Mutex
 	fell []string
-	life time.Duration
 }
 
 func (p *peerStanding) fall(node string) {
@@ -30,7 +27,7 @@ func (p *peerStanding) fall(node string) {
 
 func (p *peerStanding) of(cs tls.ConnectionState) Standing {
 	peer, err := identifyTest(cs)
-	return Standing{Renew: p.life, Check: func() error {
+	return Standing{Check: func() error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if err == nil && slices.Contains(p.fell, peer.Node) {
@@ -112,60 +109,5 @@ func TestRecheckCutsOffOutgoing(t *testing.T) {
 	defer live.mu.Unlock()
 	if n := len(live.mu.conns); n != 0 {
 		t.Errorf("%d connections are still in the table", n)
-	}
-}
-
-// A call that waits when its connection is to be made anew is answered all the same: the server does not hurry it as it
-// would at its own stop.
-func TestRenewalLeavesCallsTheirTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		for _, renewal := range []bool{true, false} {
-			server, client := net.Pipe()
-			s := NewServer(ServerOptions{DrainTimeout: time.Second})
-			s.Handle("wait", func(ctx context.Context, _ Peer, _ []byte) ([]byte, error) {
-				select {
-				case <-time.After(20 * time.Second):
-				case <-ctx.Done():
-				}
-				return []byte("done"), ctx.Err()
-			})
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-			if !renewal {
-				cancel() // as a stop does
-				ctx, cancel = context.WithCancel(t.Context())
-				time.AfterFunc(5*time.Second, cancel)
-			}
-			served := make(chan struct{})
-			go func() { s.ServeConn(ctx, server, Peer{Node: "n1"}); close(served) }()
-			p := NewPool(PoolOptions{Dial: func(context.Context, string) (net.Conn, error) { return client, nil }})
-			_, err := p.Call(t.Context(), "server", "wait", nil)
-			if (err == nil) != renewal {
-				t.Errorf("renewal %t: the call ended with %v", renewal, err)
-			}
-			_ = p.Close()
-			<-served
-			cancel()
-		}
-	})
-}
-
-// A connection is renewed before its certificates end, from either side, without a call that fails.
-func TestConnectionsAreRenewed(t *testing.T) {
-	for _, side := range []string{"server", "client"} {
-		standing, live := &peerStanding{life: 200 * time.Millisecond}, NewLive()
-		o, wrap := MeshOptions{}, plain
-		if side == "server" {
-			o.Standing, o.Live = standing.of, live
-		} else {
-			wrap = func(c *tls.Conn) (net.Conn, error) { return live.Guard(c, standing.of(c.ConnectionState())) }
-		}
-		r := newMeshRig(t, o, zap.NewNop())
-		var dials atomic.Int32
-		p := poolOf(t, r, "n1", &dials, wrap)
-		for calls := 0; dials.Load() < 3; calls++ {
-			if _, err := p.Call(t.Context(), "server", "whoami", nil); err != nil {
-				t.Fatalf("%s: call %d on connection %d: %v", side, calls, dials.Load(), err)
-			}
-		}
 	}
 }

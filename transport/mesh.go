@@ -214,7 +214,7 @@ func (m *Mesh) serve(ctx context.Context, conn net.Conn, left func()) {
 		return
 	}
 	left()
-	ctx, release, err := m.guard(ctx, secured, peer)
+	release, err := m.guard(secured, peer)
 	if err != nil {
 		m.failed.Add(1)
 		m.refusals.note(explain(err), conn.RemoteAddr(), err)

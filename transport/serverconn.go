@@ -66,12 +66,8 @@ func (c *serverConn) run(ctx context.Context) {
 	}
 }
 
-// renewDrain is how long calls go on when the connection is only to be made anew, because the peer's certificate is about
-// to end: as long as a blocking read may wait.
-const renewDrain = 30 * time.Second
-
-// drainWhen waits for ctx, says goaway, and gives the calls in progress their time, which is longer when ctx was at its
-// deadline: then the agent goes on, and only the connection is to end. The peer closes it when it has all its answers.
+// drainWhen waits for ctx, says goaway, and gives the calls in progress their time. The peer closes
+// the connection when it has all its answers.
 func (c *serverConn) drainWhen(ctx context.Context) {
 	select {
 	case <-c.done:
@@ -91,11 +87,7 @@ func (c *serverConn) drainWhen(ctx context.Context) {
 		c.fail(err)
 		return
 	}
-	wait := c.server.options.DrainTimeout
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		wait = max(wait, renewDrain)
-	}
-	timeout := time.NewTimer(wait)
+	timeout := time.NewTimer(c.server.options.DrainTimeout)
 	defer timeout.Stop()
 	select {
 	case <-c.done:

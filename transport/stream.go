@@ -76,6 +76,8 @@ func (c *client) stream(ctx context.Context, method string, body []byte, recv fu
 				c.queue(&outFrame{kind: kindCancel, id: cl.id})
 				return started, err
 			}
+		case end != nil && end.err != nil && ctx.Err() != nil: // the peer knows the same deadline, and was first
+			return started, c.abandon(ctx, cl)
 		case end != nil:
 			return started, end.err
 		default:

@@ -152,6 +152,7 @@ func TestStreamEndsWithItsContext(t *testing.T) {
 		p.server.HandleStream("idle", func(ctx context.Context, _ Peer, _ []byte, _ func([]byte) error) error {
 			defer close(ended)
 			<-ctx.Done()
+			time.Sleep(time.Millisecond) // both sides know the deadline; the caller is to be first
 			return ctx.Err()
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
