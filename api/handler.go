@@ -106,7 +106,7 @@ type handler struct {
 }
 
 // ServeHTTP puts every request through the same gates, in this order: the endpoint exists, the request is from no web
-// page, the caller is known, has room, and may do this.
+// page, the caller is known, has room, may do this, and says what it wants in parameters that the endpoint knows.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &Exchange{W: w, R: r, service: h.service, status: http.StatusOK, RequestID: h.prefix + strconv.FormatUint(h.count.Add(1), 36)}
 	w.Header()[headerRequestID] = []string{x.RequestID}
@@ -141,6 +141,9 @@ func (h *handler) serve(x *Exchange, route *Route, allowed []string) error {
 		return err
 	}
 	if err := checkReadOnly(route, x.R); err != nil {
+		return err
+	}
+	if err := checkParameters(route, x); err != nil {
 		return err
 	}
 	return route.Serve(x)

@@ -55,7 +55,7 @@ func Routes(o Options) []api.Route {
 	routes = append(routes, d.sessionRoutes()...)
 	routes = append(routes, d.discoveryRoutes()...)
 	for i := range routes {
-		routes[i].Fail = fail
+		routes[i].Fail, routes[i].Lax, routes[i].Repeats = fail, true, []string{"node-meta", "tag"}
 	}
 	return routes
 }
