@@ -28,8 +28,8 @@ type Route struct {
 	Fail func(*Exchange, *Error)
 }
 
-// router finds routes without touching the path: a key may contain "//", ".." or any byte, all of which
-// http.ServeMux would redirect.
+// router finds routes without touching the path: a key may contain "//" or "..", which http.ServeMux
+// would redirect.
 type router struct {
 	exact    map[string][]*Route
 	prefixes []string // longest first
