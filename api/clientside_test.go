@@ -53,6 +53,12 @@ func TestClientAgainstTheAPI(t *testing.T) {
 	if err != nil || len(pairs) != 4 {
 		t.Errorf("list: %d pairs, %v", len(pairs), err)
 	}
+	if _, err := c.Keys(ctx, "", client.ListOptions{Limit: -1}); !hasCode(err, CodeInvalid) {
+		t.Errorf("a negative limit: %v", err)
+	}
+	if _, err := c.Events(ctx, client.EventOptions{Since: -1}); !hasCode(err, CodeInvalid) {
+		t.Errorf("a negative length of time: %v", err)
+	}
 	keys, err := c.Keys(ctx, "", client.ListOptions{Limit: 2})
 	if want := []string{"\x00", "../x"}; err != nil || !slices.Equal(keys, want) {
 		t.Errorf("keys: %q, %v, want %q", keys, err, want)
