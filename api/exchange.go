@@ -40,6 +40,7 @@ type Exchange struct {
 	query    url.Values
 	queryErr error // why the query string could not be parsed
 	status   int   // of the response, for whoever counts
+	begun    bool  // something of the response may have left
 }
 
 // Context ends when the caller goes away.
@@ -194,7 +195,7 @@ func (x *Exchange) Write(status int, contentType string, body []byte) error {
 
 // Head begins a response; what follows is written to W.
 func (x *Exchange) Head(status int) {
-	x.status = status
+	x.status, x.begun = status, true
 	x.W.WriteHeader(status)
 }
 

@@ -113,10 +113,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	route, rest, allowed := h.router.find(r.Method, r.URL.Path)
 	x.Rest = rest
 	answered := h.service.observeRequest(route)
+	defer answered(x)
+	defer h.recovered(x, route)
 	if err := h.serve(x, route, allowed); err != nil {
 		h.fail(x, route, AsError(err))
 	}
-	answered(x)
 }
 
 func (h *handler) serve(x *Exchange, route *Route, allowed []string) error {
@@ -163,6 +164,11 @@ func (h *handler) fail(x *Exchange, route *Route, e *Error) {
 		h.service.log.Error("request failed", zap.String("request_id", x.RequestID),
 			zap.String("path", x.R.URL.Path), zap.String("error", e.Message))
 	}
+	h.answer(x, route, e)
+}
+
+// answer writes the error in the endpoint's dialect.
+func (h *handler) answer(x *Exchange, route *Route, e *Error) {
 	if e.Leader == "" && e.Retryable() {
 		if leader, _, known := h.service.local.Leader(); known {
 			e = e.WithLeader(leader)
