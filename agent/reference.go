@@ -10,7 +10,8 @@ import (
 type Endpoint struct {
 	Method, Path string
 	Action       string
-	Role         string // the weakest that may
+	Role         string   // the weakest that may
+	Takes        []string // parameters of the query
 }
 
 // Endpoints lists all routes in the order in which they are declared, the dialect's last.
@@ -19,7 +20,7 @@ func Endpoints() []Endpoint {
 	service.Mount(consul.Routes(consul.Options{})...)
 	var list []Endpoint
 	for _, route := range service.Routes() {
-		list = append(list, Endpoint{Method: route.Method, Path: route.Path, Action: string(route.Action), Role: weakest(route.Action)})
+		list = append(list, Endpoint{Method: route.Method, Path: route.Path, Action: string(route.Action), Role: weakest(route.Action), Takes: route.Takes})
 	}
 	return list
 }

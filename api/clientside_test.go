@@ -34,7 +34,7 @@ func TestClientAgainstTheAPI(t *testing.T) {
 	fake := newFake(t, 1, 1)
 	c, ctx := newClient(t, fake.agents["a1"]), context.Background()
 	zero := uint64(0)
-	for _, key := range []string{"a//b", "../x", "ü?&#%", "\xff\x00"} {
+	for _, key := range []string{"a//b", "../x", "ü?&#%", "\x00"} {
 		written, err := c.Put(ctx, key, []byte(key), client.PutOptions{CAS: &zero, Flags: 7})
 		if err != nil {
 			t.Fatalf("put %q: %v", key, err)
@@ -44,12 +44,23 @@ func TestClientAgainstTheAPI(t *testing.T) {
 			t.Errorf("get %q: %+v, %v", key, pair, err)
 		}
 	}
+	for _, key := range []string{"k\xff", "k\xfe"} { // in JSON they would be the same key
+		if _, err := c.Put(ctx, key, nil, client.PutOptions{}); !hasCode(err, CodeInvalid) {
+			t.Errorf("put %q: %v", key, err)
+		}
+	}
 	pairs, err := c.List(ctx, "", client.ListOptions{Stale: true})
 	if err != nil || len(pairs) != 4 {
 		t.Errorf("list: %d pairs, %v", len(pairs), err)
 	}
+	if _, err := c.Keys(ctx, "", client.ListOptions{Limit: -1}); !hasCode(err, CodeInvalid) {
+		t.Errorf("a negative limit: %v", err)
+	}
+	if _, err := c.Events(ctx, client.EventOptions{Since: -1}); !hasCode(err, CodeInvalid) {
+		t.Errorf("a negative length of time: %v", err)
+	}
 	keys, err := c.Keys(ctx, "", client.ListOptions{Limit: 2})
-	if want := []string{"../x", "a//b"}; err != nil || !slices.Equal(keys, want) {
+	if want := []string{"\x00", "../x"}; err != nil || !slices.Equal(keys, want) {
 		t.Errorf("keys: %q, %v, want %q", keys, err, want)
 	}
 	txn, err := c.Txn(ctx, client.Txn{
@@ -225,4 +236,9 @@ func TestClientExamines(t *testing.T) {
 	if want := (client.ScrubReport{Segments: 1, Entries: 2, Bytes: 2 << 20, Problems: []client.ScrubProblem{}}); err != nil || !reflect.DeepEqual(scrub, want) {
 		t.Errorf("scrub: %+v, %v", scrub, err)
 	}
+}
+
+func hasCode(err error, code string) bool {
+	var e *client.Error
+	return errors.As(err, &e) && e.Code == code
 }

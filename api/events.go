@@ -52,7 +52,7 @@ type Event struct {
 
 func eventRoutes() []Route {
 	return []Route{
-		{Method: http.MethodGet, Path: "/parley/v1/events", Action: policy.EventRead, Own: true, Serve: serveEvents},
+		{Method: http.MethodGet, Path: "/parley/v1/events", Action: policy.EventRead, Own: true, Takes: []string{"since", "kind", "limit", "index", "wait"}, Serve: serveEvents},
 		{Method: http.MethodPost, Path: "/parley/v1/events", Action: policy.EventFire, Serve: serveEventAdd},
 	}
 }
@@ -68,9 +68,6 @@ type eventQuery struct {
 }
 
 func (x *Exchange) eventQuery() (q eventQuery, err error) {
-	if err := x.Only("since", "kind", "limit", "index", "wait"); err != nil {
-		return q, err
-	}
 	q.kind = x.Query().Get("kind")
 	if since := x.Query().Get("since"); since != "" {
 		if q.after, err = clock.ParseStamp(since); err != nil {

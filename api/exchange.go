@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,10 +9,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/parley-mesh/parley/clock"
 )
@@ -36,9 +36,11 @@ type Exchange struct {
 	RequestID string
 	Rest      string // of an open path
 
-	service *Service
-	query   url.Values
-	status  int // of the response, for whoever counts
+	service  *Service
+	query    url.Values
+	queryErr error // why the query string could not be parsed
+	status   int   // of the response, for whoever counts
+	begun    bool  // something of the response may have left
 }
 
 // Context ends when the caller goes away.
@@ -47,27 +49,12 @@ func (x *Exchange) Context() context.Context { return x.R.Context() }
 // Service is what serves the request.
 func (x *Exchange) Service() *Service { return x.service }
 
-// Query returns the parameters, parsed once.
+// Query returns the parameters, parsed once. An endpoint is not called when some of them could not be parsed.
 func (x *Exchange) Query() url.Values {
 	if x.query == nil {
-		if x.R.URL.RawQuery == "" {
-			x.query = url.Values{}
-		} else {
-			x.query = x.R.URL.Query()
-		}
+		x.query, x.queryErr = url.ParseQuery(x.R.URL.RawQuery)
 	}
 	return x.query
-}
-
-// Only refuses parameters that the endpoint does not know: a misspelled cas must not become an unconditional write.
-func (x *Exchange) Only(known ...string) error {
-	for name := range x.Query() {
-		if !slices.Contains(known, name) {
-			return Errorf(CodeInvalid, "unknown parameter %q", name).
-				WithHint("this endpoint takes: %s", strings.Join(known, ", "))
-		}
-	}
-	return nil
 }
 
 // Flag reports a parameter that counts by presence; =false, =0 and =no switch it off.
@@ -143,19 +130,26 @@ func readAll(r io.Reader, size int64) ([]byte, error) {
 	return body, err
 }
 
-// Decode reads a JSON body into v, strictly: an unknown field is an error.
+// Decode reads a JSON object from the body into v, strictly: an unknown field is an error, and so is anything behind the
+// object. Bytes that are not UTF-8 are one because the decoder would replace them, and make one key of two.
 func (x *Exchange) Decode(v any) error {
 	body, err := x.Body("body", maxBodyBytes)
 	if err != nil {
 		return err
 	}
-	decoder := json.NewDecoder(strings.NewReader(string(body)))
+	if !utf8.Valid(body) {
+		return Errorf(CodeInvalid, "the body is not UTF-8").WithHint("send bytes that are no text as value_base64")
+	}
+	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(v); err != nil {
 		return Errorf(CodeInvalid, "the body is not the JSON that this endpoint takes: %v", err)
 	}
-	if decoder.More() {
-		return Errorf(CodeInvalid, "the body goes on behind its JSON value")
+	if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")) { // null decodes into everything
+		return Errorf(CodeInvalid, "the body is not a JSON object")
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return Errorf(CodeInvalid, "the body goes on behind its JSON object")
 	}
 	return nil
 }
@@ -201,7 +195,7 @@ func (x *Exchange) Write(status int, contentType string, body []byte) error {
 
 // Head begins a response; what follows is written to W.
 func (x *Exchange) Head(status int) {
-	x.status = status
+	x.status, x.begun = status, true
 	x.W.WriteHeader(status)
 }
 

@@ -17,11 +17,11 @@ import (
 // known, the asked agent did not lead, or could not be reached. Errors are *Error: denied, no_leader,
 // outcome_unknown when ctx or OpTimeout ended first or the leader was lost on the way, and what the state answered
 // (conflict, exists, ...).
-func (s *Service) Execute(ctx context.Context, caller Caller, cmd state.Command) (Applied, error) {
+func (s *Service) Execute(ctx context.Context, caller Caller, cmd state.Command) (done Applied, err error) {
 	answered := s.observeWrite(caller, cmd)
-	done, err := s.execute(ctx, caller, cmd)
-	answered(ctx, err)
-	return done, err
+	err = Errorf(CodeOutcomeUnknown, "the agent failed while it wrote") // stays if execute panics
+	defer func() { answered(ctx, err) }()
+	return s.execute(ctx, caller, cmd)
 }
 
 func (s *Service) execute(ctx context.Context, caller Caller, cmd state.Command) (Applied, error) {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -38,6 +39,33 @@ func checkReadOnly(route *Route, r *http.Request) *Error {
 	}
 	return Errorf(CodeDenied, "%s %s could change something, and the caller asked to read only", route.Method, route.Path).
 		WithHint("a diagnose or verify step must not change anything: make it a mitigate step, or send the request without %s", headerReadOnly)
+}
+
+// checkParameters refuses what would otherwise be left out without a word. A condition whose name was misspelled, whose
+// value cannot be parsed (package net/url drops the pair), or of which there are two must not become none, or one of two.
+func checkParameters(route *Route, x *Exchange) *Error {
+	query := x.Query()
+	if x.queryErr != nil {
+		return Errorf(CodeInvalid, "the query string is malformed: %v", x.queryErr).
+			WithHint("put & between parameters, and write %%, ; and & in a value as %%25, %%3B and %%26")
+	}
+	for name, values := range query {
+		if !route.Lax && !slices.Contains(route.Takes, name) {
+			return unknownParameter(route, name)
+		}
+		if len(values) > 1 && !slices.Contains(route.Repeats, name) {
+			return Errorf(CodeInvalid, "parameter %.80q is there %d times", name, len(values)).WithHint("give it once")
+		}
+	}
+	return nil
+}
+
+func unknownParameter(route *Route, name string) *Error {
+	e := Errorf(CodeInvalid, "unknown parameter %.80q", name)
+	if len(route.Takes) == 0 {
+		return e.WithHint("this endpoint takes no parameters")
+	}
+	return e.WithHint("this endpoint takes: %s", strings.Join(route.Takes, ", "))
 }
 
 func sameHost(origin, host string) bool {

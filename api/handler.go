@@ -106,17 +106,18 @@ type handler struct {
 }
 
 // ServeHTTP puts every request through the same gates, in this order: the endpoint exists, the request is from no web
-// page, the caller is known, has room, and may do this.
+// page, the caller is known, has room, may do this, and says what it wants in parameters that the endpoint knows.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &Exchange{W: w, R: r, service: h.service, status: http.StatusOK, RequestID: h.prefix + strconv.FormatUint(h.count.Add(1), 36)}
 	w.Header()[headerRequestID] = []string{x.RequestID}
 	route, rest, allowed := h.router.find(r.Method, r.URL.Path)
 	x.Rest = rest
 	answered := h.service.observeRequest(route)
+	defer answered(x)
+	defer h.recovered(x, route)
 	if err := h.serve(x, route, allowed); err != nil {
 		h.fail(x, route, AsError(err))
 	}
-	answered(x)
 }
 
 func (h *handler) serve(x *Exchange, route *Route, allowed []string) error {
@@ -143,6 +144,9 @@ func (h *handler) serve(x *Exchange, route *Route, allowed []string) error {
 	if err := checkReadOnly(route, x.R); err != nil {
 		return err
 	}
+	if err := checkParameters(route, x); err != nil {
+		return err
+	}
 	return route.Serve(x)
 }
 
@@ -160,6 +164,11 @@ func (h *handler) fail(x *Exchange, route *Route, e *Error) {
 		h.service.log.Error("request failed", zap.String("request_id", x.RequestID),
 			zap.String("path", x.R.URL.Path), zap.String("error", e.Message))
 	}
+	h.answer(x, route, e)
+}
+
+// answer writes the error in the endpoint's dialect.
+func (h *handler) answer(x *Exchange, route *Route, e *Error) {
 	if e.Leader == "" && e.Retryable() {
 		if leader, _, known := h.service.local.Leader(); known {
 			e = e.WithLeader(leader)

@@ -11,17 +11,17 @@ import (
 func (s *Service) nativeRoutes() []Route {
 	return []Route{
 		{Method: http.MethodGet, Path: "/livez", Action: policy.Livez, Own: true, Serve: serveLivez},
-		{Method: http.MethodGet, Path: "/readyz", Action: policy.Ready, Own: true, Serve: serveReadyz},
+		{Method: http.MethodGet, Path: "/readyz", Action: policy.Ready, Own: true, Takes: []string{"verbose"}, Serve: serveReadyz},
 
 		{Method: http.MethodGet, Path: "/parley/v1/members", Action: policy.Members, Own: true, Serve: serveMembers},
 		{Method: http.MethodGet, Path: "/parley/v1/core", Action: policy.CoreRead, Own: true, Serve: serveCore},
 		{Method: http.MethodGet, Path: "/parley/v1/status", Action: policy.Status, Own: true, Serve: serveStatus},
 		{Method: http.MethodGet, Path: "/parley/v1/health", Action: policy.HealthRead, Own: true, Serve: serveHealth},
 
-		{Method: http.MethodGet, Path: "/parley/v1/kv", Action: policy.KVRead, Serve: serveKVGet},
-		{Method: http.MethodGet, Path: "/parley/v1/kv/*", Action: policy.KVRead, Serve: serveKVGet},
-		{Method: http.MethodPut, Path: "/parley/v1/kv/*", Action: policy.KVWrite, Serve: serveKVPut},
-		{Method: http.MethodDelete, Path: "/parley/v1/kv/*", Action: policy.KVWrite, Serve: serveKVDelete},
+		{Method: http.MethodGet, Path: "/parley/v1/kv", Action: policy.KVRead, Takes: kvGetTakes, Serve: serveKVGet},
+		{Method: http.MethodGet, Path: "/parley/v1/kv/*", Action: policy.KVRead, Takes: kvGetTakes, Serve: serveKVGet},
+		{Method: http.MethodPut, Path: "/parley/v1/kv/*", Action: policy.KVWrite, Takes: []string{"cas", "flags", "session", "release"}, Serve: serveKVPut},
+		{Method: http.MethodDelete, Path: "/parley/v1/kv/*", Action: policy.KVWrite, Takes: []string{"cas", "prefix"}, Serve: serveKVDelete},
 		{Method: http.MethodPost, Path: "/parley/v1/txn", Action: policy.Txn, Serve: serveTxn},
 
 		{Method: http.MethodPost, Path: "/parley/v1/token", Action: policy.TokenCreate, Serve: serveTokenCreate},

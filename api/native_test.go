@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"net/http"
 	"regexp"
 	"strings"
 	"testing"
@@ -139,7 +140,18 @@ func TestNativeRefusals(t *testing.T) {
 		{"GET", "/parley/v1/kv/k?revision=3", "", 501, CodeUnsupported}, {"GET", "/parley/v1/kv/k?wait=10", "", 400, CodeInvalid},
 		{"GET", "/parley/v1/kv/k?wait=-1s", "", 400, CodeInvalid}, {"GET", "/parley/v1/kv/k?index=x", "", 400, CodeInvalid},
 		{"GET", "/parley/v1/kv", "", 400, CodeInvalid},
+		{"PUT", "/parley/v1/kv/k?cas=%zz", "x", 400, CodeInvalid}, {"PUT", "/parley/v1/kv/k?cas=0;b", "x", 400, CodeInvalid},
+		{"PUT", "/parley/v1/kv/k?cas=0%", "x", 400, CodeInvalid}, {"PUT", "/parley/v1/kv/k?cas%=0", "x", 400, CodeInvalid},
+		{"PUT", "/parley/v1/kv/k?cas=2&cas=9", "x", 400, CodeInvalid}, {"DELETE", "/parley/v1/kv/k?cas=%zz", "", 400, CodeInvalid},
+		{"DELETE", "/parley/v1/kv/k?cas=2&cas=2", "", 400, CodeInvalid}, {"GET", "/parley/v1/kv/k?stale&stale", "", 400, CodeInvalid},
 		{"POST", "/parley/v1/txn", `{`, 400, CodeInvalid}, {"POST", "/parley/v1/txn", `{} {}`, 400, CodeInvalid},
+		{"POST", "/parley/v1/txn", `{}}`, 400, CodeInvalid}, {"POST", "/parley/v1/txn", `{}]`, 400, CodeInvalid},
+		{"POST", "/parley/v1/txn", `null`, 400, CodeInvalid}, {"POST", "/parley/v1/txn", ` null`, 400, CodeInvalid},
+		{"POST", "/parley/v1/txn", "{\"then\":[{\"op\":\"put\",\"key\":\"k\xff\"}]}", 400, CodeInvalid},
+		{"PUT", "/parley/v1/kv/k%ff", "x", 400, CodeInvalid}, {"PUT", "/parley/v1/kv/k%fe?session=" + knownSession, "x", 400, CodeInvalid},
+		{"GET", "/parley/v1/kv/k%ff", "", 400, CodeInvalid}, {"GET", "/parley/v1/kv/k%ff?prefix", "", 400, CodeInvalid},
+		{"DELETE", "/parley/v1/kv/k%ff", "", 400, CodeInvalid}, {"DELETE", "/parley/v1/kv/k%ff?prefix", "", 400, CodeInvalid},
+		{"POST", "/parley/v1/token", `null`, 400, CodeInvalid}, {"POST", "/parley/v1/session", `null`, 400, CodeInvalid},
 		{"POST", "/parley/v1/txn", `{"when":[]}`, 400, CodeInvalid}, {"POST", "/parley/v1/txn", ``, 400, CodeInvalid},
 		{"POST", "/parley/v1/txn", `{"then":[{"op":"explode","key":"k"}]}`, 400, CodeInvalid},
 		{"POST", "/parley/v1/txn", `{"then":[{"op":"put","key":"k","value":"x","value_base64":"eA=="}]}`, 400, CodeInvalid},
@@ -157,6 +169,27 @@ func TestNativeRefusals(t *testing.T) {
 		w := do(h, test.method, test.target, test.body)
 		if w.Code != test.status || !strings.Contains(w.Body.String(), `"code":"`+test.code+`"`) {
 			t.Errorf("%s %s %s: %d %s, want %d %s", test.method, test.target, test.body, w.Code, w.Body, test.status, test.code)
+		}
+	}
+	if got := c.machine.View().Revision(); got != before {
+		t.Errorf("a refused request moved the revision from %d to %d", before, got)
+	}
+}
+
+// Every native endpoint refuses a parameter that it does not take, one that cannot be parsed, and one that is there
+// twice: what is left out without a word may have been a condition.
+func TestParametersAreKnown(t *testing.T) {
+	c := newFake(t, 1, 1)
+	c.furnish(t)
+	h := c.agents["a1"].service.Handler(Loopback)
+	before := c.machine.View().Revision()
+	for _, call := range calls {
+		path := strings.SplitN(call.target, "?", 2)[0]
+		for _, query := range []string{"x=1", "=1", "cas=%zz", "prefix;keys", "wait=1s&wait=1s"} {
+			w := do(h, call.method, path+"?"+query, call.body)
+			if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), `"code":"invalid"`) {
+				t.Errorf("%s %s?%s: %d %s", call.method, path, query, w.Code, w.Body)
+			}
 		}
 	}
 	if got := c.machine.View().Revision(); got != before {

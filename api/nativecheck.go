@@ -17,7 +17,7 @@ const (
 func checkRoutes() []Route {
 	return []Route{
 		{Method: http.MethodGet, Path: "/parley/v1/check", Action: policy.Check, Own: true, Serve: serveCheck},
-		{Method: http.MethodGet, Path: "/parley/v1/storage/scrub", Action: policy.StorageScrub, Own: true, Serve: serveScrub},
+		{Method: http.MethodGet, Path: "/parley/v1/storage/scrub", Action: policy.StorageScrub, Own: true, Takes: []string{"mib_per_second"}, Serve: serveScrub},
 	}
 }
 
@@ -49,16 +49,10 @@ func (r ScrubReport) MarshalJSON() ([]byte, error) {
 }
 
 func serveCheck(x *Exchange) error {
-	if err := x.Only(); err != nil {
-		return err
-	}
 	return x.JSON(http.StatusOK, x.service.local.Check(x.Context()))
 }
 
 func serveScrub(x *Exchange) error {
-	if err := x.Only("mib_per_second"); err != nil {
-		return err
-	}
 	mib, set, err := x.Uint("mib_per_second")
 	if err != nil {
 		return err

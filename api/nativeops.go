@@ -25,6 +25,7 @@ func serveMetrics(x *Exchange) error {
 	}
 	x.ReceiptHere()
 	x.W.Header()["X-Content-Type-Options"] = []string{"nosniff"}
+	x.begun = true
 	x.service.local.Metrics.ServeHTTP(x.W, x.R)
 	return nil
 }

@@ -15,8 +15,8 @@ const defaultLockDelay = 15 * time.Second
 func (s *Service) sessionRoutes() []Route {
 	return []Route{
 		{Method: http.MethodPost, Path: "/parley/v1/session", Action: policy.SessionUse, Serve: serveSessionCreate},
-		{Method: http.MethodGet, Path: "/parley/v1/sessions", Action: policy.SessionRead, Serve: serveSessions},
-		{Method: http.MethodGet, Path: "/parley/v1/session/*", Action: policy.SessionRead, Serve: serveSession},
+		{Method: http.MethodGet, Path: "/parley/v1/sessions", Action: policy.SessionRead, Takes: []string{"node", "stale", "index", "wait"}, Serve: serveSessions},
+		{Method: http.MethodGet, Path: "/parley/v1/session/*", Action: policy.SessionRead, Takes: []string{"stale", "index", "wait"}, Serve: serveSession},
 		{Method: http.MethodPut, Path: "/parley/v1/session/*", Action: policy.SessionUse, Serve: serveSessionRenew},
 		{Method: http.MethodDelete, Path: "/parley/v1/session/*", Action: policy.SessionUse, Serve: serveSessionDestroy},
 	}
@@ -101,18 +101,12 @@ func bodyDuration(name, text string) (time.Duration, error) {
 }
 
 func serveSessions(x *Exchange) error {
-	if err := x.Only("node", "stale", "index", "wait"); err != nil {
-		return err
-	}
 	return readSessions(x, SessionQuery{Node: x.Query().Get("node")}, func(a SessionAnswer) error {
 		return x.JSON(http.StatusOK, sessionShapes(a.Sessions))
 	})
 }
 
 func serveSession(x *Exchange) error {
-	if err := x.Only("stale", "index", "wait"); err != nil {
-		return err
-	}
 	id, err := x.sessionID()
 	if err != nil {
 		return err
@@ -158,9 +152,6 @@ func readSessions(x *Exchange, q SessionQuery, write func(SessionAnswer) error) 
 }
 
 func serveSessionRenew(x *Exchange) error {
-	if err := x.Only(); err != nil {
-		return err
-	}
 	id, err := x.sessionID()
 	if err != nil {
 		return err
@@ -183,9 +174,6 @@ type ended struct {
 }
 
 func serveSessionDestroy(x *Exchange) error {
-	if err := x.Only(); err != nil {
-		return err
-	}
 	id, err := x.sessionID()
 	if err != nil {
 		return err

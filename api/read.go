@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"time"
+	"unicode/utf8"
 
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security/policy"
@@ -93,6 +94,8 @@ func checkQuery(q *KVQuery) *Error {
 		return Errorf(CodeInvalid, "the key is empty").WithHint("name a key, or read all keys with ?prefix=1")
 	case len(q.Key) > state.MaxKeyBytes:
 		return Errorf(CodeTooLarge, "the key has %d bytes, the limit is %d", len(q.Key), state.MaxKeyBytes)
+	case !utf8.ValidString(q.Key):
+		return Errorf(CodeInvalid, "the key %.80q is not UTF-8", q.Key).WithHint("write its bytes as text, such as hex")
 	}
 	q.Wait = min(max(q.Wait, 0), maxWait)
 	return nil

@@ -16,14 +16,20 @@ type Route struct {
 	Path   string
 	Action policy.Action
 	// Own marks what concerns this agent alone, for which the admin socket has full rights.
-	Own   bool
-	Serve func(*Exchange) error
+	Own bool
+	// Takes names the parameters of the query, each of which may be there once. Others are refused.
+	Takes []string
+	// Lax lets through what Takes does not name: clients of a dialect send parameters that have no meaning here.
+	Lax bool
+	// Repeats names the parameters that may be there more than once.
+	Repeats []string
+	Serve   func(*Exchange) error
 	// Fail writes an error in the endpoint's dialect; nil writes the native error body.
 	Fail func(*Exchange, *Error)
 }
 
-// router finds routes without touching the path: a key may contain "//", ".." or any byte, all of which
-// http.ServeMux would redirect.
+// router finds routes without touching the path: a key may contain "//" or "..", which http.ServeMux
+// would redirect.
 type router struct {
 	exact    map[string][]*Route
 	prefixes []string // longest first

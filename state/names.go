@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 )
 
 // CheckNodeName returns nil for a name that a node may have: 1 to 63 of a-z, 0-9, dot, underscore
@@ -27,7 +28,8 @@ func nodeNameByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-'
 }
 
-// CheckKey returns nil for a key that can be written: 1 byte to MaxKeyBytes, any bytes.
+// CheckKey returns nil for a key that can be written: 1 byte to MaxKeyBytes of UTF-8. JSON has no form for other bytes,
+// in which two keys would look the same.
 func CheckKey(key string) error {
 	if key == "" {
 		return errors.New("the key is empty: give it at least one byte")
@@ -38,6 +40,9 @@ func CheckKey(key string) error {
 func checkPrefix(prefix string) error {
 	if len(prefix) > MaxKeyBytes {
 		return fmt.Errorf("the key has %d bytes: the limit is %d", len(prefix), MaxKeyBytes)
+	}
+	if !utf8.ValidString(prefix) {
+		return fmt.Errorf("the key %.80q is not UTF-8: write its bytes as text, such as hex", prefix)
 	}
 	return nil
 }

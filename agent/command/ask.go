@@ -82,7 +82,7 @@ func (a *app) ask(cmd *cobra.Command, again func(error) bool, fetch func(context
 			return err
 		}
 		last = next
-		ok, err := holds(expect, next.value)
+		ok, err := a.holds(cmd.Context(), expect, next.value)
 		if err == nil && !ok {
 			err = expectFalse(a.expect)
 		}

@@ -18,10 +18,17 @@ const addrVariable = "PARLEY_ADDR"
 
 // connect makes a client for the agent that the flags and the environment mean. Nothing is dialled yet.
 func (a *app) connect(cmd *cobra.Command) (*client.Client, error) {
-	addr := a.address(cmd)
+	addr, err := a.address(cmd)
+	if err != nil {
+		return nil, err
+	}
 	var options []client.Option
 	if strings.HasPrefix(addr, "https://") {
-		identity, err := agentTLS(a.home())
+		home, err := a.home()
+		if err != nil {
+			return nil, err
+		}
+		identity, err := agentTLS(home)
 		if err != nil {
 			return nil, &failure{code: exitDenied, err: fmt.Errorf("%s asks for a client certificate: %w", addr, err),
 				hint: "https takes the certificate of this host's agent: run this as the agent's user or root, with the agent's --data-dir"}
@@ -39,24 +46,29 @@ func (a *app) connect(cmd *cobra.Command) (*client.Client, error) {
 }
 
 // address goes by what was said most directly: --addr, --data-dir, PARLEY_ADDR, the default data directory.
-func (a *app) address(cmd *cobra.Command) string {
+func (a *app) address(cmd *cobra.Command) (string, error) {
 	switch {
 	case a.addr != "":
-		return fullAddress(a.addr)
+		return fullAddress(a.addr), nil
 	case cmd.Flags().Changed("data-dir"):
-		return adminSocket(a.dataDir)
+		return adminSocket(a.dataDir), nil
 	case a.getenv(addrVariable) != "":
-		return fullAddress(a.getenv(addrVariable))
+		return fullAddress(a.getenv(addrVariable)), nil
 	}
-	return adminSocket(a.home())
+	home, err := a.home()
+	return adminSocket(home), err
 }
 
 // home is the data directory of the agent on this host.
-func (a *app) home() string {
+func (a *app) home() (string, error) {
 	if a.dataDir != "" {
-		return a.dataDir
+		return a.dataDir, nil
 	}
-	return config.DefaultDataDir()
+	if dir := config.DefaultDataDir(); dir != "" {
+		return dir, nil
+	}
+	return "", usageError("say where the agent is with --data-dir or --addr",
+		"there is no default data directory: neither HOME nor XDG_STATE_HOME is an absolute path")
 }
 
 func adminSocket(dataDir string) string {

@@ -99,10 +99,19 @@ func (a *app) tree() *cobra.Command {
 // defaultDataDirHelp is the same text on every machine, so that help does not depend on who reads it.
 const defaultDataDirHelp = "/var/lib/parley as root, else $XDG_STATE_HOME/parley"
 
-// checkGlobals refuses a bad --output or --expect before anything is done.
+// checkGlobals refuses a bad --output, --wait, --data-dir or --expect before anything is done.
 func (a *app) checkGlobals(cmd *cobra.Command) error {
 	if err := a.checkOutput(cmd); err != nil {
 		return err
+	}
+	if a.wait < 0 {
+		return usageError("like --wait 30s; leave it out to ask once", "--wait %s is negative", a.wait)
+	}
+	if cmd.Flags().Changed("data-dir") && a.dataDir == "" {
+		return usageError("give a directory; a variable of the shell may be unset", "--data-dir is empty")
+	}
+	if cmd.Flags().Changed("expect") && blankProgram(a.expect) {
+		return usageError("give a jq program; a variable of the shell may be unset", "--expect is empty")
 	}
 	_, err := compileExpect(a.expect)
 	return err

@@ -53,6 +53,9 @@ func (a *app) kvListCommand() *cobra.Command {
 		Short: "Print the keys that begin with a prefix, with their values",
 		Args:  takes("[PREFIX]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if opts.Limit < 0 {
+				return usageError("like --limit 50; leave it out for all", "--limit %d is negative", opts.Limit)
+			}
 			return a.query(func(ctx context.Context, c *client.Client) (answer, error) {
 				pairs, err := c.List(ctx, strings.Join(args, ""), opts)
 				return answer{value: list(pairs), table: func(w io.Writer) {

@@ -55,15 +55,18 @@ func (a *app) watch(cmd *cobra.Command, c *client.Client, key string, prefix boo
 		if err := a.showEvent(shown); err != nil {
 			return err
 		}
-		ok, err := holds(expect, shown)
+		ok, err := a.holds(cmd.Context(), expect, shown)
 		if err == nil && ok && expect != nil {
 			err = errSeen
 		}
 		return err
 	})
+	var failed *failure
 	switch {
 	case errors.Is(err, errSeen):
 		return nil
+	case errors.As(err, &failed): // it was the expectation, however late it is
+		return err
 	case ctx.Err() != nil && cmd.Context().Err() == nil: // --wait is over
 		if expect != nil {
 			return expectFalse(a.expect)

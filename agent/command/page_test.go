@@ -19,18 +19,24 @@ var update = flag.Bool("update", false, "write docs/commands.md")
 
 const commandsPage = "../../docs/commands.md"
 
-// endpointNotes is what the native endpoints take, where they take anything.
+// endpointNotes is what the native endpoints take; those without a line take nothing.
 var endpointNotes = map[string]string{
 	"GET /readyz":                  "`verbose`",
-	"GET /parley/v1/kv":            "as below, for all keys",
+	"GET /parley/v1/kv":            asBelow,
 	"GET /parley/v1/kv/*":          "`prefix`, `keys`, `stale`, `index=N&wait=30s` (at most 10 m), `limit`; `watch` for an event stream, with `prefix` and `stale` only",
-	"PUT /parley/v1/kv/*":          "raw body; `cas=REV`, `flags=N`",
+	"PUT /parley/v1/kv/*":          "raw body; `cas=REV` or `session=ID` with `release`; `flags=N`",
 	"DELETE /parley/v1/kv/*":       "`cas=REV` or `prefix`",
-	"POST /parley/v1/txn":          "`{\"compare\":[{\"key\",\"target\",\"relation\",\"number\",\"value\"}],\"then\":[{\"op\",\"key\",\"value\",\"flags\",\"cas\"}],\"else\":[...]}`; `target` is revision, create_revision, version or value; `relation` is =, !=, < or >; `op` is put, delete, delete_prefix or get",
+	"POST /parley/v1/txn":          "`{\"compare\":[{\"key\",\"target\",\"relation\",\"number\",\"value\"}],\"then\":[{\"op\",\"key\",\"value\",\"flags\",\"cas\",\"session\"}],\"else\":[...]}`; `target` is revision, create_revision, version or value; `relation` is =, !=, < or >; `op` is put, delete, delete_prefix, get, get_existing, get_tree, lock, unlock, check_revision, check_session or check_absent",
 	"POST /parley/v1/token":        "`{\"ttl\",\"uses\",\"node\",\"role\",\"core\",\"replace\"}`, all optional",
 	"POST /parley/v1/core/allow":   "`{\"node\",\"allow\"}`",
 	"POST /parley/v1/core/size":    "`{\"size\"}`",
 	"POST /parley/v1/agent/role":   "`{\"node\",\"role\"}`",
+	"POST /parley/v1/session":      "`{\"name\",\"node\",\"ttl\",\"behavior\",\"lock_delay\"}`, all optional; `behavior` is release or delete",
+	"GET /parley/v1/sessions":      "`node=NAME`, `stale`, `index=N&wait=30s`",
+	"GET /parley/v1/session/*":     "`stale`, `index=N&wait=30s`",
+	"PUT /parley/v1/session/*":     "nothing: it renews the session",
+	"GET /parley/v1/events":        "`since=10m` or the `hlc` of an event, `kind=KIND`, `limit=N` of the newest, `index=N&wait=30s`",
+	"POST /parley/v1/events":       "`{\"message\"}`",
 	"GET /parley/v1/storage/scrub": "`mib_per_second=N`, 32 unless given",
 }
 
@@ -73,6 +79,11 @@ func TestEveryCommandHasItsJSON(t *testing.T) {
 		if e.Role == "nobody" {
 			t.Errorf("%s %s: nobody may call it", e.Method, e.Path)
 		}
+		for _, parameter := range e.Takes {
+			if !tells(endpointNotes[e.Method+" "+e.Path], parameter) {
+				t.Errorf("%s %s takes %s, which endpointNotes does not say", e.Method, e.Path, parameter)
+			}
+		}
 	}
 	for endpoint := range endpointNotes {
 		if !endpoints[endpoint] {
@@ -80,6 +91,17 @@ func TestEveryCommandHasItsJSON(t *testing.T) {
 		}
 	}
 }
+
+// tells reports whether a note has the parameter, alone or with a value.
+func tells(note, parameter string) bool {
+	return note == asBelow || parameter == notOffered ||
+		strings.Contains(note, "`"+parameter+"`") || strings.Contains(note, "`"+parameter+"=") || strings.Contains(note, "&"+parameter+"=")
+}
+
+const (
+	asBelow    = "as below, for all keys"
+	notOffered = "revision" // has an answer, and no use yet
+)
 
 // --help shows the JSON beside the flags.
 func TestHelpShowsTheJSON(t *testing.T) {
@@ -210,7 +232,11 @@ func endpointRows() (native, dialect string) {
 			fmt.Fprintf(&theirs, "| `%s %s` | %s |\n", e.Method, e.Path, e.Role)
 			continue
 		}
-		fmt.Fprintf(&ours, "| `%s %s` | %s | %s |\n", e.Method, e.Path, e.Role, cell(endpointNotes[e.Method+" "+e.Path]))
+		note := endpointNotes[e.Method+" "+e.Path]
+		if note == "" {
+			note = "nothing"
+		}
+		fmt.Fprintf(&ours, "| `%s %s` | %s | %s |\n", e.Method, e.Path, e.Role, cell(note))
 	}
 	return ours.String(), theirs.String()
 }

@@ -73,7 +73,11 @@ func (a *app) scrubOnline(cmd *cobra.Command, rate uint64) error {
 }
 
 func (a *app) scrubOffline(cmd *cobra.Command, rate uint64) error {
-	found, err := agent.ScrubOffline(cmd.Context(), a.home(), int64(rate)<<20)
+	home, err := a.home()
+	if err != nil {
+		return err
+	}
+	found, err := agent.ScrubOffline(cmd.Context(), home, int64(rate)<<20)
 	if err != nil {
 		return err
 	}

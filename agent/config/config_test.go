@@ -265,9 +265,28 @@ func TestDataDir(t *testing.T) {
 		want string
 	}{{0, "/state", "/var/lib/parley"}, {1000, "/state", "/state/parley"}, {1000, "", "/home/u/.local/state/parley"},
 		{1000, "relative", "/home/u/.local/state/parley"}} {
-		env["XDG_STATE_HOME"] = tt.xdg
+		env["HOME"], env["XDG_STATE_HOME"] = "/home/u", tt.xdg
 		if got := dataDir(host{uid: tt.uid, getenv: getenv}); got != tt.want {
 			t.Errorf("uid %d, XDG_STATE_HOME %q: got %s, want %s", tt.uid, tt.xdg, got, tt.want)
+		}
+	}
+}
+
+// Without a home there is no default: relative to the current directory, each directory would be another agent.
+func TestNoDefaultDataDir(t *testing.T) {
+	for _, home := range []string{"", "relative"} {
+		user := host{uid: 1000, getenv: func(name string) string { return map[string]string{"HOME": home}[name] }, addrs: interfaceAddrs}
+		c := Default()
+		if c.complete(user); c.DataDir != "" {
+			t.Errorf("HOME %q: the data directory is %s", home, c.DataDir)
+		}
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "data_dir: there is no default") {
+			t.Errorf("HOME %q: got %v, want an error about data_dir", home, err)
+		}
+		c = Default()
+		c.DataDir = "/srv/parley"
+		if c.complete(user); c.DataDir != "/srv/parley" || c.Validate() != nil {
+			t.Errorf("HOME %q: given: got %s, %v", home, c.DataDir, c.Validate())
 		}
 	}
 }

@@ -26,7 +26,7 @@ func (c *Config) complete(h host) {
 	if c.DataDir == "" {
 		c.DataDir = dataDir(h)
 	}
-	if abs, err := filepath.Abs(c.DataDir); err == nil {
+	if abs, err := filepath.Abs(c.DataDir); err == nil && c.DataDir != "" {
 		c.DataDir = abs
 	}
 	bind, err := netip.ParseAddrPort(c.Mesh.Bind)
@@ -40,7 +40,8 @@ func (c *Config) complete(h host) {
 	c.Mesh.Advertise = netip.AddrPortFrom(addr, bind.Port()).String()
 }
 
-// DefaultDataDir is the data directory when none is configured.
+// DefaultDataDir is the data directory when none is configured, "" when the user has none: there is neither a
+// XDG_STATE_HOME nor a HOME to keep it in.
 func DefaultDataDir() string { return dataDir(systemHost()) }
 
 func dataDir(h host) string {
@@ -50,7 +51,10 @@ func dataDir(h host) string {
 	if state := h.getenv("XDG_STATE_HOME"); filepath.IsAbs(state) {
 		return filepath.Join(state, "parley")
 	}
-	return filepath.Join(h.getenv("HOME"), ".local", "state", "parley")
+	if home := h.getenv("HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, ".local", "state", "parley")
+	}
+	return ""
 }
 
 // reachable chooses the first address that other hosts may see. IPv4 goes first because a bind to [::]

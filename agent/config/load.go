@@ -61,6 +61,12 @@ func (c *Config) check(p *problems) {
 			p.add(*problem)
 		}
 	}
+	if c.DataDir == "" && !p.has("data_dir") {
+		p.add(Problem{
+			Key: "data_dir", Message: "there is no default: neither HOME nor XDG_STATE_HOME is an absolute path",
+			Hint: "give --data-dir DIR",
+		})
+	}
 	c.checkTimeScale(p)
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -111,14 +112,16 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 	if len(query) > 0 {
 		target += "?" + query.Encode()
 	}
-	request, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
+	var sent delivery
+	request, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, sent.trace()), method, target, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	if c.readOnly {
 		request.Header.Set(headerReadOnly, "1")
 	}
-	return c.http.Do(request)
+	response, err := c.http.Do(request)
+	return response, sent.explain(err)
 }
 
 // post sends in as JSON.

@@ -2,11 +2,16 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 )
@@ -88,6 +93,63 @@ func TestOutcomeUnknown(t *testing.T) {
 	if e := asError(t, err, CodeInterrupted, 3); !errors.Is(e, context.DeadlineExceeded) {
 		t.Errorf("the cause is lost: %v", e.Unwrap())
 	}
+}
+
+// A handshake that fails comes before the request: nothing was done, whoever of the two did not trust the other. A
+// connection that breaks behind the handshake leaves it open (the control).
+func TestHandshakeFailedIsNotUnknown(t *testing.T) {
+	served := false
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		served = true
+		panic(http.ErrAbortHandler)
+	}))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, VerifyPeerCertificate: func(raw [][]byte, _ [][]*x509.Certificate) error {
+		if len(raw) == 0 {
+			return errors.New("no certificate")
+		}
+		return nil
+	}}
+	server.StartTLS()
+	defer server.Close()
+	trusted := x509.NewCertPool()
+	trusted.AddCert(server.Certificate())
+	for _, test := range []struct {
+		what   string
+		config *tls.Config
+		code   string
+		exit   int
+	}{
+		{"untrusted server", &tls.Config{Certificates: server.TLS.Certificates, RootCAs: x509.NewCertPool()}, CodeNoAgent, 3},
+		{"refused client", &tls.Config{RootCAs: trusted}, CodeRefused, 4},
+		{"both trust", &tls.Config{Certificates: server.TLS.Certificates, RootCAs: trusted}, CodeOutcomeUnknown, 5},
+	} {
+		test.config.MinVersion = tls.VersionTLS13
+		c, err := New(server.URL, WithTLS(test.config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Put(context.Background(), "k", []byte("v"), PutOptions{})
+		_ = asError(t, err, test.code, test.exit)
+		if want := test.exit == 5; served != want {
+			t.Errorf("%s: the request was served: %v, want %v", test.what, served, want)
+		}
+		c.Close()
+	}
+	plain, err := New("https" + strings.TrimPrefix(plainServer(t), "http"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = plain.Put(context.Background(), "k", nil, PutOptions{})
+	_ = asError(t, err, CodeNoAgent, 3)
+}
+
+// plainServer speaks no TLS.
+func plainServer(t *testing.T) string {
+	server := httptest.NewServer(http.NotFoundHandler())
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
 // Another program at the address is recognized as such.

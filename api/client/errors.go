@@ -13,7 +13,8 @@ import (
 const (
 	CodeNoAgent        = "no_agent"        // nothing answers at the address; nothing was done
 	CodeUnreadable     = "unreadable"      // something answers, and it is no agent
-	CodeInterrupted    = "interrupted"     // a read was ended by its context
+	CodeInterrupted    = "interrupted"     // a read, or a write of which nothing was sent, was ended by its context
+	CodeRefused        = "refused"         // the agent does not accept the client's certificate; nothing was done
 	CodeOutcomeUnknown = "outcome_unknown" // a write was sent and no answer came
 )
 
@@ -87,7 +88,8 @@ func answered(status int, body []byte) *Error {
 	}
 }
 
-// unanswered makes an Error of a call without an answer. Only a failed dial is sure to have done nothing.
+// unanswered makes an Error of a call without an answer. A write is sure to have done nothing only if no byte of it left,
+// or if the agent did not let us in.
 func (c *Client) unanswered(write bool, err error) *Error {
 	var dial *net.OpError
 	if errors.As(err, &dial) && dial.Op == "dial" {
@@ -95,6 +97,22 @@ func (c *Client) unanswered(write bool, err error) *Error {
 			Code: CodeNoAgent, Message: fmt.Sprintf("no agent answers at %s: %v", c.addr, dial.Err), exit: exitNoAgent, Retryable: true, cause: err,
 			Hint: "start it with parley agent, or say where it is with --addr or --data-dir",
 		}
+	}
+	if refusedCertificate(err) {
+		return &Error{
+			Code: CodeRefused, Message: fmt.Sprintf("%s does not accept our certificate: %v", c.addr, cause(err)), exit: exitDenied, cause: err,
+			Hint: "show the certificate of an agent of the same cluster, which has not expired: --data-dir names the agent",
+		}
+	}
+	var unsent *unsentError
+	if errors.As(err, &unsent) {
+		if err = unsent.err; unsent.distrust {
+			return &Error{
+				Code: CodeNoAgent, Message: fmt.Sprintf("no TLS connection to %s: %v", c.addr, cause(err)), exit: exitNoAgent, Retryable: true, cause: err,
+				Hint: "nothing was sent; check --addr, and that --data-dir is that of an agent of the same cluster",
+			}
+		}
+		write = false
 	}
 	if write {
 		return &Error{

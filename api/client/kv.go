@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 )
 
@@ -85,8 +86,8 @@ func (o ListOptions) query() url.Values {
 	if o.Stale {
 		query.Set("stale", "")
 	}
-	if o.Limit > 0 {
-		uintParam(query, "limit", uint64(o.Limit))
+	if o.Limit != 0 { // the agent refuses a negative one
+		query.Set("limit", strconv.Itoa(o.Limit))
 	}
 	return query
 }

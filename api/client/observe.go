@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 )
 
@@ -38,11 +39,11 @@ type EventAdded struct {
 // Events lists the timeline, oldest first, as the agent has it.
 func (c *Client) Events(ctx context.Context, o EventOptions) ([]TimelineEvent, error) {
 	query := url.Values{}
-	if o.Since > 0 {
+	if o.Since != 0 { // the agent refuses negative ones
 		query.Set("since", o.Since.String())
 	}
-	if o.Limit > 0 {
-		uintParam(query, "limit", uint64(o.Limit))
+	if o.Limit != 0 {
+		query.Set("limit", strconv.Itoa(o.Limit))
 	}
 	if o.Kind != "" {
 		query.Set("kind", o.Kind)

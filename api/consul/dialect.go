@@ -40,6 +40,14 @@ func (d *dialect) roster(x *api.Exchange) *roster {
 
 // Routes returns the endpoints of the dialect for api.Service.Mount.
 func Routes(o Options) []api.Route {
+	routes := endpoints(o)
+	for i := range routes {
+		routes[i].Lax, routes[i].Repeats = true, []string{"node-meta", "tag"}
+	}
+	return routes
+}
+
+func endpoints(o Options) []api.Route {
 	d := &dialect{datacenter: o.Datacenter}
 	if d.datacenter == "" {
 		d.datacenter = "dc1"

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/state"
@@ -177,6 +178,9 @@ func (d *dialect) checkWrite(x *api.Exchange) error {
 	}
 	if len(x.Rest) > state.MaxKeyBytes {
 		return badRequest("The key has " + strconv.Itoa(len(x.Rest)) + " bytes, the limit is " + strconv.Itoa(state.MaxKeyBytes))
+	}
+	if !utf8.ValidString(x.Rest) {
+		return badRequest("The key is not UTF-8: write its bytes as text, such as hex")
 	}
 	return nil
 }

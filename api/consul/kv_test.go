@@ -82,6 +82,13 @@ func TestKVRefusals(t *testing.T) {
 		{"PUT", "/v1/kv/k?acquire=", "x", 400, "missing session"}, {"PUT", "/v1/kv/k?release=", "x", 400, "missing session"},
 		{"PUT", "/v1/kv/k?acquire=id", "x", 500, "invalid session"},
 		{"GET", "/v1/kv/k?dc=elsewhere", "", 500, "No path to datacenter"}, {"PUT", "/v1/kv/k?dc=elsewhere", "x", 500, "No path to datacenter"},
+		{"PUT", "/v1/kv/k%ff", "v", 400, "not UTF-8"}, {"GET", "/v1/kv/k%ff", "", 400, "not UTF-8"},
+		{"GET", "/v1/kv/k%ff?recurse", "", 400, "not UTF-8"}, {"DELETE", "/v1/kv/k%ff", "", 400, "not UTF-8"},
+		{"DELETE", "/v1/kv/k%ff?recurse", "", 400, "not UTF-8"}, {"DELETE", "/v1/kv/k%ff?cas=0", "", 400, "not UTF-8"},
+		{"PUT", "/v1/kv/big?cas=%zz", "bad", 400, "malformed"}, {"PUT", "/v1/kv/big?cas=1;b", "bad", 400, "malformed"},
+		{"PUT", "/v1/kv/big?cas=0%", "bad", 400, "malformed"}, {"PUT", "/v1/kv/big?cas%=0", "bad", 400, "malformed"},
+		{"DELETE", "/v1/kv/big?cas=%zz", "", 400, "malformed"}, {"GET", "/v1/kv/big?wait=%zz", "", 400, "malformed"},
+		{"PUT", "/v1/kv/big?cas=2&cas=1", "bad", 400, "2 times"}, {"PUT", "/v1/kv/big?acquire=a&acquire=b", "bad", 400, "2 times"},
 		{"DELETE", "/v1/kv/k?dc=elsewhere", "", 500, "No path to datacenter"}, {"GET", "/v1/status/leader?dc=elsewhere", "", 500, "No path to datacenter"},
 	} {
 		w := a.do(test.method, test.target, test.body)

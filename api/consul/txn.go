@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"unicode/utf8"
 
 	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/state"
@@ -72,6 +73,9 @@ func (d *dialect) txn(x *api.Exchange) error {
 	raw, err := x.Body("transaction", maxTxnBody)
 	if err != nil {
 		return err
+	}
+	if !utf8.Valid(raw) { // the decoder would replace such bytes, and make one key of two
+		return refuse(x, badRequest("Failed to parse body: it is not UTF-8"))
 	}
 	var ops []txnOp
 	if err := json.Unmarshal(raw, &ops); err != nil {

@@ -94,6 +94,7 @@ func TestTxnRefusals(t *testing.T) {
 		{"/v1/txn", `[{"Node":{"Verb":"set"}}]`, 400, "operation 0 is not a KV operation"},
 		{"/v1/txn", "[" + one + `,{"Check":{}}]`, 400, "operation 1 is not a KV operation"},
 		{"/v1/txn", `[{"KV":{"Verb":"rename","Key":"k"}}]`, 400, `unknown KV verb "rename"`},
+		{"/v1/txn", "[{\"KV\":{\"Verb\":\"set\",\"Key\":\"k\xff\"}}]", 400, "not UTF-8"},
 		{"/v1/txn", `[{"KV":{"Verb":"set"}}]`, 400, "missing a key"},
 		{"/v1/txn", `[{"KV":{"Verb":"set","Key":"` + strings.Repeat("k", state.MaxKeyBytes+1) + `"}}]`, 400, "the limit is 1024"},
 		{"/v1/txn?dc=elsewhere", "[]", 500, "No path to datacenter"},
