@@ -26,6 +26,8 @@ const (
 	kindSessionDestroy
 	kindLock
 	kindUnlock
+	kindCatalogRegister
+	kindCatalogDeregister
 
 	kindEnd
 )
@@ -63,6 +65,8 @@ var kinds = [kindEnd]kindSpec{
 	kindSessionDestroy:    {"session destroy", 1, 1, readSessionDestroy},
 	kindLock:              {"lock", 1, 1, readLock},
 	kindUnlock:            {"unlock", 1, 1, readUnlock},
+	kindCatalogRegister:   {"catalog register", 1, 1, readCatalogRegister},
+	kindCatalogDeregister: {"catalog deregister", 1, 1, readCatalogDeregister},
 }
 
 func (Put) kind() kind               { return kindPut }
