@@ -11,8 +11,8 @@ import (
 type Blocking struct {
 	// Wait is how long to wait for a change, at most 10 minutes.
 	Wait time.Duration
-	// Select names the rows whose changes are looked at.
-	Select watch.Selector
+	// Select names the rows whose changes are looked at, in one or two parts.
+	Select []watch.Selector
 	// Also returns a channel that is closed at the next change of something outside the View; nil for nothing.
 	Also func() <-chan struct{}
 	// Done is asked first, and again after each change.
@@ -27,11 +27,15 @@ func (s *Service) Block(ctx context.Context, caller Caller, b Blocking) error {
 		return Errorf(CodeTooMany, "%d watches are open for this caller", s.watches.each)
 	}
 	defer s.watches.release(who)
-	sub, err := s.local.Hub.Subscribe(b.Select)
-	if err != nil {
-		return hubError(err)
+	var woken [2]<-chan struct{} // the second is nil, and never ready, when there is one part
+	for i, rows := range b.Select {
+		sub, err := s.local.Hub.Subscribe(rows)
+		if err != nil {
+			return hubError(err)
+		}
+		defer sub.Close()
+		woken[i] = sub.C()
 	}
-	defer sub.Close()
 	over := time.NewTimer(min(max(b.Wait, 0), maxWait))
 	defer over.Stop()
 	for {
@@ -43,7 +47,8 @@ func (s *Service) Block(ctx context.Context, caller Caller, b Blocking) error {
 			return nil
 		}
 		select {
-		case <-sub.C():
+		case <-woken[0]:
+		case <-woken[1]:
 		case <-also:
 		case <-over.C:
 			return nil

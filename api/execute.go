@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 )
 
@@ -56,6 +58,11 @@ func (s *Service) mayExecute(caller Caller, cmd state.Command) *Error {
 	}
 	if e, ok := cmd.(state.EventAppend); ok {
 		return s.mayReport(caller, e)
+	}
+	if txn, ok := cmd.(state.Txn); ok && slices.ContainsFunc(slices.Concat(txn.Then, txn.Else), state.Op.ChangesCatalog) {
+		if err := allow(caller, policy.CatalogWrite); err != nil {
+			return err
+		}
 	}
 	return allow(caller, commandAction(cmd))
 }

@@ -35,8 +35,9 @@ func fullTxn() Txn {
 	c := fullRegister()
 	return Txn{Then: []Op{
 		{Kind: OpNodeSet, Node: c.Node, Compare: ptr(0)}, {Kind: OpServiceSet, Service: c.Service}, {Kind: OpCheckSet, Check: &c.Checks[0]},
-		{Kind: OpNodeGet, Node: c.Node}, {Kind: OpServiceGet, Service: c.Service}, {Kind: OpCheckGet, Check: &c.Checks[0]},
-		{Kind: OpCheckDelete, Check: &c.Checks[0]}, {Kind: OpSessionDestroy, Session: testSession(1).ID.String()},
+		{Kind: OpNodeGet, Node: &CatalogNode{Name: "x1"}}, {Kind: OpServiceGet, Service: &CatalogService{Node: "x1", ID: "s"}},
+		{Kind: OpCheckGet, Check: &CatalogCheck{Node: "x1", ID: "c"}}, {Kind: OpCheckDelete, Check: &CatalogCheck{Node: "x1", ID: "c"}},
+		{Kind: OpServiceDelete, Service: &CatalogService{Node: "x1", ID: "s"}}, {Kind: OpNodeDelete, Node: &CatalogNode{Name: "x1"}}, {Kind: OpSessionDestroy, Session: testSession(1).ID.String()},
 	}}
 }
 

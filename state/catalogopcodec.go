@@ -2,31 +2,43 @@ package state
 
 import "encoding/binary"
 
-// appendCatalog encodes what is behind the kind of an op of the catalog.
+// appendCatalog encodes what is behind the kind of an op of the catalog: names, and for a set the rest.
 func (op Op) appendCatalog(b []byte) []byte {
 	b = appendOptional(b, op.Compare)
 	switch op.Kind {
-	case OpNodeGet, OpNodeSet, OpNodeDelete:
+	case OpNodeGet, OpNodeDelete:
+		return appendString(b, op.Node.Name)
+	case OpNodeSet:
 		return appendCatalogNode(appendString(b, op.Node.Name), *op.Node)
-	case OpServiceGet, OpServiceSet, OpServiceDelete:
+	case OpServiceGet, OpServiceDelete:
+		return appendString(appendString(b, op.Service.Node), op.Service.ID)
+	case OpServiceSet:
 		return appendCatalogService(appendString(appendString(b, op.Service.Node), op.Service.ID), *op.Service)
+	case OpCheckSet:
+		return appendCatalogCheck(appendString(appendString(b, op.Check.Node), op.Check.ID), *op.Check)
 	}
-	return appendCatalogCheck(appendString(appendString(b, op.Check.Node), op.Check.ID), *op.Check)
+	return appendString(appendString(b, op.Check.Node), op.Check.ID)
 }
 
 func readCatalogOp(r *reader, kind OpKind) Op {
 	op := Op{Kind: kind, Compare: r.optional("compare")}
 	node := r.string(MaxNameBytes, "node name")
 	switch kind {
-	case OpNodeGet, OpNodeSet, OpNodeDelete:
+	case OpNodeGet, OpNodeDelete:
+		op.Node = &CatalogNode{Name: node}
+	case OpNodeSet:
 		n := readCatalogNode(r, node)
 		op.Node = &n
-	case OpServiceGet, OpServiceSet, OpServiceDelete:
+	case OpServiceGet, OpServiceDelete:
+		op.Service = &CatalogService{Node: node, ID: r.string(MaxServiceNameBytes, "service id")}
+	case OpServiceSet:
 		s := readCatalogService(r, node, r.string(MaxServiceNameBytes, "service id"))
 		op.Service = &s
-	default:
+	case OpCheckSet:
 		c := readCatalogCheck(r, node, r.string(MaxCheckNameBytes, "check id"))
 		op.Check = &c
+	default:
+		op.Check = &CatalogCheck{Node: node, ID: r.string(MaxCheckNameBytes, "check id")}
 	}
 	return op
 }
