@@ -54,6 +54,7 @@ func Routes(o Options) []api.Route {
 	}
 	routes = append(routes, d.sessionRoutes()...)
 	routes = append(routes, d.discoveryRoutes()...)
+	routes = append(routes, d.registerRoutes()...)
 	for i := range routes {
 		routes[i].Fail = fail
 	}
