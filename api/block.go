@@ -27,14 +27,10 @@ func (s *Service) Block(ctx context.Context, caller Caller, b Blocking) error {
 		return Errorf(CodeTooMany, "%d watches are open for this caller", s.watches.each)
 	}
 	defer s.watches.release(who)
-	var woken [2]<-chan struct{} // the second is nil, and never ready, when there is one part
-	for i, rows := range b.Select {
-		sub, err := s.local.Hub.Subscribe(rows)
-		if err != nil {
-			return hubError(err)
-		}
-		defer sub.Close()
-		woken[i] = sub.C()
+	woken, end, err := s.subscribe(b.Select)
+	defer end()
+	if err != nil {
+		return hubError(err)
 	}
 	over := time.NewTimer(min(max(b.Wait, 0), maxWait))
 	defer over.Stop()
@@ -56,6 +52,26 @@ func (s *Service) Block(ctx context.Context, caller Caller, b Blocking) error {
 			return AsError(ctx.Err())
 		}
 	}
+}
+
+// subscribe wakes by one channel for each part; that of a part that is not there is nil, and never ready. end is to be
+// called in any case.
+func (s *Service) subscribe(parts []watch.Selector) (woken [2]<-chan struct{}, end func(), err error) {
+	var subs []*watch.Subscription
+	end = func() {
+		for _, sub := range subs {
+			sub.Close()
+		}
+	}
+	for i, rows := range parts {
+		sub, err := s.local.Hub.Subscribe(rows)
+		if err != nil {
+			return woken, end, err
+		}
+		subs = append(subs, sub)
+		woken[i] = sub.C()
+	}
+	return woken, end, nil
 }
 
 // CatchUp returns when this agent's View contains every write that was acknowledged before the call. Errors are *Error.
