@@ -28,7 +28,10 @@ type InitOptions struct {
 	Zone        string // failure zone, may be empty
 	Address     string // mesh address of this agent as others reach it, host:port; may be empty
 	SegmentMiB  int    // size of the first segment of the log; 0 is the storage's default
-	Log         *zap.Logger
+	// NodeID is what this agent's node is known by to clients; zero for the one that is made from its host key. Only the
+	// founder has a choice: nobody else is there yet whose id it could take.
+	NodeID [16]byte
+	Log    *zap.Logger
 }
 
 // InitResult is what there is to know about the new cluster. None of it is secret.
@@ -119,11 +122,14 @@ func found(dir *dataDir, td spiffeid.TrustDomain, o InitOptions) (InitResult, er
 	if err != nil {
 		return InitResult{}, fmt.Errorf("make the first identity: %w", err)
 	}
-	clusterID := genesis.ClusterID
+	clusterID, uid := genesis.ClusterID, o.NodeID
+	if uid == [16]byte{} {
+		uid = genesis.Host.UID()
+	}
 	machine := state.Genesis(state.GenesisOptions{
 		ClusterID: clusterID, TrustDomain: td.Name(), EpochID: mustID(randomID()), At: stampOf(now),
 		Node: state.Node{
-			Name: o.Name, UID: genesis.Host.UID(), HostKey: genesis.Host.HostKey(), SealKey: genesis.Host.SealKey(),
+			Name: o.Name, UID: uid, HostKey: genesis.Host.HostKey(), SealKey: genesis.Host.SealKey(),
 			Zone: o.Zone, Address: o.Address,
 		},
 		Bundle: state.Bundle{Sequence: genesis.BundleSequence, Roots: genesis.Roots},

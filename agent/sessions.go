@@ -123,7 +123,9 @@ func (k *sessionKeeper) judge(term uint64, alive map[string]bool) ([]ending, tim
 		k.mu.heard[node] = now
 	}
 	return k.mu.book.due(now, k.grace, func(node string) nodeStanding {
-		return nodeStanding{heard: k.mu.heard[node], alive: alive[node]}
+		// Of a node without an agent nobody hears anything: its checks end its sessions, or its deregistration.
+		_, noAgent := view.CatalogNode(node)
+		return nodeStanding{heard: k.mu.heard[node], alive: alive[node] || noAgent}
 	})
 }
 

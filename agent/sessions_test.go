@@ -92,16 +92,21 @@ func (c *keptCluster) set(change func()) {
 func (c *keptCluster) create(t *testing.T, id byte, ttl, lease time.Duration) state.Session {
 	t.Helper()
 	s := state.Session{ID: state.SessionID{15: id}, Node: "a1", TTL: ttl, Lease: lease, Behavior: state.BehaviorRelease}
-	command, err := state.Encode(state.Envelope{Command: state.SessionCreate{Session: s}}, state.Version)
+	c.apply(t, state.SessionCreate{Session: s})
+	return s
+}
+
+func (c *keptCluster) apply(t *testing.T, cmd state.Command) {
+	t.Helper()
+	command, err := state.Encode(state.Envelope{Command: cmd}, state.Version)
 	if err != nil {
 		t.Fatal(err)
 	}
 	done, err := c.propose(t.Context(), command)
 	if res, _ := state.DecodeResult(done.Data); err != nil || res.Code != state.CodeOK {
-		t.Fatalf("create: %v, %+v", err, res)
+		t.Fatalf("%T: %v, %+v", cmd, err, res)
 	}
 	synctest.Wait()
-	return s
 }
 
 // wantEnd passes virtual time until the session is gone, and wants that to be after so long.
@@ -234,6 +239,24 @@ func TestSilentNodeLosesItsSessions(t *testing.T) {
 		c.wantEnd(t, s, time.Minute)
 		if want := []string{"1 node"}; !slices.Equal(c.ended, want) {
 			t.Errorf("ended %q, want %q", c.ended, want)
+		}
+	})
+}
+
+// Nobody ever hears from a node without an agent: its session stays until the node is deregistered.
+func TestSessionOfANodeWithoutAnAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newKept(t, "a1")
+		s := state.Session{ID: state.SessionID{15: 1}, Node: "x1", Behavior: state.BehaviorRelease}
+		c.apply(t, state.CatalogRegister{Name: "x1", Node: &state.CatalogNode{Name: "x1", Address: "10.0.0.1"}})
+		c.apply(t, state.SessionCreate{Session: s})
+		time.Sleep(10 * time.Hour)
+		if _, ok := c.keeper.hub.View().Session(s.ID); !ok {
+			t.Error("ended because nobody heard from a node that has nothing to say")
+		}
+		c.apply(t, state.CatalogDeregister{Node: "x1"})
+		if _, ok := c.keeper.hub.View().Session(s.ID); ok {
+			t.Error("the control: it outlived its node")
 		}
 	})
 }

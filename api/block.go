@@ -11,8 +11,8 @@ import (
 type Blocking struct {
 	// Wait is how long to wait for a change, at most 10 minutes.
 	Wait time.Duration
-	// Select names the rows whose changes are looked at.
-	Select watch.Selector
+	// Select names the rows whose changes are looked at, in one or two parts.
+	Select []watch.Selector
 	// Also returns a channel that is closed at the next change of something outside the View; nil for nothing.
 	Also func() <-chan struct{}
 	// Done is asked first, and again after each change.
@@ -27,11 +27,11 @@ func (s *Service) Block(ctx context.Context, caller Caller, b Blocking) error {
 		return Errorf(CodeTooMany, "%d watches are open for this caller", s.watches.each)
 	}
 	defer s.watches.release(who)
-	sub, err := s.local.Hub.Subscribe(b.Select)
+	woken, end, err := s.subscribe(b.Select)
+	defer end()
 	if err != nil {
 		return hubError(err)
 	}
-	defer sub.Close()
 	over := time.NewTimer(min(max(b.Wait, 0), maxWait))
 	defer over.Stop()
 	for {
@@ -43,7 +43,8 @@ func (s *Service) Block(ctx context.Context, caller Caller, b Blocking) error {
 			return nil
 		}
 		select {
-		case <-sub.C():
+		case <-woken[0]:
+		case <-woken[1]:
 		case <-also:
 		case <-over.C:
 			return nil
@@ -51,6 +52,26 @@ func (s *Service) Block(ctx context.Context, caller Caller, b Blocking) error {
 			return AsError(ctx.Err())
 		}
 	}
+}
+
+// subscribe wakes by one channel for each part; that of a part that is not there is nil, and never ready. end is to be
+// called in any case.
+func (s *Service) subscribe(parts []watch.Selector) (woken [2]<-chan struct{}, end func(), err error) {
+	var subs []*watch.Subscription
+	end = func() {
+		for _, sub := range subs {
+			sub.Close()
+		}
+	}
+	for i, rows := range parts {
+		sub, err := s.local.Hub.Subscribe(rows)
+		if err != nil {
+			return woken, end, err
+		}
+		subs = append(subs, sub)
+		woken[i] = sub.C()
+	}
+	return woken, end, nil
 }
 
 // CatchUp returns when this agent's View contains every write that was acknowledged before the call. Errors are *Error.

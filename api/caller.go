@@ -64,6 +64,8 @@ func commandAction(cmd state.Command) policy.Action {
 		return policy.SessionUse
 	case state.Lock, state.Unlock:
 		return policy.LockUse
+	case state.CatalogRegister, state.CatalogDeregister:
+		return policy.CatalogWrite
 	case state.TokenCreate:
 		return policy.TokenCreate
 	case state.TokenRevoke:
@@ -82,7 +84,8 @@ func internalOnly(cmd state.Command) bool {
 	switch c := cmd.(type) {
 	case state.Put, state.Delete, state.DeletePrefix, state.Txn, state.TokenCreate, state.TokenRevoke,
 		state.NodeSetRole, state.CoreGrant, state.SetCoreSize,
-		state.SessionCreate, state.SessionDestroy, state.Lock, state.Unlock:
+		state.SessionCreate, state.SessionDestroy, state.Lock, state.Unlock,
+		state.CatalogRegister, state.CatalogDeregister:
 		return false
 	case state.EventAppend:
 		return c.Kind != state.EventNote

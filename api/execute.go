@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 )
 
@@ -59,6 +61,11 @@ func (s *Service) mayExecute(caller Caller, cmd state.Command) *Error {
 		return s.mayReport(caller, c)
 	case state.NodePlace:
 		return s.mayPlace(caller, c)
+	}
+	if txn, ok := cmd.(state.Txn); ok && slices.ContainsFunc(slices.Concat(txn.Then, txn.Else), state.Op.ChangesCatalog) {
+		if err := allow(caller, policy.CatalogWrite); err != nil {
+			return err
+		}
 	}
 	return allow(caller, commandAction(cmd))
 }

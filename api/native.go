@@ -10,8 +10,8 @@ import (
 // nativeRoutes is the list of our own endpoints; each names the one right that it needs.
 func (s *Service) nativeRoutes() []Route {
 	return []Route{
-		{Method: http.MethodGet, Path: "/livez", Action: policy.Livez, Own: true, Serve: serveLivez},
-		{Method: http.MethodGet, Path: "/readyz", Action: policy.Ready, Own: true, Takes: []string{"verbose"}, Serve: serveReadyz},
+		{Method: http.MethodGet, Path: "/livez", Action: policy.Livez, Own: true, Lax: true, Serve: serveLivez},
+		{Method: http.MethodGet, Path: "/readyz", Action: policy.Ready, Own: true, Takes: []string{"verbose"}, Lax: true, Serve: serveReadyz},
 
 		{Method: http.MethodGet, Path: "/parley/v1/members", Action: policy.Members, Own: true, Serve: serveMembers},
 		{Method: http.MethodGet, Path: "/parley/v1/core", Action: policy.CoreRead, Own: true, Serve: serveCore},

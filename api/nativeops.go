@@ -12,7 +12,7 @@ import (
 // or without a leader.
 func (s *Service) opsRoutes() []Route {
 	return []Route{
-		{Method: http.MethodGet, Path: "/metrics", Action: policy.Metrics, Own: true, Serve: serveMetrics},
+		{Method: http.MethodGet, Path: "/metrics", Action: policy.Metrics, Own: true, Lax: true, Serve: serveMetrics},
 		{Method: http.MethodGet, Path: "/parley/v1/slo", Action: policy.SLORead, Own: true, Serve: serveSLO},
 		{Method: http.MethodGet, Path: "/parley/v1/alerts", Action: policy.AlertRead, Own: true, Serve: serveAlerts},
 		{Method: http.MethodGet, Path: "/parley/v1/health/explain", Action: policy.HealthRead, Own: true, Serve: serveExplain},

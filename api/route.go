@@ -19,7 +19,7 @@ type Route struct {
 	Own bool
 	// Takes names the parameters of the query, each of which may be there once. Others are refused.
 	Takes []string
-	// Lax lets through what Takes does not name: clients of a dialect send parameters that have no meaning here.
+	// Lax lets through what Takes does not name: clients of a dialect, and probes, send what has no meaning here.
 	Lax bool
 	// Repeats names the parameters that may be there more than once.
 	Repeats []string

@@ -183,13 +183,19 @@ func TestSessionWatches(t *testing.T) {
 func TestSessionListLimit(t *testing.T) {
 	c := newFake(t, 1, 1)
 	long := strings.Fields(strings.Repeat(strings.Repeat("c", state.MaxCheckNameBytes)+" ", state.MaxSessionChecks))
+	_, err := c.agents["a1"].service.Execute(t.Context(), operator, state.CatalogRegister{Name: "a1", Checks: []state.CatalogCheck{
+		{Node: "a1", ID: long[0], Status: state.CheckPassing},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for range maxAnswer/(state.MaxSessionChecks*state.MaxCheckNameBytes) + 1 {
 		_, _, err := c.agents["a1"].service.CreateSession(t.Context(), operator, state.Session{Behavior: state.BehaviorRelease, NodeChecks: long})
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, err := c.agents["a1"].service.Sessions(t.Context(), operator, SessionQuery{})
+	_, err = c.agents["a1"].service.Sessions(t.Context(), operator, SessionQuery{})
 	wantCode(t, err, CodeTooLarge)
 	_, err = c.agents["a1"].service.Sessions(t.Context(), operator, SessionQuery{Node: "a1"})
 	wantCode(t, err, CodeTooLarge)

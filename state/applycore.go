@@ -25,7 +25,11 @@ func (c NodeSetRole) apply(a *applying) Result {
 }
 
 func (c NodeSetLeft) apply(a *applying) Result {
-	return a.editNode(c.Node, func(n *Node) { n.Left = c.Left })
+	res := a.editNode(c.Node, func(n *Node) { n.Left = c.Left })
+	if res.Code == CodeOK && c.Left {
+		a.clearCatalog(c.Node) // nobody would take its services and checks away
+	}
+	return res
 }
 
 func (c CoreGrant) apply(a *applying) Result {

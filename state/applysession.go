@@ -16,12 +16,11 @@ import (
 
 func (c SessionCreate) apply(a *applying) Result {
 	s := c.Session
-	node, known := a.s.node(s.Node)
 	count := a.s.nodeSessions(s.Node)
 	switch _, exists := a.s.session(s.ID); {
 	case exists:
 		return refuse(CodeExists, "session %s exists: draw another id", s.ID)
-	case !known || node.Left:
+	case a.mustBeNode(s.Node).Code != CodeOK:
 		return refuse(CodeInvalid, "there is no node %q to bind the session to", s.Node)
 	case a.s.tables[TableSession].rows >= MaxSessions:
 		return refuse(CodeLimit, "there are %d sessions: destroy some, or give them a TTL", MaxSessions)
@@ -29,9 +28,13 @@ func (c SessionCreate) apply(a *applying) Result {
 		return refuse(CodeLimit, "node %q has %d sessions: destroy some, or give them a TTL",
 			s.Node, MaxNodeSessions)
 	}
+	if res := a.mayRely(s); res.Code != CodeOK {
+		return res
+	}
 	s.CreatedAt, s.CreateRevision = a.at, a.revision()
 	a.set(TableSession, sessionKey(s.ID), EncodeSession(s))
 	a.set(TableNodeSessions, s.Node, encodeCount(count+1))
+	a.rely(s, newRow(0))
 	return Result{}
 }
 
@@ -43,6 +46,12 @@ func (c SessionDestroy) apply(a *applying) Result {
 	case c.Term != 0 && c.Term != a.term:
 		return refuse(CodeConflict, "it was decided in term %d, this is term %d", c.Term, a.term)
 	}
+	a.endSession(s)
+	return Result{}
+}
+
+// endSession releases or deletes the keys of a session, and forgets it.
+func (a *applying) endSession(s Session) {
 	a.sweepDelays()
 	until := a.at + stampMillis(s.LockDelay)
 	for _, key := range a.s.holds(s.ID, MaxSessionKeys) {
@@ -63,7 +72,7 @@ func (c SessionDestroy) apply(a *applying) Result {
 	}
 	a.set(TableSession, sessionKey(s.ID), nil)
 	a.set(TableNodeSessions, s.Node, encodeCount(max(0, a.s.nodeSessions(s.Node)-1)))
-	return Result{}
+	a.rely(s, nil)
 }
 
 // stampMillis is a length of time in the units of a stamp, rounded up to whole milliseconds.

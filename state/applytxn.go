@@ -52,7 +52,10 @@ func (a *applying) runOps(ops []Op, answer *TxnAnswer) Result {
 }
 
 // readKinds are the ops that change nothing.
-var readKinds = []OpKind{OpGet, OpGetTree, OpGetExisting, OpCheckRevision, OpCheckSession, OpCheckAbsent}
+var readKinds = []OpKind{
+	OpGet, OpGetTree, OpGetExisting, OpCheckRevision, OpCheckSession, OpCheckAbsent,
+	OpNodeGet, OpServiceGet, OpCheckGet,
+}
 
 // OnlyRead reports whether the ops are such that a transaction takes and that change nothing.
 func OnlyRead(ops []Op) bool {
@@ -81,6 +84,9 @@ func (r OpResult) bytes() int {
 	n := len(r.KV.Key) + len(r.KV.Value)
 	for _, kv := range r.Tree {
 		n += len(kv.Key) + len(kv.Value) + treeRowBytes
+	}
+	if r.Node != nil || r.Service != nil || r.Check != nil {
+		n += len(r.appendCatalog(nil))
 	}
 	return n
 }
@@ -123,7 +129,12 @@ func (c Compare) holds(a *applying) bool {
 
 // apply does one op. A write answers with the row but not the value, which the caller has.
 func (op Op) apply(a *applying) (OpResult, Result) {
+	if slices.Contains(catalogOps, op.Kind) {
+		return op.applyCatalog(a)
+	}
 	switch op.Kind {
+	case OpSessionDestroy:
+		return op.destroySession(a)
 	case OpLock:
 		return written(a.lock(Lock{Key: op.Key, Value: op.Value, Flags: op.Flags, Session: op.Session}))
 	case OpUnlock:

@@ -54,7 +54,13 @@ func (op Op) check() error {
 	if !slices.Contains(opKinds, op.Kind) {
 		return fmt.Errorf("op %.40q: use one of %q", op.Kind, opKinds)
 	}
+	if slices.Contains(catalogOps, op.Kind) {
+		return op.checkCatalog()
+	}
 	switch op.Kind {
+	case OpSessionDestroy:
+		_, err := ParseSessionID(op.Session)
+		return err
 	case OpDeletePrefix, OpGetTree:
 		return checkPrefix(op.Key)
 	case OpCheckRevision:

@@ -6,7 +6,7 @@ import "fmt"
 type Class uint8
 
 const (
-	ClassPublic Class = 1 + iota // every agent: cluster, nodes, core members, bundle, timeline
+	ClassPublic Class = 1 + iota // every agent: cluster, nodes, core members, bundle, timeline, catalog
 	ClassKV                      // key/value and sessions: core members, and agents granted a prefix
 	ClassCore                    // core members only: tokens and sealed root keys
 
@@ -72,6 +72,12 @@ const (
 	TableHold                          // which keys a session holds, by session and key; follows TableKV
 	TableDelay                         // until when a key cannot be acquired, by key
 	TableDelayEnd                      // the same by end and key, to find those that are over
+	TableCatalogNode                   // nodes without an agent, by name
+	TableService                       // instances of services, by node and id
+	TableServiceName                   // the same by name, node and id
+	TableCheck                         // by node and id
+	TableCatalogIndex                  // by service name and by node: what is left of them, and its revision
+	TableSessionCheck                  // by node, check and session: who relies on what; without a check, who is bound to the node
 
 	tableEnd // one more than the last
 )
@@ -85,12 +91,16 @@ var (
 		TableEvent:   ClassPublic,
 		TableSession: ClassKV, TableNodeSessions: ClassKV, TableHold: ClassKV,
 		TableDelay: ClassKV, TableDelayEnd: ClassKV,
+		TableCatalogNode: ClassPublic, TableService: ClassPublic, TableServiceName: ClassPublic,
+		TableCheck: ClassPublic, TableCatalogIndex: ClassPublic, TableSessionCheck: ClassKV,
 	}
 	tableNames = [tableEnd]string{
 		TableCluster: "cluster", TableNode: "node", TableCore: "core", TableBundle: "bundle",
 		TableKV: "kv", TableTombstone: "tombstone", TableFloor: "floor", TableToken: "token",
 		TableSeal: "seal", TableEvent: "event", TableSession: "session", TableNodeSessions: "node sessions", TableHold: "hold",
 		TableDelay: "lock-delay", TableDelayEnd: "lock-delay end",
+		TableCatalogNode: "catalog node", TableService: "service", TableServiceName: "service name",
+		TableCheck: "check", TableCatalogIndex: "catalog index", TableSessionCheck: "session check",
 	}
 )
 

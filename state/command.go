@@ -88,9 +88,12 @@ const (
 	OpCheckAbsent   OpKind = "check_absent"   // fails if the key exists
 )
 
+// Those of the catalog are beside their code.
+
 // Op is one step of a transaction; later ones see what earlier ones did. Value and Flags count for
 // put, lock and unlock, Compare for put, delete and check_revision, Session for lock, unlock and
-// check_session. A delete of a missing key without Compare is no failure here.
+// check_session and session_destroy, and one of Node, Service and Check for the ops of the catalog. A
+// delete of a missing key without Compare is no failure here.
 type Op struct {
 	Kind    OpKind
 	Key     string
@@ -98,6 +101,9 @@ type Op struct {
 	Flags   uint64
 	Compare *uint64
 	Session string
+	Node    *CatalogNode
+	Service *CatalogService
+	Check   *CatalogCheck
 }
 
 // TokenCreate adds a join token. Created, Revoked and Redeemed are the machine's to set.

@@ -42,6 +42,8 @@ var (
 	opKinds   = []OpKind{
 		OpPut, OpDelete, OpDeletePrefix, OpGet, OpLock, OpUnlock, OpGetTree, OpGetExisting,
 		OpCheckRevision, OpCheckSession, OpCheckAbsent,
+		OpNodeGet, OpNodeSet, OpNodeDelete, OpServiceGet, OpServiceSet, OpServiceDelete,
+		OpCheckGet, OpCheckSet, OpCheckDelete, OpSessionDestroy,
 	}
 )
 
@@ -75,6 +77,10 @@ func appendOps(b []byte, ops []Op) []byte {
 	b = binary.AppendUvarint(b, uint64(len(ops)))
 	for _, op := range ops {
 		b = appendWord(b, opKinds, op.Kind)
+		if slices.Contains(catalogOps, op.Kind) {
+			b = op.appendCatalog(b)
+			continue
+		}
 		b = appendString(b, op.Key)
 		b = binary.AppendUvarint(b, op.Flags)
 		b = appendOptional(b, op.Compare)
@@ -103,8 +109,13 @@ func readTxn(r *reader) Command {
 func readOps(r *reader) []Op {
 	var ops []Op
 	for range r.count(MaxTxnOps, "ops") {
+		kind := readWord(r, opKinds, "op")
+		if slices.Contains(catalogOps, kind) {
+			ops = append(ops, readCatalogOp(r, kind))
+			continue
+		}
 		ops = append(ops, Op{
-			Kind:    readWord(r, opKinds, "op"),
+			Kind:    kind,
 			Key:     r.string(MaxKeyBytes, "key"),
 			Flags:   r.uvarint(),
 			Compare: r.optional("compare"),

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -59,7 +60,7 @@ func showResult(t *testing.T, out *strings.Builder, c Command, res Result) {
 			fmt.Fprintf(out, "\n  op %d: %s: %s", e.Op, e.Code, e.Message)
 		}
 		for _, r := range a.Results {
-			fmt.Fprintf(out, "\n  found=%v deleted=%d %s", r.Found, r.Deleted, showKV(r.KV))
+			fmt.Fprintf(out, "\n  found=%v deleted=%d %s", r.Found, r.Deleted, showOpResult(r))
 			for _, kv := range r.Tree {
 				fmt.Fprintf(out, "\n    %s", showKV(kv))
 			}
@@ -175,6 +176,8 @@ func showCluster(t *testing.T, out *strings.Builder, v *View, d *datadriven.Test
 		})
 	case "sessions":
 		showSessions(out, v)
+	case "catalog":
+		showCatalog(out, v)
 	case "bundle":
 		fmt.Fprintf(out, "sequence=%d roots=%q\n", v.Bundle().Sequence, v.Bundle().Roots)
 	default:
@@ -189,11 +192,12 @@ func showSessions(out *strings.Builder, v *View) {
 	}
 	fmt.Fprintf(out, "holds=%d delays=%d/%d revision=%d\n", v.Rows(TableHold), v.Rows(TableDelay), v.Rows(TableDelayEnd),
 		v.TableRevision(TableSession))
-	for _, n := range v.Nodes() {
-		if v.s.nodeSessions(n.Name) > 0 {
-			fmt.Fprintf(out, "%s has %d\n", n.Name, v.s.nodeSessions(n.Name))
+	v.s.scan(TableNodeSessions, "", "", func(r *record) bool {
+		if n := v.s.nodeSessions(r.key); n > 0 {
+			fmt.Fprintf(out, "%s has %d\n", r.key, n)
 		}
-	}
+		return true
+	})
 }
 
 // words splits a line into positional words and name=value options.
@@ -292,6 +296,12 @@ func parseSessionCommand(t *testing.T, w []string, o map[string]string) Command 
 		if o["behavior"] != "" {
 			s.Behavior = Behavior(o["behavior"])
 		}
+		if o["checks"] != "" {
+			s.NodeChecks = strings.Split(o["checks"], ",")
+		}
+		if o["service-checks"] != "" {
+			s.ServiceChecks = strings.Split(o["service-checks"], ",")
+		}
 		if o["delay"] != "" {
 			s.LockDelay = time.Duration(parseNumber(t, o["delay"])) * time.Millisecond
 		}
@@ -303,8 +313,11 @@ func parseSessionCommand(t *testing.T, w []string, o map[string]string) Command 
 	case "unlock":
 		return Unlock{Key: w[1], Session: sessionText(t, w[2]), Value: []byte(w[3])}
 	}
-	t.Fatalf("unknown command %q", w[0])
-	return nil
+	c, ok := parseCatalogCommand(t, w, o)
+	if !ok {
+		t.Fatalf("unknown command %q", w[0])
+	}
+	return c
 }
 
 // sessionText is the id of a test session by its number; other words are taken as they are.
@@ -333,6 +346,9 @@ func parseTxn(t *testing.T, line string) Command {
 		op := Op{Kind: OpKind(w[1]), Key: w[2], Value: []byte(w[3]), Session: sessionText(t, o["session"])}
 		if o["cas"] != "" {
 			op.Compare = ptr(parseNumber(t, o["cas"]))
+		}
+		if slices.Contains(catalogOps, op.Kind) {
+			op = parseCatalogOp(t, op, w, o)
 		}
 		if w[0] == "then" {
 			txn.Then = append(txn.Then, op)

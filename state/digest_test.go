@@ -33,6 +33,14 @@ var rowTypes = []struct {
 	{TableSession, sessionKey(testSession(1).ID), Session{
 		ID: testSession(1).ID, Node: "a1", Behavior: BehaviorRelease, NodeChecks: []string{"c"}, ServiceChecks: []string{"d"},
 	}, func(x any) []byte { return EncodeSession(x.(Session)) }, []string{"ID", "ModRevision"}},
+	{TableCatalogNode, "x1", *fullRegister().Node, func(x any) []byte { return encodeCatalogNode(x.(CatalogNode)) },
+		[]string{"Name", "ModRevision", "Agent"}},
+	{TableService, catalogKey("x1", "s"), *fullRegister().Service, func(x any) []byte { return encodeCatalogService(x.(CatalogService)) },
+		[]string{"Node", "ID", "ModRevision"}},
+	{TableCheck, catalogKey("x1", "c"), CatalogCheck{
+		Node: "x1", ID: "c", Status: CheckWarning, Definition: []byte("{}"), ServiceTags: []string{"of the service"},
+	}, func(x any) []byte { return encodeCatalogCheck(x.(CatalogCheck)) },
+		[]string{"Node", "ID", "ModRevision", "ServiceName", "ServiceTags", "ServiceTags[0]"}},
 }
 
 // The digest notices a change of any single field of any row type, and of key, revision and table.

@@ -1,4 +1,5 @@
-// Package state is the replicated state machine: key/value rows, sessions and their locks, nodes,
+// Package state is the replicated state machine: key/value rows, sessions and their locks, a catalog of
+// services and checks, nodes,
 // join tokens, the core's members, sealed roots and the trust bundle, changed only by commands that
 // Raft has ordered.
 //

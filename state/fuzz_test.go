@@ -18,6 +18,7 @@ func FuzzDecode(f *testing.F) {
 		SessionCreate{testSession(1)}, SessionDestroy{ID: testSession(1).ID, Reason: ReasonTTL, Term: 3},
 		Lock{Key: "k", Session: testSession(1).ID.String()}, Unlock{Key: "k", Value: []byte("v")},
 		NodePlace{Node: "a1", Zone: "east", Address: "10.0.0.1:8310"},
+		fullRegister(), CatalogDeregister{Node: "x1", Check: "c"}, fullTxn(),
 		Txn{Then: []Op{{Kind: OpLock, Key: "k", Session: "s"}, {Kind: OpCheckRevision, Key: "k", Compare: ptr(1)}}},
 	} {
 		f.Add(encode(f, c))
@@ -88,6 +89,7 @@ func readAll(v *View, key string) {
 	v.s.lockDelay(key)
 	v.List("", 0)
 	v.PrefixRevision(key)
+	readCatalogOf(v, key)
 }
 
 // Rows of any bytes are refused or readable: this is what stands between a snapshot whose checksum
@@ -100,6 +102,10 @@ func FuzzRow(f *testing.F) {
 	f.Add(byte(TableDelay), "k", encodeDelay(stampAt(1)))
 	f.Add(byte(TableDelayEnd), delayEndKey(stampAt(1), "k"), newRow(0))
 	f.Add(byte(TableNodeSessions), "a1", encodeCount(1))
+	f.Add(byte(TableServiceName), catalogKey("web", catalogKey("x1", "s")), newRow(0))
+	f.Add(byte(TableCatalogIndex), serviceTrace("web"), encodeTrace(trace{1, 2}))
+	f.Add(byte(TableCatalogIndex), "", encodeFloor(3))
+	f.Add(byte(TableSessionCheck), sessionCheckPrefix("x1", "c")+sessionKey(testSession(1).ID), newRow(0))
 	f.Fuzz(func(t *testing.T, table byte, key string, row []byte) {
 		if checkRow(Table(table), key, 1, row) != nil {
 			return
@@ -114,8 +120,11 @@ func FuzzRow(f *testing.F) {
 func FuzzDecodeResult(f *testing.F) {
 	f.Add(EncodeResult(refuse(CodeConflict, "no")))
 	f.Add(encodeTxnAnswer(TxnAnswer{
-		Results: []OpResult{{Found: true, KV: KV{Key: "k"}}, {Tree: []KV{{Key: "l"}}}},
-		Errors:  []OpError{{Op: 1, Code: CodeConflict, Message: "m"}},
+		Results: []OpResult{
+			{Found: true, KV: KV{Key: "k"}}, {Tree: []KV{{Key: "l"}}},
+			{Node: fullRegister().Node}, {Service: fullRegister().Service}, {Check: &fullRegister().Checks[0]},
+		},
+		Errors: []OpError{{Op: 1, Code: CodeConflict, Message: "m"}},
 	}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if res, err := DecodeResult(b); err == nil && !bytes.Equal(EncodeResult(res), b) {

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/parley-mesh/parley/security/policy"
@@ -22,8 +23,14 @@ var (
 )
 
 var genOp = rapid.Custom(func(t *rapid.T) Op {
-	op := Op{Kind: rapid.SampledFrom(opKinds).Draw(t, "op"), Key: genKey.Draw(t, "key")}
+	op := Op{Kind: rapid.SampledFrom(opKinds).Draw(t, "op")}
+	if slices.Contains(catalogOps, op.Kind) {
+		return drawCatalogOp(t, op)
+	}
+	op.Key = genKey.Draw(t, "key")
 	switch op.Kind {
+	case OpSessionDestroy:
+		op.Key, op.Session = "", genSession.Draw(t, "session").String()
 	case OpCheckRevision:
 		op.Compare = ptr(rapid.Uint64Range(0, 12).Draw(t, "revision"))
 	case OpLock, OpUnlock, OpCheckSession:
@@ -48,7 +55,9 @@ var genCompare = rapid.Custom(func(t *rapid.T) Compare {
 
 // genCommand draws key/value commands more often than the others.
 var genCommand = rapid.Custom(func(t *rapid.T) Command {
-	switch rapid.IntRange(0, 26).Draw(t, "kind") {
+	switch rapid.IntRange(0, 32).Draw(t, "kind") {
+	case 27, 28, 29, 30, 31, 32:
+		return drawCatalogCommand(t)
 	case 20, 21, 22, 23, 24, 25, 26:
 		return drawSessionCommand(t)
 	case 0, 1, 2, 3, 4:
@@ -118,6 +127,8 @@ func drawSessionCommand(t *rapid.T) Command {
 		s := testSession(1)
 		s.ID, s.Behavior = id, rapid.SampledFrom(behaviors).Draw(t, "behavior")
 		s.LockDelay = time.Duration(rapid.IntRange(0, 3).Draw(t, "delay")) * time.Second
+		s.Node = genCatalogNode.Draw(t, "node")
+		s.NodeChecks = rapid.SliceOfN(genCheckID, 0, 2).Draw(t, "checks")
 		return SessionCreate{s}
 	case 2:
 		return SessionDestroy{ID: id, Reason: rapid.SampledFrom(reasons).Draw(t, "reason")}

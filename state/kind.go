@@ -27,6 +27,8 @@ const (
 	kindLock
 	kindUnlock
 	kindNodePlace
+	kindCatalogRegister
+	kindCatalogDeregister
 
 	kindEnd
 )
@@ -65,6 +67,8 @@ var kinds = [kindEnd]kindSpec{
 	kindLock:              {"lock", 1, 1, readLock},
 	kindUnlock:            {"unlock", 1, 1, readUnlock},
 	kindNodePlace:         {"node place", 1, 1, readNodePlace},
+	kindCatalogRegister:   {"catalog register", 1, 1, readCatalogRegister},
+	kindCatalogDeregister: {"catalog deregister", 1, 1, readCatalogDeregister},
 }
 
 func (Put) kind() kind               { return kindPut }

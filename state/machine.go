@@ -41,7 +41,7 @@ func (m *Machine) Apply(index, term uint64, at clock.Stamp, commands [][]byte) (
 	if index <= m.s.at.Index {
 		return nil, Touched{}, fmt.Errorf("apply index %d: already at %d", index, m.s.at.Index)
 	}
-	decoded := make([]Command, len(commands))
+	decoded := make([]Envelope, len(commands))
 	damaged := make([]error, len(commands))
 	for i, command := range commands {
 		e, err := Decode(command)
@@ -49,14 +49,14 @@ func (m *Machine) Apply(index, term uint64, at clock.Stamp, commands [][]byte) (
 		if errors.As(err, &unknown) {
 			return nil, Touched{}, fmt.Errorf("apply index %d, command %d: %w", index, i, unknown)
 		}
-		decoded[i], damaged[i] = e.Command, err
+		decoded[i], damaged[i] = e, err
 	}
 
 	a := &applying{s: m.s.copyStore(), term: term, at: at}
 	results = make([][]byte, len(commands))
-	for i, c := range decoded {
-		a.place = uint32(i) //nolint:gosec // an entry holds far fewer commands
-		results[i] = EncodeResult(a.run(c, damaged[i]))
+	for i, e := range decoded {
+		a.place, a.caller = uint32(i), e.Caller //nolint:gosec // an entry holds far fewer commands
+		results[i] = EncodeResult(a.run(e.Command, damaged[i]))
 	}
 	a.s.at.Index, a.s.at.Term = index, term
 	if at != 0 {
@@ -83,6 +83,7 @@ type applying struct {
 	term    uint64
 	at      clock.Stamp
 	place   uint32 // of the command being run, in the entry
+	caller  string // who asked for it
 	changes []Change
 }
 

@@ -93,12 +93,15 @@ type OpError struct {
 }
 
 // OpResult is one op's answer: the row of a get, put, lock, unlock or check, the rows of a
-// get_tree, the count of the deletes.
+// get_tree, the count of the deletes, what a get or set of the catalog found or made.
 type OpResult struct {
 	Found   bool
 	KV      KV
 	Tree    []KV
 	Deleted uint64
+	Node    *CatalogNode
+	Service *CatalogService
+	Check   *CatalogCheck
 }
 
 func encodeTxnAnswer(a TxnAnswer) []byte {
@@ -120,6 +123,7 @@ func encodeTxnAnswer(a TxnAnswer) []byte {
 		for _, kv := range r.Tree {
 			b = appendAnswerKV(b, kv)
 		}
+		b = r.appendCatalog(b)
 	}
 	return b
 }
@@ -159,6 +163,7 @@ func DecodeTxnAnswer(body []byte) (TxnAnswer, error) {
 		for range r.count(MaxTxnAnswer/treeRowBytes, "rows") {
 			op.Tree = append(op.Tree, readAnswerKV(r))
 		}
+		op.readCatalog(r)
 		if r.err != nil {
 			break
 		}

@@ -267,6 +267,8 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		own = eventKey(e)
 	case TableSession, TableNodeSessions, TableHold, TableDelay, TableDelayEnd:
 		err = checkSessionRow(t, key, row)
+	case TableCatalogNode, TableService, TableServiceName, TableCheck, TableCatalogIndex, TableSessionCheck:
+		err = checkCatalogRow(t, key, row)
 	default:
 		own = ""
 		err = checkSingle(t, row)

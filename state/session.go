@@ -63,8 +63,8 @@ type Session struct {
 	Lease          time.Duration // 0 exactly if TTL is
 	Behavior       Behavior
 	LockDelay      time.Duration // how long its keys cannot be acquired after it ended
-	NodeChecks     []string      // kept for the client, and not watched yet
-	ServiceChecks  []string
+	NodeChecks     []string      // checks of its node: it ends when one becomes critical or goes
+	ServiceChecks  []string      // the same, of services on its node
 	CreatedAt      clock.Stamp
 	CreateRevision uint64
 	ModRevision    uint64

@@ -110,6 +110,9 @@ func TestSessionChecks(t *testing.T) {
 		largest.NodeChecks = append(largest.NodeChecks, strings.Repeat("c", MaxCheckNameBytes))
 	}
 	m := testGenesis()
+	do(t, m, CatalogRegister{Name: "a1", Checks: []CatalogCheck{
+		{Node: "a1", ID: largest.NodeChecks[0], Status: CheckPassing},
+	}}, CodeOK)
 	do(t, m, SessionCreate{largest}, CodeOK)
 	restored := NewMachine()
 	if err := restored.Restore(bytes.NewReader(snapshotOf(t, m.View(), AllClasses))); err != nil {

@@ -14,11 +14,11 @@ import (
 // What follows is for a program that runs an agent under another command line. It is the same agent: the same
 // configuration, signals, errors and exit codes.
 
-// Found makes a new cluster of this one agent in cfg.DataDir, as `parley init` does.
-func Found(ctx context.Context, cfg config.Config, trustDomain string) error {
+// Found makes a new cluster of this one agent in cfg.DataDir, as `parley init` does. A zero node id means the usual one.
+func Found(ctx context.Context, cfg config.Config, trustDomain string, nodeID [16]byte) error {
 	_, err := agent.Init(ctx, agent.InitOptions{
 		DataDir: cfg.DataDir, TrustDomain: trustDomain, Name: cfg.Name, Zone: cfg.Zone,
-		Address: cfg.Mesh.Advertise, SegmentMiB: cfg.Core.SegmentMiB, Log: zap.NewNop(),
+		Address: cfg.Mesh.Advertise, SegmentMiB: cfg.Core.SegmentMiB, NodeID: nodeID, Log: zap.NewNop(),
 	})
 	return err
 }

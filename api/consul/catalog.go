@@ -1,8 +1,10 @@
 package consul
 
 import (
+	"cmp"
 	"encoding/hex"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/parley-mesh/parley/api"
@@ -10,13 +12,15 @@ import (
 	"github.com/parley-mesh/parley/state/watch"
 )
 
-// allNodes and oneNode name the rows of nodes.
-var allNodes = watch.Selector{Table: state.TableNode, Prefix: true}
+// rowsOf names the rows that an answer about one node depends on, allNodes those of all.
+func rowsOf(node string) []watch.Selector {
+	return []watch.Selector{{Table: state.TableNode, Key: node}, {Table: state.TableCatalogIndex, Key: state.NodeKey(node)}}
+}
 
-func oneNode(name string) watch.Selector { return watch.Selector{Table: state.TableNode, Key: name} }
+var allNodes = []watch.Selector{{Table: state.TableNode, Prefix: true}, {Table: state.TableCatalogNode, Prefix: true}}
 
-// node is one agent as the catalog shows it. CreateIndex is how often the name was bound to a host key: all that its
-// readers do with it is to see whether the node is a new one.
+// node is one node as the catalog shows it. CreateIndex of an agent's is how often the name was bound to a host key: all
+// that its readers do with it is to see whether the node is a new one.
 type node struct {
 	ID              string
 	Node            string
@@ -38,14 +42,15 @@ func (d *dialect) catalogDatacenters(x *api.Exchange) error {
 	return writeJSON(x, []string{d.datacenter})
 }
 
-// catalogNodes answers every agent that has joined and not left, dead ones too.
+// catalogNodes answers every agent that has joined and not left, dead ones too, and the nodes without an agent.
 func (d *dialect) catalogNodes(x *api.Exchange) error {
 	r, hub := d.roster(x), x.Service().Local().Hub
 	return d.read(x, discovery{
 		rows: allNodes,
 		index: func() uint64 {
 			r.look()
-			return r.base + hub.View().TableRevision(state.TableNode) + r.moves()
+			view := hub.View()
+			return r.base + view.TableRevision(state.TableNode) + view.TableRevision(state.TableCatalogNode) + r.moves()
 		},
 		show: func(uint64) any {
 			nodes, wanted, view := []node{}, x.Query()["node-meta"], hub.View()
@@ -54,25 +59,60 @@ func (d *dialect) catalogNodes(x *api.Exchange) error {
 					nodes = append(nodes, n)
 				}
 			}
+			for _, row := range view.CatalogNodes() {
+				if n := d.externalNode(row); hasMeta(n.Meta, wanted) {
+					nodes = append(nodes, n)
+				}
+			}
+			slices.SortFunc(nodes, func(a, b node) int { return cmp.Compare(a.Node, b.Node) })
 			return nodes
 		},
 	})
 }
 
-// catalogServices answers the service that every datacenter has: the core itself. Programs cannot register services
-// yet, so it never changes, and a blocking read waits for its whole time.
+// catalogServices answers the names of all services with their tags, among them the one that every datacenter has: the
+// core itself. It moves with instances, not with their health.
 func (d *dialect) catalogServices(x *api.Exchange) error {
-	r := d.roster(x)
+	r, hub := d.roster(x), x.Service().Local().Hub
 	return d.read(x, discovery{
-		rows:  watch.Selector{Table: state.TableCluster}, // one row that is as good as constant
-		index: func() uint64 { return r.base },
+		rows: []watch.Selector{{Table: state.TableService, Prefix: true}, {Table: state.TableCatalogNode, Prefix: true}},
+		index: func() uint64 {
+			view := hub.View()
+			return r.base + view.TableRevision(state.TableService) + view.TableRevision(state.TableCatalogNode)
+		},
 		show: func(uint64) any {
-			if len(x.Query()["node-meta"]) > 0 && !d.anyNode(x, r) {
-				return map[string][]string{}
+			view, wanted := hub.View(), x.Query()["node-meta"]
+			tags := make(map[string][]string)
+			if len(wanted) == 0 || d.anyNode(x, r) {
+				tags[coreService] = []string{}
 			}
-			return map[string][]string{"consul": {}}
+			node, shown := "", true // instances come by node
+			view.Services(func(s state.CatalogService) bool {
+				if len(wanted) > 0 && s.Node != node {
+					n, _ := d.nodeNamed(r, view, s.Node)
+					node, shown = s.Node, hasMeta(n.Meta, wanted)
+				}
+				if shown {
+					tags[s.Name] = addTags(tags[s.Name], s.Tags)
+				}
+				return true
+			})
+			return tags
 		},
 	})
+}
+
+// addTags keeps a sorted set. It is never nil.
+func addTags(set, more []string) []string {
+	if set == nil {
+		set = []string{}
+	}
+	for _, tag := range more {
+		if i, found := slices.BinarySearch(set, tag); !found {
+			set = slices.Insert(set, i, tag)
+		}
+	}
+	return set
 }
 
 // anyNode reports whether a node of the core has the metadata that the request asks for.

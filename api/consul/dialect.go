@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -40,14 +41,6 @@ func (d *dialect) roster(x *api.Exchange) *roster {
 
 // Routes returns the endpoints of the dialect for api.Service.Mount.
 func Routes(o Options) []api.Route {
-	routes := endpoints(o)
-	for i := range routes {
-		routes[i].Lax, routes[i].Repeats = true, []string{"node-meta", "tag"}
-	}
-	return routes
-}
-
-func endpoints(o Options) []api.Route {
 	d := &dialect{datacenter: o.Datacenter}
 	if d.datacenter == "" {
 		d.datacenter = "dc1"
@@ -60,11 +53,11 @@ func endpoints(o Options) []api.Route {
 		{Method: http.MethodGet, Path: "/v1/status/leader", Action: policy.CoreRead, Own: true, Serve: d.statusLeader},
 		{Method: http.MethodGet, Path: "/v1/status/peers", Action: policy.CoreRead, Own: true, Serve: d.statusPeers},
 	}
-	routes = append(routes, d.sessionRoutes()...)
+	routes = slices.Concat(routes, d.sessionRoutes(), d.discoveryRoutes(), d.registerRoutes())
 	for i := range routes {
-		routes[i].Fail = fail
+		routes[i].Fail, routes[i].Lax, routes[i].Repeats = fail, true, []string{"node-meta", "tag"}
 	}
-	return append(routes, d.discoveryRoutes()...)
+	return routes
 }
 
 // refusal is an error that is the dialect's own: a status and a text.

@@ -12,7 +12,7 @@ import (
 const headerEffective = "X-Consul-Effective-Consistency"
 
 func (d *dialect) discoveryRoutes() []api.Route {
-	routes := []api.Route{
+	return []api.Route{
 		{Method: http.MethodGet, Path: "/v1/agent/self", Action: policy.Status, Own: true, Serve: d.agentSelf},
 		{Method: http.MethodGet, Path: "/v1/agent/members", Action: policy.Members, Own: true, Serve: d.agentMembers},
 		{Method: http.MethodGet, Path: "/v1/agent/connect/ca/roots", Action: policy.BundleRead, Serve: d.connectRoots},
@@ -20,19 +20,21 @@ func (d *dialect) discoveryRoutes() []api.Route {
 		{Method: http.MethodGet, Path: "/v1/catalog/datacenters", Action: policy.CatalogRead, Serve: d.catalogDatacenters},
 		{Method: http.MethodGet, Path: "/v1/catalog/nodes", Action: policy.CatalogRead, Serve: d.catalogNodes},
 		{Method: http.MethodGet, Path: "/v1/catalog/services", Action: policy.CatalogRead, Serve: d.catalogServices},
+		{Method: http.MethodGet, Path: "/v1/catalog/node/*", Action: policy.CatalogRead, Serve: d.catalogNode},
+		{Method: http.MethodGet, Path: "/v1/catalog/node-services/*", Action: policy.CatalogRead, Serve: d.catalogNodeServices},
+		{Method: http.MethodGet, Path: "/v1/catalog/service/*", Action: policy.CatalogRead, Serve: d.catalogService},
 		{Method: http.MethodGet, Path: "/v1/health/node/*", Action: policy.HealthRead, Serve: d.healthNode},
+		{Method: http.MethodGet, Path: "/v1/health/checks/*", Action: policy.HealthRead, Serve: d.healthChecks},
+		{Method: http.MethodGet, Path: "/v1/health/service/*", Action: policy.HealthRead, Serve: d.healthService},
+		{Method: http.MethodGet, Path: "/v1/health/state/*", Action: policy.HealthRead, Serve: d.healthState},
 	}
-	for i := range routes {
-		routes[i].Fail = fail
-	}
-	return routes
 }
 
 // discovery is one read of what every agent holds: answered here, with or without a leader, unless ?consistent asks for
 // more.
 type discovery struct {
-	rows  watch.Selector // what it depends on in the replicated state
-	index func() uint64  // of what it shows
+	rows  []watch.Selector // what it depends on in the replicated state
+	index func() uint64    // of what it shows
 	show  func(index uint64) any
 }
 

@@ -46,7 +46,7 @@ func (d *dialect) connectRoots(x *api.Exchange) error {
 	}
 	r := d.roster(x)
 	return d.read(x, discovery{
-		rows:  watch.Selector{Table: state.TableBundle},
+		rows:  []watch.Selector{{Table: state.TableBundle}},
 		index: func() uint64 { return r.base + hub.View().RowRevision(state.TableBundle, "") },
 		show:  func(index uint64) any { return rootsOf(hub.View(), index) },
 	})

@@ -28,8 +28,17 @@ type roster struct {
 		seen       <-chan struct{}
 		nodes      map[string]sighting
 		moves      uint64 // changes of any address
+		changes    uint64 // changes of any member's being alive
+		prints     map[string]printed
+		turns      uint64 // changes of any print
 	}
 }
+
+// printed is what gossip adds to the answer about a service, as a hash, and how often that changed.
+type printed struct{ print, count uint64 }
+
+// maxPrints bounds the services that are remembered. Beyond it all are forgotten: their readers look once more.
+const maxPrints = 1 << 14
 
 // sighting is what gossip last showed of a node, and how often that changed.
 type sighting struct {
@@ -48,6 +57,7 @@ func newRoster(local api.Local) *roster {
 	r := &roster{members: local.Members, changed: local.MembersChanged}
 	r.base = local.Starts()<<startShift + uint64(tag.Sum32()%tagSpace)
 	r.mu.nodes = make(map[string]sighting)
+	r.mu.prints = make(map[string]printed)
 	return r
 }
 
@@ -96,6 +106,7 @@ func (r *roster) note(m api.Member) {
 	s, known := r.mu.nodes[m.Name]
 	if alive(m) != alive(s.member) || !known {
 		s.changes++
+		r.mu.changes++
 	}
 	if m.Address != s.member.Address {
 		s.moves++
@@ -121,6 +132,31 @@ func (r *roster) moves() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.mu.moves
+}
+
+// changes counts how often any member was seen to come alive or die.
+func (r *roster) changes() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.changes
+}
+
+// turns counts how often what gossip adds to an answer about a service changed: the print says what it is now. The
+// count is never less than an earlier one, also of a service that was forgotten meanwhile.
+func (r *roster) turns(service string, print uint64) uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p, known := r.mu.prints[service]
+	switch {
+	case known && p.print == print:
+		return p.count
+	case known:
+		r.mu.turns++
+	case len(r.mu.prints) >= maxPrints:
+		clear(r.mu.prints)
+	}
+	r.mu.prints[service] = printed{print, r.mu.turns}
+	return r.mu.turns
 }
 
 // The states of api.Member.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -24,8 +25,6 @@ const (
 	// leaseShare: a session of this dialect lives for so many times its TTL, because its clients halve what they were
 	// given and are used to the grace.
 	leaseShare = 2
-	// nodeCheck is the check that every node of this dialect has: its agent is alive by gossip.
-	nodeCheck = "serfHealth"
 )
 
 func (d *dialect) sessionRoutes() []api.Route {
@@ -85,7 +84,7 @@ func ttlText(ttl time.Duration) string {
 	return ttl.String()
 }
 
-// sessionBody is what a session is created from, all optional. Absent checks mean nodeCheck; an empty list means none.
+// sessionBody is what a session is created from, all optional. Absent checks mean serfHealth; an empty list means none.
 // Checks is the older name of NodeChecks.
 type sessionBody struct {
 	Name          string
@@ -113,6 +112,9 @@ func (d *dialect) sessionCreate(x *api.Exchange) error {
 		}
 	}
 	spec, err := body.session()
+	if err == nil {
+		err = d.checkAlive(x, spec)
+	}
 	if err != nil {
 		return refuse(x, err)
 	}
@@ -141,8 +143,8 @@ func (b sessionBody) session() (state.Session, error) {
 	if s.LockDelay, err = parseLockDelay(b.LockDelay); err != nil {
 		return s, err
 	}
-	s.NodeChecks, s.ServiceChecks, err = b.checks()
-	return s, err
+	s.NodeChecks, s.ServiceChecks = b.checks()
+	return s, nil
 }
 
 // parseTTL refuses with the status and the beginning that clients of this dialect look for.
@@ -180,24 +182,33 @@ func parseLockDelay(raw json.RawMessage) (time.Duration, error) {
 	return delay, nil
 }
 
-// checks names the checks of the session. A check that does not exist is refused; so far every node has nodeCheck and
-// no other.
-func (b sessionBody) checks() (node, service []string, err error) {
-	node = []string{nodeCheck}
+// checks names the checks of the session. That they exist and are not critical, the state makes sure, in the same step
+// as it makes the session.
+func (b sessionBody) checks() (node, service []string) {
+	node = []string{serfCheckID}
 	if b.NodeChecks != nil {
 		node = *b.NodeChecks
 	} else if b.Checks != nil {
 		node = *b.Checks
 	}
-	for _, name := range node {
-		if name != nodeCheck {
-			return nil, nil, badRequest(fmt.Sprintf("unknown node check %.80q: this version has %q alone", name, nodeCheck))
-		}
-	}
 	for _, check := range b.ServiceChecks {
-		return nil, nil, badRequest(fmt.Sprintf("unknown service check %.80q: this version has none", check.ID))
+		service = append(service, check.ID)
 	}
-	return node, nil, nil
+	return node, service
+}
+
+// checkAlive refuses a session that relies on the life of an agent that gossip holds dead. This check alone is not in the
+// state.
+func (d *dialect) checkAlive(x *api.Exchange, s state.Session) error {
+	local, r := x.Service().Local(), d.roster(x)
+	if s.Node == "" || s.Node == local.Node || !slices.Contains(s.NodeChecks, serfCheckID) {
+		return nil
+	}
+	r.look()
+	if _, ok := local.Hub.View().Node(s.Node); ok && !alive(r.of(s.Node).member) {
+		return badRequest(fmt.Sprintf("check %q on node %.80q is critical", serfCheckID, s.Node))
+	}
+	return nil
 }
 
 // sessionID is the id in the path. One that is no UUID names no session.

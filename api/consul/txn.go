@@ -12,10 +12,13 @@ import (
 
 const maxTxnBody = 1 << 20
 
-// txnOp is one step of a transaction. One of the fields is set; this version does KV.
+// txnOp is one step of a transaction. One of the fields is set.
 type txnOp struct {
-	KV                            *txnKV
-	Node, Service, Check, Session json.RawMessage
+	KV      *txnKV
+	Node    *txnNode
+	Service *txnService
+	Check   *txnCheck
+	Session *txnSession
 }
 
 type txnKV struct {
@@ -33,7 +36,12 @@ type txnAnswer struct {
 	Errors  []txnError
 }
 
-type txnResult struct{ KV pair }
+type txnResult struct {
+	KV      *pair    `json:",omitempty"`
+	Node    *node    `json:",omitempty"`
+	Service *service `json:",omitempty"`
+	Check   *check   `json:",omitempty"`
+}
 
 type txnError struct {
 	OpIndex int
@@ -92,7 +100,7 @@ func (d *dialect) txn(x *api.Exchange) error {
 	if answered {
 		readHeaders(x, read.Revision)
 		x.Receipt(read.Node, read.Term, read.Index, read.Stamp)
-		return writeTxn(x, ops, read.Answer)
+		return d.writeTxn(x, ops, read.Answer)
 	}
 	done, err := x.Service().Execute(x.Context(), x.Caller, txn)
 	if done.Result.Body == nil {
@@ -107,14 +115,14 @@ func (d *dialect) txn(x *api.Exchange) error {
 	}
 	readHeaders(x, done.Result.Revision)
 	x.Receipt(done.Node, done.Term, done.Index, done.Stamp)
-	return writeTxn(x, ops, answer)
+	return d.writeTxn(x, ops, answer)
 }
 
-func writeTxn(x *api.Exchange, ops []txnOp, answer state.TxnAnswer) error {
+func (d *dialect) writeTxn(x *api.Exchange, ops []txnOp, answer state.TxnAnswer) error {
 	if len(answer.Errors) > 0 {
 		return x.JSON(http.StatusConflict, txnAnswer{Errors: txnErrors(answer.Errors)})
 	}
-	return writeJSON(x, txnAnswer{Results: txnResults(ops, answer.Results)})
+	return writeJSON(x, txnAnswer{Results: d.txnResults(x, ops, answer.Results)})
 }
 
 func commandOf(ops []txnOp) (state.Txn, error) {
@@ -135,8 +143,7 @@ func commandOf(ops []txnOp) (state.Txn, error) {
 
 func (op txnOp) command(i int) (state.Op, error) {
 	if op.KV == nil {
-		return state.Op{}, badRequest(fmt.Sprintf("operation %d is not a KV operation: "+
-			"this version does no node, service, check or session operations in a transaction", i))
+		return op.catalogCommand(i)
 	}
 	v, known := verbs[op.KV.Verb]
 	if !known {
@@ -160,9 +167,13 @@ func (op txnOp) command(i int) (state.Op, error) {
 	return step, nil
 }
 
-func txnResults(ops []txnOp, results []state.OpResult) []txnResult {
+func (d *dialect) txnResults(x *api.Exchange, ops []txnOp, results []state.OpResult) []txnResult {
 	out := []txnResult{}
 	for i, r := range results {
+		if ops[i].KV == nil {
+			out = append(out, d.catalogResult(x, r)...)
+			continue
+		}
 		rows := r.Tree
 		switch {
 		case verbs[ops[i].KV.Verb].silent:
@@ -173,7 +184,7 @@ func txnResults(ops []txnOp, results []state.OpResult) []txnResult {
 			rows = []state.KV{{Key: ops[i].KV.Key}}
 		}
 		for _, one := range pairsOf(rows) {
-			out = append(out, txnResult{KV: one})
+			out = append(out, txnResult{KV: &one})
 		}
 	}
 	return out

@@ -31,14 +31,15 @@ const (
 
 // What a program that keeps its configuration here may ask.
 const (
-	KVRead      Action = "kv.read"      // GET /parley/v1/kv, its watches, GET /v1/kv
-	KVWrite     Action = "kv.write"     // PUT and DELETE /parley/v1/kv, /v1/kv
-	Txn         Action = "txn"          // POST /parley/v1/txn
-	SessionRead Action = "session.read" // look at sessions
-	SessionUse  Action = "session.use"  // create, renew and end sessions
-	LockUse     Action = "lock.use"     // take and release locks
-	EventRead   Action = "event.read"   // list events
-	EventFire   Action = "event.fire"   // send an event
+	KVRead       Action = "kv.read"       // GET /parley/v1/kv, its watches, GET /v1/kv
+	KVWrite      Action = "kv.write"      // PUT and DELETE /parley/v1/kv, /v1/kv
+	Txn          Action = "txn"           // POST /parley/v1/txn
+	SessionRead  Action = "session.read"  // look at sessions
+	SessionUse   Action = "session.use"   // create, renew and end sessions
+	LockUse      Action = "lock.use"      // take and release locks
+	CatalogWrite Action = "catalog.write" // PUT /v1/catalog/register and deregister, and those ops in a transaction
+	EventRead    Action = "event.read"    // list events
+	EventFire    Action = "event.fire"    // send an event
 )
 
 // What changes the cluster or who belongs to it.
@@ -78,14 +79,15 @@ var needs = map[Action]Role{
 	NetRead:     Discovery,
 	BundleRead:  Discovery,
 
-	KVRead:      Local,
-	KVWrite:     Local,
-	Txn:         Local,
-	SessionRead: Local,
-	SessionUse:  Local,
-	LockUse:     Local,
-	EventRead:   Local,
-	EventFire:   Local,
+	KVRead:       Local,
+	KVWrite:      Local,
+	Txn:          Local,
+	SessionRead:  Local,
+	SessionUse:   Local,
+	LockUse:      Local,
+	CatalogWrite: Local,
+	EventRead:    Local,
+	EventFire:    Local,
 
 	TokenCreate: Operator,
 	TokenList:   Operator,

@@ -19,7 +19,7 @@ var allowed = []struct {
 	{None, "livez ready"},
 	{Discovery, "metrics console runbooks members core.read status catalog.read health.read slo.read alert.read probe " +
 		"digest.read net.read bundle.read"},
-	{Local, "kv.read kv.write txn session.read session.use lock.use event.read event.fire"},
+	{Local, "kv.read kv.write txn session.read session.use lock.use catalog.write event.read event.fire"},
 	{Operator, "token.create token.list token.revoke core.write node.role check storage.scrub"},
 }
 

@@ -50,7 +50,7 @@ func runAgent(ctx context.Context, args []string) error {
 		return err
 	}
 	if fresh {
-		if err := command.Found(ctx, cfg, s.trustDomain()); err != nil {
+		if err := command.Found(ctx, cfg, s.trustDomain(), s.nodeID); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -23,6 +24,7 @@ type entry struct {
 var entries = []entry{
 	{path: "data_dir", take: func(s *settings, v any) error { return str(&s.dataDir, v) }},
 	{path: "node_name", take: takeName},
+	{path: "node_id", take: takeNodeID}, // of the agent that founds the cluster, and there is no other
 	{path: "datacenter", take: func(s *settings, v any) error { return str(&s.datacenter, v) }},
 	{path: "primary_datacenter", take: func(s *settings, v any) error { return str(&s.primary, v) }},
 	{path: "log_level", take: takeLogLevel},
@@ -42,7 +44,6 @@ var entries = []entry{
 
 	{path: "acl.*", why: "nothing asks for tokens while acl.enabled is refused"},
 	{path: "acl_datacenter", why: "nothing asks for tokens, see acl.enabled"},
-	{path: "node_id", why: "the id is made from the host's key, and nobody may choose another agent's"},
 	{path: "node_meta.*", why: "the catalog keeps no metadata of nodes: a search by it finds nothing, and nothing else", warn: true},
 	{path: "performance.*", why: "the one voter elects itself at once, whatever the timing"},
 	{path: "bootstrap", why: "a cluster of one is founded in any case"},
@@ -126,6 +127,19 @@ func takeName(s *settings, v any) error {
 	err := str(&s.name, v)
 	s.name = strings.ToLower(s.name)
 	return err
+}
+
+func takeNodeID(s *settings, v any) error {
+	var text string
+	if err := str(&text, v); err != nil || text == "" {
+		return err
+	}
+	id, err := hex.DecodeString(strings.ReplaceAll(text, "-", ""))
+	if err != nil || len(id) != len(s.nodeID) || len(text) != 36 {
+		return fmt.Errorf("%q is not the text of a UUID", text)
+	}
+	s.nodeID = [16]byte(id)
+	return nil
 }
 
 func takeLogLevel(s *settings, v any) error {

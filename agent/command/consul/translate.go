@@ -27,6 +27,7 @@ type settings struct {
 	dev        bool
 	dataDir    string
 	name       string
+	nodeID     [16]byte // zero when none is given
 	datacenter string
 	primary    string
 	clusterID  string

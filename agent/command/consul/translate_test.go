@@ -49,8 +49,8 @@ func TestHarnessConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(cfg.Name, cfg.DataDir, cfg.Mesh.Bind, cfg.HTTP.Bind, cfg.HTTP.AnonymousRole, cfg.DNS.Bind, cfg.Log.Level, cfg.HTTPS.Bind, s.trustDomain(), cfg.Dialect.Datacenter)
-	want := fmt.Sprint("node-d2", "/tmp/d", "127.0.0.1:1004", "127.0.0.1:1002", "operator", "127.0.0.1:1001", "debug", "", "11111111-2222-3333-4444-555555555555.consul", "dc1")
+	got := fmt.Sprint(cfg.Name, cfg.DataDir, cfg.Mesh.Bind, cfg.HTTP.Bind, cfg.HTTP.AnonymousRole, cfg.DNS.Bind, cfg.Log.Level, cfg.HTTPS.Bind, s.trustDomain(), cfg.Dialect.Datacenter, fmt.Sprintf("%x", s.nodeID))
+	want := fmt.Sprint("node-d2", "/tmp/d", "127.0.0.1:1004", "127.0.0.1:1002", "operator", "127.0.0.1:1001", "debug", "", "11111111-2222-3333-4444-555555555555.consul", "dc1", "d2f3946d98befca85fb37aa03e3e1a50")
 	if got != want || len(s.ignored) > 0 {
 		t.Errorf("got  %s\nwant %s\nignored %v", got, want, s.ignored)
 	}
@@ -99,6 +99,7 @@ func TestRefusedConfiguration(t *testing.T) {
 		{`{"bind_addr":"0.0.0.0"}`, "bind_addr: 0.0.0.0 is refused"},
 		{`{"client_addr":"10.0.0.1"}`, "client_addr: 10.0.0.1 is refused"},
 		{`{"advertise_addr":"10.0.0.1"}`, "advertise_addr: 10.0.0.1 is refused"},
+		{`{"node_id":"me"}`, `node_id: "me" is not the text of a UUID`},
 		{`{"addresses":{"http":"0.0.0.0"}}`, "addresses.http: 0.0.0.0 is refused"},
 		{`{"addresses":{"http":"unix://relative"}}`, "absolute path"},
 		{`{"acl":{"enabled":true,"default_policy":"deny"}}`, "acl.enabled: tokens are not offered"},
