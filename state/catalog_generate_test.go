@@ -13,6 +13,17 @@ var (
 	genCheckID     = rapid.SampledFrom([]string{AgentCheck, "c1", "c2", "c3"})
 )
 
+// genCatalogEntry is for tests of the catalog, which genEntry seldom gets far into.
+var genCatalogEntry = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Command {
+	switch {
+	case rapid.Bool().Draw(t, "catalog"):
+		return drawCatalogCommand(t)
+	case rapid.Bool().Draw(t, "session"):
+		return drawSessionCommand(t)
+	}
+	return genCommand.Draw(t, "other")
+}), 1, 8)
+
 func drawNode(t *rapid.T) CatalogNode {
 	return CatalogNode{
 		Name:    genCatalogNode.Draw(t, "node"),

@@ -98,8 +98,9 @@ func TestCatalogRoundTrip(t *testing.T) {
 func TestCatalogAgrees(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		m := testGenesis()
-		for i, commands := range rapid.SliceOfN(genEntry, 1, 30).Draw(rt, "entries") {
+		for i, commands := range rapid.SliceOfN(genCatalogEntry, 5, 30).Draw(rt, "entries") {
 			apply(t, m, stampAt(i*1000), commands...)
+			checkHolds(rt, m.View())
 			checkCatalog(rt, m.View())
 			checkReliance(rt, m.View())
 		}
@@ -178,7 +179,7 @@ func TestCatalogRevisions(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		m := testGenesis()
 		told := map[string]uint64{}
-		for i, commands := range rapid.SliceOfN(genEntry, 1, 25).Draw(rt, "entries") {
+		for i, commands := range rapid.SliceOfN(genCatalogEntry, 5, 25).Draw(rt, "entries") {
 			before := m.View()
 			apply(t, m, stampAt(i*1000), commands...)
 			for _, name := range []string{"web", "db"} {

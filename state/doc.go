@@ -1,7 +1,6 @@
 // Package state is the replicated state machine: key/value rows, sessions and their locks, a catalog of
-// services and checks, nodes,
-// join tokens, the core's members, sealed roots and the trust bundle, changed only by commands that
-// Raft has ordered.
+// services and checks, nodes, join tokens, the core's members, sealed roots and the trust bundle, changed
+// only by commands that Raft has ordered.
 //
 // A [Machine] belongs to one goroutine, which calls Apply for each committed entry and publishes
 // the [View] that it then offers:

@@ -41,11 +41,12 @@ func checkHolds(t *rapid.T, v *View) {
 	if fmt.Sprint(byKey) != fmt.Sprint(byIndex) || v.Rows(TableHold) != len(byKey) {
 		t.Fatalf("keys say %v, the index %v, in %d rows", byKey, byIndex, v.Rows(TableHold))
 	}
-	for _, n := range v.Nodes() {
-		if got := v.s.nodeSessions(n.Name); got != nodes[n.Name] || got != len(v.SessionsOf(n.Name)) {
-			t.Fatalf("node %s: %d sessions counted, there are %d", n.Name, got, nodes[n.Name])
+	v.s.scan(TableNodeSessions, "", "", func(r *record) bool {
+		if got := v.s.nodeSessions(r.key); got != nodes[r.key] || got != len(v.SessionsOf(r.key)) {
+			t.Fatalf("node %s: %d sessions counted, there are %d", r.key, got, nodes[r.key])
 		}
-	}
+		return true
+	})
 	v.s.scan(TableDelay, "", "", func(r *record) bool {
 		until, _ := v.s.lockDelay(r.key)
 		if _, ok := v.s.get(TableDelayEnd, delayEndKey(until, r.key)); !ok {

@@ -35,6 +35,20 @@ func (v *View) Instances(name string) []CatalogService {
 	return out
 }
 
+// InstanceNodes returns the nodes that have an instance of a service, by name. It looks at keys alone.
+func (v *View) InstanceNodes(name string) []string {
+	var nodes []string
+	prefix := name + catalogSeparator
+	v.s.scan(TableServiceName, prefix, "", func(r *record) bool {
+		node, _, _ := strings.Cut(r.key[len(prefix):], catalogSeparator)
+		if len(nodes) == 0 || nodes[len(nodes)-1] != node {
+			nodes = append(nodes, node)
+		}
+		return true
+	})
+	return nodes
+}
+
 // ChecksOf returns the checks of a node and of the services on it, by id.
 func (v *View) ChecksOf(node string) []CatalogCheck {
 	all := v.s.checksOf(node)
