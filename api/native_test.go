@@ -3,8 +3,8 @@ package api
 import (
 	"fmt"
 	"net/http"
-	"slices"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
