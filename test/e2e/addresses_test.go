@@ -63,6 +63,7 @@ func atTheirAddresses(ctx context.Context, l *lab.Lab, clients map[string]*clien
 // remembers where the others went; all restarted at once, they go by the configured addresses, which are used by
 // an agent that has joined as well.
 func TestAddressesChange(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 3})
 	clients := clientsOf(t, l)
 	whole(t, clients)

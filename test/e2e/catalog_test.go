@@ -16,6 +16,7 @@ import (
 // TestCatalog: what is registered through an agent outside the core is seen on every agent, also with the core gone; a
 // blocked read wakes with it; and a check that becomes critical ends the session that relies on it, on another agent.
 func TestCatalog(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 4, ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	whole(t, clients)

@@ -19,6 +19,7 @@ import (
 // linearizable reads as any agent outside does, and come in again when they are wanted. Before, they kept
 // their old Raft id for ever: nothing grew again, and reads through them took 10 s to fail.
 func TestCoreShrinksAndGrows(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 5, Core: true, ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	whole(t, clients)
@@ -127,6 +128,7 @@ func logs(t *testing.T, a *lab.Agent, line string) {
 // TestLearnerWithoutLeader: a learner whose leader died says that nobody leads, instead of showing the
 // dead one as leading for ever; and one that was frozen while its id was retired finds out.
 func TestLearnerWithoutLeader(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 2, ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	learning := func(ctx context.Context) error {
@@ -181,6 +183,7 @@ func signal(t *testing.T, l *lab.Lab, name string, sig syscall.Signal) {
 // told, and never runs it again. Before, it started the id anew with an empty log for as long as its View
 // was from before the retirement, and such an id would vote.
 func TestReplacedMemberReturns(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 5, ReplaceAfter: time.Second})
 	clients := clientsOf(t, l)
 	whole(t, clients)
@@ -234,6 +237,7 @@ func raftIDOf(t *testing.T, c *client.Client, name string) string {
 // TestCoreMovedWhileAway: an agent that was away while every core member that it knew left the core finds
 // the new one. Before, it asked the old members only, and showed the state of before for ever.
 func TestCoreMovedWhileAway(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 2, ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	if err := clients["a1"].SetCoreSize(t.Context(), 1); err != nil {
@@ -282,6 +286,7 @@ func TestCoreMovedWhileAway(t *testing.T) {
 // TestSmallDiskStaysOutside: an agent whose disk has no room for a log is not taken into the core, works
 // all the same and says why; with room it comes in by itself. Before, it ended, at each start again.
 func TestSmallDiskStaysOutside(t *testing.T) {
+	t.Parallel() // it mostly waits
 	mayMount(t)
 	l := startLab(t, lab.Options{Agents: 1, ReplaceAfter: 10 * time.Minute})
 	_, token := newToken(t, l, client.TokenSpec{Node: "small"})

@@ -18,6 +18,7 @@ import (
 // within a second, and it gets no new one. It is patched: it never closes the connection, nor heeds what it is told.
 // The writes until then, and those of the host that took its place, are the control.
 func TestReplacedHostIsCutOff(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 1})
 	old := joinPatched(t, l, client.TokenSpec{Role: "operator"}, "b1")
 	write := func(p *patched, key string) error {
