@@ -34,6 +34,31 @@ func idleUnderlay(now func() time.Time) *underlay {
 	return u
 }
 
+// A peer that is reached by TCP alone is tried by UDP again, also when no attempt of ours failed: after a freeze it was
+// the peer that came by TCP, and both stayed there for good.
+func TestWayBackToUDP(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, connecting := range []bool{false, true} {
+			u := idleUnderlay(time.Now)
+			defer u.cancel()
+			for range cap(u.dials) {
+				u.dials <- struct{}{} // no dial gets through: that one was started is all we look at
+			}
+			p := newPeer(u, "n1")
+			p.mu.tcp, p.mu.connecting = newLink(p, PathTCP, "n1", &pretend{}), connecting
+			p.upkeep(time.Now())
+			if tried := p.mu.udpOff == 1; tried == connecting {
+				t.Errorf("connecting %t: udp was tried: %t", connecting, tried)
+			}
+			p.upkeep(time.Now())
+			if p.mu.udpOff > 1 {
+				t.Error("tried again before the pause was over")
+			}
+			synctest.Wait()
+		}
+	})
+}
+
 // With all links in use a new one is refused; one idle for five seconds, without open streams,
 // makes room, the longest idle first, and its peer is told.
 func TestLinkCap(t *testing.T) {

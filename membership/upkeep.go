@@ -122,7 +122,7 @@ func (u *underlay) peers() []*peer {
 func (p *peer) upkeep(now time.Time) {
 	p.mu.Lock()
 	udp, tcp := p.mu.udp, p.mu.tcp
-	udpOff, udpAt := p.mu.udpOff, p.mu.udpAt
+	udpAt, connecting := p.mu.udpAt, p.mu.connecting
 	idle := udp == nil && tcp == nil && !p.mu.connecting && now.Sub(p.mu.used) > idlePeer
 	p.mu.Unlock()
 	if idle {
@@ -140,8 +140,9 @@ func (p *peer) upkeep(now time.Time) {
 	if tcp != nil {
 		p.watchTCP(tcp, now)
 	}
-	if tcp != nil && udp == nil && udpOff > 0 && !now.Before(udpAt) {
-		// The pause starts over now, so that this attempt is the only one.
+	if tcp != nil && udp == nil && !connecting && !now.Before(udpAt) {
+		// Whatever led here: after a freeze the other side may have come by TCP, without a failure of ours. The
+		// pause starts over now, so that this attempt is the only one.
 		p.udpFailed()
 		p.under.spawn(p.retryUDP)
 	}
