@@ -164,7 +164,7 @@ func TestMeshPort(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close() //nolint:errcheck // only a listener
+		t.Cleanup(func() { _ = l.Close() }) // only a listener
 		go func() {
 			for {
 				conn, err := l.Accept()
