@@ -109,7 +109,9 @@ func New(cfg config.Config, opts Options) (*Agent, error) {
 
 // Run takes the data directory, joins the cluster if it has to, and serves until ctx ends. The error
 // says what to do; Hint may say more. A stop by ctx returns nil.
-func (a *Agent) Run(ctx context.Context) error {
+func (a *Agent) Run(ctx context.Context) error { return withOwnerHint(a.run(ctx), a.cfg.DataDir) }
+
+func (a *Agent) run(ctx context.Context) error {
 	var err error
 	if a.dir, err = openDataDir(a.cfg.DataDir); err != nil {
 		return err

@@ -53,9 +53,15 @@ type dataDir struct {
 }
 
 func openDataDir(path string) (*dataDir, error) {
+	if err := checkLength(path); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, withHint(fmt.Errorf("create data directory: %w", err),
 			"choose a directory that this user can write with --data-dir")
+	}
+	if err := checkOwner(path); err != nil {
+		return nil, err
 	}
 	return &dataDir{path: path, fs: storage.OS()}, nil
 }

@@ -51,6 +51,11 @@ const firstRaftID = 1
 // already belongs to a cluster. cluster.toml is written last: without it an interrupted Init does not
 // count. One that fails takes back what it made; after a crash the directory has to be removed.
 func Init(_ context.Context, o InitOptions) (InitResult, error) {
+	made, err := initialize(o)
+	return made, withOwnerHint(err, o.DataDir)
+}
+
+func initialize(o InitOptions) (InitResult, error) {
 	td, err := spiffeid.TrustDomainFromString(o.TrustDomain)
 	if err != nil {
 		return InitResult{}, withHint(fmt.Errorf("trust domain %q: %w", o.TrustDomain, err),

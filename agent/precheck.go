@@ -61,6 +61,13 @@ func precheckDisk(f *ops.PreFacts) {
 	if ids, err := (&dataDir{path: f.DataDir}).readCluster(); err == nil && ids != nil {
 		f.Belongs, f.Name = ids.ClusterID, ids.Node
 	}
+	f.SocketExcess = socketExcess(f.DataDir)
+	if at == f.DataDir {
+		if err := checkOwner(at); err != nil {
+			f.DataDirErr = err.Error()
+			return
+		}
+	}
 	took, err := measureFsync(at)
 	f.Fsync = took
 	switch {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/parley-mesh/parley/clock"
@@ -35,6 +37,12 @@ const (
 	EventLeader     = "leader-elected" // subject: who leads
 	EventCore       = "core-changed"   // subject: whom the step is about
 )
+
+// eventKinds are all that there can be, for those who ask for one.
+var eventKinds = []string{
+	EventStarted, EventStopping, EventJoined, EventRenewal, EventRenewed, EventAlert, EventResolved,
+	EventMemberDead, EventMemberLeft, EventMemberBack, EventLeader, EventCore, EventDropped, state.EventNote,
+}
 
 // Event is one row of GET /parley/v1/events, in the order of the log. Time is the cluster's, ReportedAt what the
 // reporter's own clock said: only HLC and the order count. A pending event is one of this agent's own that is not in
@@ -68,7 +76,9 @@ type eventQuery struct {
 }
 
 func (x *Exchange) eventQuery() (q eventQuery, err error) {
-	q.kind = x.Query().Get("kind")
+	if q.kind = x.Query().Get("kind"); q.kind != "" && !slices.Contains(eventKinds, q.kind) {
+		return q, Errorf(CodeInvalid, "no kind of events is called %q", q.kind).WithHint("there are: %s", strings.Join(eventKinds, ", "))
+	}
 	if since := x.Query().Get("since"); since != "" {
 		if q.after, err = clock.ParseStamp(since); err != nil {
 			if q.since, err = x.Duration("since"); err != nil {

@@ -3,6 +3,11 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -113,10 +118,35 @@ func TestEventList(t *testing.T) {
 	if got := listEvents(t, a, "?limit=2"); got[1].Kind != EventAlert || got[0].HLC != all[2].HLC {
 		t.Errorf("limit=2: got %+v, want the newest", got)
 	}
-	for _, query := range []string{"?since=yesterday", "?limit=x", "?index=-1", "?knd=x"} {
+	for _, query := range []string{"?since=yesterday", "?limit=x", "?index=-1", "?knd=x", "?kind=nope"} {
 		if w := do(a.service.Handler(Loopback), "GET", "/parley/v1/events"+query, ""); w.Code != 400 {
 			t.Errorf("%s: got %d, want 400", query, w.Code)
 		}
+	}
+}
+
+// Whoever asks for a kind is told which there are, so the list has to have all of them.
+func TestEventKinds(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "events.go", nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := []string{state.EventNote}
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if ok && strings.HasPrefix(spec.Names[0].Name, "Event") && len(spec.Values) == 1 {
+			kind, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kinds = append(kinds, kind)
+		}
+		return true
+	})
+	got := slices.Sorted(slices.Values(eventKinds))
+	slices.Sort(kinds)
+	if !slices.Equal(got, kinds) {
+		t.Errorf("got  %q\nwant %q", got, kinds)
 	}
 }
 

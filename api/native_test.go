@@ -158,6 +158,7 @@ func TestNativeRefusals(t *testing.T) {
 		{"POST", "/parley/v1/txn", `{"then":[{"op":"put","key":"k","value":"x","value_base64":"eA=="}]}`, 400, CodeInvalid},
 		{"POST", "/parley/v1/txn", `{"then":[{"op":"put","key":"k","value":"x","cas":99}]}`, 409, CodeConflict},
 		{"POST", "/parley/v1/token", `{"ttl":"1"}`, 400, CodeInvalid}, {"POST", "/parley/v1/token", `{"ttl":"9999h"}`, 400, CodeInvalid},
+		{"POST", "/parley/v1/token", `{"role":"local","core":true}`, 400, CodeInvalid},
 		{"POST", "/parley/v1/token", `{"role":"root"}`, 400, CodeInvalid}, {"POST", "/parley/v1/token", `{"uses":-1}`, 400, CodeInvalid},
 		{"POST", "/parley/v1/token", fmt.Sprintf(`{"uses":%d}`, state.MaxTokenUses+1), 400, CodeInvalid},
 		{"DELETE", "/parley/v1/token/zz", "", 400, CodeInvalid}, {"DELETE", "/parley/v1/token/0011223344556677", "", 404, CodeNotFound},

@@ -50,8 +50,13 @@ func (b tokenBody) spec() (TokenSpec, error) {
 	if spec.Role == "" {
 		spec.Role = string(policy.Discovery)
 	}
-	if _, err := policy.ParseRole(spec.Role); err != nil {
+	role, err := policy.ParseRole(spec.Role)
+	if err != nil {
 		return spec, Errorf(CodeInvalid, "%v", err)
+	}
+	if b.Role != "" && b.Core && role != policy.Operator {
+		return spec, Errorf(CodeInvalid, "an agent that may be in the core has the role operator, not %s", role).
+			WithHint("leave out --role, or --core")
 	}
 	if spec.Uses < 1 || spec.Uses > state.MaxTokenUses {
 		return spec, Errorf(CodeInvalid, "uses is %d, it can be 1 to %d", spec.Uses, state.MaxTokenUses)

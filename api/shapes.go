@@ -6,6 +6,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 )
 
@@ -121,7 +122,11 @@ type TokenInfo struct {
 	Revoked   bool      `json:"revoked"`
 }
 
+// tokenInfo shows the role that joiners will have: the core grant implies operator.
 func tokenInfo(t state.Token) TokenInfo {
+	if t.Core {
+		t.Role = policy.Operator
+	}
 	return TokenInfo{
 		ID: t.ID, ExpiresAt: t.Expires.Wall().UTC(), UsesLeft: t.Uses, Node: t.BoundNode, Role: string(t.Role),
 		Core: t.Core, Replace: t.Replace, CreatedAt: t.Created.Wall().UTC(), Revoked: t.Revoked,

@@ -111,6 +111,7 @@ func TestPrecheck(t *testing.T) {
 		{"no SO_PEERCRED", func(f *PreFacts) { f.PeerCred = false }, "platform fail "},
 		{"not writable", func(f *PreFacts) { f.DataDirErr = "permission denied" }, "data-dir fail , fsync warn "},
 		{"an agent runs", func(f *PreFacts) { f.InUse = "pid 7" }, "data-dir fail "},
+		{"no room for a socket", func(f *PreFacts) { f.SocketExcess = 3 }, "data-dir fail "},
 		{"a member already", func(f *PreFacts) { f.Belongs = "c0ffee" }, ""},
 		{"in memory", func(f *PreFacts) { f.FileSystem = "tmpfs" }, "file-system warn "},
 		{"over the network", func(f *PreFacts) { f.FileSystem = "nfs" }, "file-system fail "},

@@ -23,12 +23,14 @@ const (
 type PreFacts struct {
 	DataDir    string
 	DataDirErr string // why nothing could be written there; "" when it could
-	InUse      string // who runs in it: "pid 17"; "" when nobody does
-	Belongs    string // the cluster that it belongs to; "" for none
-	FileSystem string // tmpfs, nfs, or "" for one that keeps data and locks
-	Fsync      time.Duration
-	DiskFree   uint64
-	DiskKnown  bool
+	// SocketExcess is by how many bytes the path of a socket in it is longer than the kernel takes.
+	SocketExcess int
+	InUse        string // who runs in it: "pid 17"; "" when nobody does
+	Belongs      string // the cluster that it belongs to; "" for none
+	FileSystem   string // tmpfs, nfs, or "" for one that keeps data and locks
+	Fsync        time.Duration
+	DiskFree     uint64
+	DiskKnown    bool
 
 	Ports   []PrePort // none while an agent runs in the directory: they are its own
 	Consul  []string  // what of a Consul was seen: "process consul", "port 8500"
@@ -108,6 +110,9 @@ func (f PreFacts) dataDir() CheckResult {
 	case f.DataDirErr != "":
 		r.Message = f.DataDirErr
 		return r.fail("run this as the user that the agent will run as, or choose another --data-dir")
+	case f.SocketExcess > 0:
+		r.Message = fmt.Sprintf("the path of %s is %d bytes too long for a socket in it", f.DataDir, f.SocketExcess)
+		return r.fail("choose a --data-dir with a shorter path")
 	case f.InUse != "":
 		r.Message = fmt.Sprintf("an agent (%s) runs in %s", f.InUse, f.DataDir)
 		return r.fail("ask the agent itself: parley check without --pre")

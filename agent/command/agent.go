@@ -28,7 +28,7 @@ var agentFlags = []struct{ flag, key, help string }{
 	{"http", "http.bind", "address of the API for this host (default 127.0.0.1:8500)"},
 	{"http-anonymous", "http.anonymous_role", "what callers without an identity may do: none, discovery, local or operator"},
 	{"https", "https.bind", "address of the API for other hosts, by mutual TLS (default off)"},
-	{"dns", "dns.bind", "address of the name service (default 127.0.0.1:8600)"},
+	{"dns", "dns.bind", "reserved: address of the name service; nothing listens there yet (default 127.0.0.1:8600)"},
 	{"log-level", "log.level", "debug, info, warn or error"},
 	{"log-format", "log.format", "console or json"},
 }
@@ -41,7 +41,7 @@ func (a *app) agentCommand() *cobra.Command {
 		Short: "Run the agent on this host",
 		Long: "The agent joins its cluster if it has not yet, and serves until it is told to stop (SIGINT or SIGTERM;\n" +
 			"a second one does not wait for the hand-over). Flags win over the configuration file.",
-		Example: "  parley agent --config /etc/parley/parley.toml\n" +
+		Example: "  parley agent --config /etc/parley/parley.toml --data-dir /var/lib/parley\n" +
 			"  parley agent --join 10.0.0.1:8310 --token-file /etc/parley/token",
 		Args: noSuchCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {

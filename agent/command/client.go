@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -15,6 +18,9 @@ import (
 
 // addrVariable names the agent to ask when --addr does not.
 const addrVariable = "PARLEY_ADDR"
+
+// httpPort is where an agent serves http unless configured otherwise.
+const httpPort = "8500"
 
 // connect makes a client for the agent that the flags and the environment mean. Nothing is dialled yet.
 func (a *app) connect(cmd *cobra.Command) (*client.Client, error) {
@@ -78,15 +84,25 @@ func adminSocket(dataDir string) string {
 	return "unix://" + filepath.Join(dataDir, "admin.sock")
 }
 
-// fullAddress also takes a path and a bare host:port, as lab.json and curl have them.
+// fullAddress also takes a path and a bare host:port, as lab.json and curl have them. Without a port http means an
+// agent's usual one, since nobody serves an agent on 80.
 func fullAddress(addr string) string {
-	switch {
-	case strings.Contains(addr, "://"):
-		return addr
-	case strings.HasPrefix(addr, "/"):
+	if strings.HasPrefix(addr, "/") {
 		return "unix://" + addr
 	}
-	return "http://" + addr
+	host := addr
+	if strings.Contains(addr, "://") {
+		var plain bool
+		if host, plain = strings.CutPrefix(addr, "http://"); !plain {
+			return addr
+		}
+	}
+	host = strings.TrimSuffix(host, "/")
+	bare := strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	if _, err := netip.ParseAddr(bare); err == nil || host != "" && !strings.Contains(host, ":") {
+		host = net.JoinHostPort(bare, httpPort)
+	}
+	return "http://" + host
 }
 
 // explainClient gives what api/client returns its exit code and hint; nil means that err is not from it.
@@ -99,7 +115,16 @@ func explainClient(err error) *failure {
 		return &failure{code: exitDenied, err: err,
 			hint: "the admin socket is for root and the agent's user; others ask --addr http://127.0.0.1:8500"}
 	}
-	return &failure{code: answered.ExitCode(), err: err, hint: answered.Hint}
+	return &failure{code: answered.ExitCode(), err: err, hint: noAgentHint(answered, os.Geteuid())}
+}
+
+// noAgentHint adds what a user other than root may not know: the agent of a service has its socket elsewhere than they
+// look, and where they may not.
+func noAgentHint(e *client.Error, uid int) string {
+	if e.Code != client.CodeNoAgent || uid == 0 || !strings.Contains(e.Message, "unix://") {
+		return e.Hint
+	}
+	return e.Hint + " (if it runs as a service: sudo parley ..., or --addr http://127.0.0.1:8500)"
 }
 
 // shellQuote writes an argument as a shell takes it.

@@ -71,7 +71,7 @@ func (a *app) tree() *cobra.Command {
 
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.output, "output", "o", "table", "how to print the answer: table, json or yaml")
-	flags.StringVar(&a.addr, "addr", "", "the agent to ask: unix:///path, http://host:port or https://host:port (default $PARLEY_ADDR, else the admin socket in --data-dir)")
+	flags.StringVar(&a.addr, "addr", "", "the agent to ask: unix:///path, http://host:port or https://host:port (default the admin socket in --data-dir if given, else $PARLEY_ADDR, else the admin socket in the default data directory)")
 	flags.StringVar(&a.dataDir, "data-dir", "", "the agent's data directory (default "+defaultDataDirHelp+")")
 	flags.StringVar(&a.expect, "expect", "", "a jq program for the JSON answer; exit with 2 unless it is true")
 	flags.DurationVar(&a.wait, "wait", 0, "keep asking for up to this long until there is an answer and --expect is true")

@@ -38,7 +38,7 @@ var jsonShapes = map[string]string{
 	"status":     `{"name","cluster_id","trust_domain","version","ready","safe_mode","core":{...},"svid":{"spiffe_id","not_after"},"digest":{"revision","public","all"}}`,
 	"members":    memberShape,
 	"core":       coreShape,
-	"core allow": `{"node","allow"}`,
+	"core allow": `{"node","allow","role","stays"}`,
 	"core size":  `{"size"}`,
 
 	"kv get":    pairShape,

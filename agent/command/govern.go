@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -16,22 +17,45 @@ func (a *app) coreAllowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "allow NODE",
 		Short: "Allow an agent into the core, or with --revoke no longer",
-		Args:  takes("NODE"),
+		Long: "An agent that may be in the core has the role operator, which ends with the permission. A member of the core\n" +
+			"whose permission ends stays in until another agent that is allowed takes its place.",
+		Args: takes("NODE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.change(func(ctx context.Context, c *client.Client) (answer, error) {
-				err := c.AllowCore(ctx, args[0], !revoke)
-				return answer{value: map[string]any{"node": args[0], "allow": !revoke}, table: func(w io.Writer) {
-					verb := "may now"
-					if revoke {
-						verb = "may no longer"
-					}
-					row(w, args[0]+" "+verb+" be in the core")
-				}}, err
+				return allowCore(ctx, c, args[0], !revoke)
 			})(cmd, nil)
 		},
 	}
 	cmd.Flags().BoolVar(&revoke, "revoke", false, "take the grant away; a member of the core is replaced")
 	return cmd
+}
+
+// allowCore gives the grant or takes it away, and tells what goes with it: the role, and that a member stays in until it
+// can be replaced.
+func allowCore(ctx context.Context, c *client.Client, node string, allow bool) (answer, error) {
+	if err := c.AllowCore(ctx, node, allow); err != nil {
+		return answer{}, err
+	}
+	value := map[string]any{"node": node, "allow": allow}
+	if allow {
+		value["role"] = "operator"
+		return answer{value: value, table: func(w io.Writer) {
+			row(w, node+" may now be in the core, and has the role operator for as long as it may")
+		}}, nil
+	}
+	core, err := c.Core(ctx)
+	stays := err == nil && isMember(core, node) // not knowing takes nothing from what was done
+	value["stays"] = stays
+	return answer{value: value, table: func(w io.Writer) {
+		row(w, node+" may no longer be in the core")
+		if stays {
+			row(w, "It stays in it until another agent that may be in the core takes its place; if there is none: parley core allow NODE")
+		}
+	}}, nil
+}
+
+func isMember(core client.CoreStatus, node string) bool {
+	return slices.ContainsFunc(slices.Concat(core.Voters, core.Learners), func(m client.CoreMember) bool { return m.Name == node })
 }
 
 func (a *app) coreSizeCommand() *cobra.Command {

@@ -2,6 +2,7 @@ package command
 
 import (
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -22,37 +23,45 @@ type initAnswer struct {
 
 func (a *app) initCommand() *cobra.Command {
 	var opts agent.InitOptions
+	var file string
 	cmd := &cobra.Command{
 		Use:   "init --trust-domain TD",
 		Short: "Found a new cluster, once, on its first host",
 		Long: "Init makes a new cluster in the data directory: its id, its root of trust, and this agent's identity.\n" +
 			"It refuses a data directory that already belongs to a cluster. Other hosts do not run init; they join\n" +
-			"with a token.",
-		Example: "  parley init --trust-domain prod.example.com",
-		Args:    takes(),
+			"with a token. With --config it takes name, zone, data_dir and mesh.advertise from the file that the agent\n" +
+			"will read; flags win. Run it as the user that the agent will run as.",
+		Example: "  parley init --trust-domain prod.example.com\n" +
+			"  parley init --trust-domain prod.example.com --config /etc/parley/parley.toml --data-dir /var/lib/parley",
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.TrustDomain == "" {
 				return usageError("a name that is yours, like --trust-domain prod.example.com; it stands in every identity and cannot be changed",
 					"parley init needs --trust-domain")
 			}
-			return a.runInit(cmd, opts)
+			return a.runInit(cmd, opts, file)
 		},
 	}
+	cmd.Flags().StringVar(&file, "config", "", "configuration file of the agent to be")
 	cmd.Flags().StringVar(&opts.TrustDomain, "trust-domain", "", "the cluster's SPIFFE trust domain")
-	cmd.Flags().StringVar(&opts.Name, "name", "", "this agent's name (default the host name)")
+	cmd.Flags().StringVar(&opts.Name, "name", "", "this agent's name (default that of --config, else the host name)")
 	cmd.Flags().StringVar(&opts.Zone, "zone", "", "failure domain of this host")
 	return cmd
 }
 
-func (a *app) runInit(cmd *cobra.Command, opts agent.InitOptions) error {
-	cfg, err := config.Load("", given(
+func (a *app) runInit(cmd *cobra.Command, opts agent.InitOptions, file string) error {
+	cfg, err := config.Load(file, given(
 		config.Override{Key: "data_dir", Value: a.dataDir, Source: "--data-dir"},
 		config.Override{Key: "name", Value: opts.Name, Source: "--name"},
 		config.Override{Key: "zone", Value: opts.Zone, Source: "--zone"})...)
 	if err != nil {
 		return err
 	}
-	opts.DataDir, opts.SegmentMiB, opts.Log = cfg.DataDir, cfg.Core.SegmentMiB, zap.NewNop()
+	opts.Name, opts.Zone, opts.DataDir = cfg.Name, cfg.Zone, cfg.DataDir
+	opts.SegmentMiB, opts.Log = cfg.Core.SegmentMiB, zap.NewNop()
+	if file != "" {
+		opts.Address = cfg.Mesh.Advertise
+	}
 	if opts.Name == "" {
 		if opts.Name, err = config.HostName(); err != nil {
 			return usageError("add --name", "%w", err)
@@ -69,9 +78,25 @@ func (a *app) runInit(cmd *cobra.Command, opts agent.InitOptions) error {
 	return a.say(cmd, answer{value: result, table: func(w io.Writer) {
 		fields(w, "cluster", result.ClusterID, "trust domain", result.TrustDomain, "name", result.Name,
 			"identity", result.SPIFFEID, "root", result.RootHash, "data", result.DataDir)
-		row(w, "\nNext, start the agent:")
-		row(w, "  parley agent"+a.dataDirFlag())
+		row(w, "\n"+nextStep(os.Geteuid()))
+		row(w, "  parley agent"+configFlag(file)+a.dataDirFlag())
 	}})
+}
+
+// nextStep says who starts the agent: the directory is this user's now, and only they can run in it.
+func nextStep(uid int) string {
+	if uid == 0 {
+		return "Next, start the agent:"
+	}
+	return "Next, start the agent, as this user (a service: systemctl start parley):"
+}
+
+// configFlag repeats --config in a command that we suggest.
+func configFlag(file string) string {
+	if file == "" {
+		return ""
+	}
+	return " --config " + shellQuote(file)
 }
 
 // given drops the overrides that were not given.

@@ -29,8 +29,9 @@ func (a *app) labCommand() *cobra.Command {
 		Long: "Lab runs agents a1, a2, ... as processes on loopback addresses, with everything real except the network.\n" +
 			"Programs on this machine may do everything there without an identity (http.anonymous_role is operator).\n" +
 			"It shows the agents until it is stopped, then ends them and removes their data.\n\n" +
-			"With --exec it runs one command by `sh -c` once the cluster is up, with PARLEY_ADDR and PARLEY_LAB_DIR\n" +
-			"set and parley in the PATH, and exits with that command's code. $PARLEY_LAB_DIR/lab.json lists the agents.",
+			"With --exec it runs one command by `sh -c` once the cluster is up, with PARLEY_ADDR (an agent\n" +
+			"outside the core, if there is one) and PARLEY_LAB_DIR set and parley in the PATH, and exits with that\n" +
+			"command's code. $PARLEY_LAB_DIR/lab.json lists the agents.",
 		Example: "  parley lab\n  parley lab --agents 3 --exec 'parley kv put greeting hello && parley kv get greeting'",
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -91,7 +92,7 @@ func isInputTerminal(r io.Reader) bool {
 // watchLab shows the agents until ctx ends: on a terminal a table that stays in place, elsewhere a table
 // whenever something has changed.
 func (a *app) watchLab(ctx context.Context, l *lab.Lab) {
-	_, _ = io.WriteString(a.out, "\n"+labCommands(l)+"\n")
+	_, _ = io.WriteString(a.out, "\n"+labCommands(pasteOf(l, l.Observe(ctx)))+"\n")
 	inPlace := isTerminal(a.out)
 	tick := time.NewTicker(labRefresh)
 	defer tick.Stop()
@@ -141,17 +142,35 @@ func labTable(out io.Writer, rows []lab.Row, now time.Time) int {
 	return len(rows) + 1
 }
 
-// labCommands is what one may paste into another terminal.
-func labCommands(l *lab.Lab) string {
+// labPaste is what the commands to paste are about.
+type labPaste struct {
+	addr, http, dir, bin string // of the agent to ask, and of the lab
+	leader               string // to kill; empty when it is the agent to ask, or unknown
+	pid                  int
+}
+
+func pasteOf(l *lab.Lab, rows []lab.Row) labPaste {
+	front := l.Front(rows)
+	p := labPaste{addr: front.Addr(), http: front.HTTP, dir: l.Dir, bin: l.BinDir()}
+	for i, row := range rows {
+		if row.Core == "leader" && row.Name != front.Name {
+			p.leader, p.pid = row.Name, l.Agents[i].Pid()
+		}
+	}
+	return p
+}
+
+// labCommands is what one may paste into another terminal, in this order.
+func labCommands(p labPaste) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "In another terminal (Ctrl-C here stops and removes everything):\n")
-	fmt.Fprintf(&b, "  export PARLEY_ADDR=%s PARLEY_LAB_DIR=%s PATH=%s:$PATH\n",
-		shellQuote(l.Agents[0].Addr()), shellQuote(l.Dir), shellQuote(l.BinDir()))
+	fmt.Fprintf(&b, "  export PARLEY_ADDR=%s PARLEY_LAB_DIR=%s PATH=%s:$PATH\n", shellQuote(p.addr), shellQuote(p.dir), shellQuote(p.bin))
 	for _, line := range []string{"members", "core", "kv put greeting hello", "kv get greeting"} {
 		fmt.Fprintf(&b, "  parley %s\n", line)
 	}
-	last := l.Agents[len(l.Agents)-1]
-	fmt.Fprintf(&b, "  curl http://%s/parley/v1/kv/greeting\n", last.HTTP)
-	fmt.Fprintf(&b, "  kill -9 %d   # %s; the others carry on\n", l.Agents[0].Pid(), l.Agents[0].Name)
+	fmt.Fprintf(&b, "  curl http://%s/parley/v1/kv/greeting\n", p.http)
+	if p.leader != "" {
+		fmt.Fprintf(&b, "  kill -9 %d   # %s, which leads; the others carry on\n", p.pid, p.leader)
+	}
 	return b.String()
 }

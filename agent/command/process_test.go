@@ -150,6 +150,9 @@ func TestShellQuote(t *testing.T) {
 func TestFullAddress(t *testing.T) {
 	for in, want := range map[string]string{
 		"unix:///a": "unix:///a", "/a": "unix:///a", "127.0.0.1:8500": "http://127.0.0.1:8500", "https://h:1": "https://h:1",
+		"127.0.0.1": "http://127.0.0.1:8500", "web-1": "http://web-1:8500", "::1": "http://[::1]:8500", "[::1]": "http://[::1]:8500",
+		"[::1]:1": "http://[::1]:1", "http://127.0.0.1": "http://127.0.0.1:8500", "http://h:1/": "http://h:1", "http://h/": "http://h:8500",
+		"https://h": "https://h", "http://": "http://", "h/path": "http://h/path:8500",
 	} {
 		if got := fullAddress(in); got != want {
 			t.Errorf("fullAddress(%q): got %s, want %s", in, got, want)
@@ -163,6 +166,24 @@ func TestExplainPermission(t *testing.T) {
 		f := explain(errors.Join(&client.Error{Code: client.CodeNoAgent, Message: "no agent answers"}, cause))
 		if got := f.code == exitDenied; got != denied {
 			t.Errorf("%v: denied is %t, want %t", cause, got, denied)
+		}
+	}
+}
+
+// Who is not root may look for the agent of a service in the wrong place; the hint says where it answers them.
+func TestNoAgentHint(t *testing.T) {
+	e := &client.Error{Code: client.CodeNoAgent, Message: "no agent answers at unix:///home/x/admin.sock", Hint: "start it"}
+	if got := noAgentHint(e, 1000); got != "start it (if it runs as a service: sudo parley ..., or --addr http://127.0.0.1:8500)" {
+		t.Errorf("got %q", got)
+	}
+	for _, tt := range []struct {
+		message, code string
+		uid           int
+	}{
+		{e.Message, e.Code, 0}, {"no agent answers at http://127.0.0.1:8500", e.Code, 1000}, {e.Message, "not_found", 1000},
+	} {
+		if got := noAgentHint(&client.Error{Code: tt.code, Message: tt.message, Hint: "start it"}, tt.uid); got != "start it" {
+			t.Errorf("%+v: got %q", tt, got)
 		}
 	}
 }

@@ -34,6 +34,9 @@ func (a *app) tokenCreateCommand() *cobra.Command {
 			if spec.TTL <= 0 || spec.Uses < 1 {
 				return usageError("like --ttl 10m --uses 3", "a token needs a --ttl above 0 and at least 1 of --uses")
 			}
+			if !cmd.Flags().Changed("role") {
+				spec.Role = "" // the agent knows what goes with --core
+			}
 			return a.change(func(ctx context.Context, c *client.Client) (answer, error) {
 				t, err := c.CreateToken(ctx, spec)
 				return answer{value: t, raw: []byte(t.Token + "\n"), table: func(w io.Writer) { tokenInstructions(w, t) }}, err
@@ -44,8 +47,8 @@ func (a *app) tokenCreateCommand() *cobra.Command {
 	flags.DurationVar(&spec.TTL, "ttl", 10*time.Minute, "how long the token can be used")
 	flags.IntVar(&spec.Uses, "uses", 1, "how many agents may join with it")
 	flags.StringVar(&spec.Node, "node", "", "the only name that may join with it")
-	flags.StringVar(&spec.Role, "role", "discovery", "what the new agents may do through the cluster: none, discovery, local or operator")
-	flags.BoolVar(&spec.Core, "core", false, "also allow them into the core; this implies the role operator")
+	flags.StringVar(&spec.Role, "role", "discovery", "what the new agents may do through the cluster: none, discovery, local or operator; with --core it is operator")
+	flags.BoolVar(&spec.Core, "core", false, "also allow them into the core, with the role operator")
 	flags.StringVar(&spec.Replace, "replace", "", "a node whose name the new agent may take over")
 	return cmd
 }

@@ -19,8 +19,9 @@ import "time"
 // Config is the configuration of one agent. The comments on its fields are the ones that people read in
 // the example file, so they address the operator.
 type Config struct {
-	// Directory for this agent's identity, log and snapshots. Empty: /var/lib/parley as root, otherwise
-	// parley under $XDG_STATE_HOME (or ~/.local/state).
+	// Directory for this agent's identity, log and snapshots. It has to belong to the user that the agent
+	// runs as. Empty: /var/lib/parley as root, otherwise parley under $XDG_STATE_HOME (or ~/.local/state):
+	// a service with a user of its own sets it here or, like deploy/parley.service, by --data-dir.
 	DataDir string `toml:"data_dir" example:"/var/lib/parley"`
 
 	// This agent's name: 1 to 63 of a-z, 0-9, dot, dash and underscore. It is fixed when the agent is

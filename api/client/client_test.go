@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -150,6 +151,41 @@ func plainServer(t *testing.T) string {
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	t.Cleanup(server.Close)
 	return server.URL
+}
+
+// A server that reads HTTP and hangs up, as a mesh port does, is named as what it looks like. A socket has no other port.
+func TestMeshPort(t *testing.T) {
+	for network, want := range map[string]bool{"tcp": true, "unix": false} {
+		addr := "127.0.0.1:0"
+		if network == "unix" {
+			addr = filepath.Join(t.TempDir(), "s")
+		}
+		l, err := net.Listen(network, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() }) // only a listener
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = conn.Read(make([]byte, 4096))
+				_ = conn.Close()
+			}
+		}()
+		scheme := map[string]string{"tcp": "http://", "unix": "unix://"}[network]
+		c, err := New(scheme + l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Status(context.Background())
+		e := asError(t, err, CodeNoAgent, 3)
+		if got := strings.Contains(e.Hint, "mesh port") && strings.Contains(e.Hint, "8500"); got != want {
+			t.Errorf("%s: hint %q", network, e.Hint)
+		}
+	}
 }
 
 // Another program at the address is recognized as such.

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"strings"
 )
 
 // Codes that this package gives by itself. All others come from the agent; its errors document lists them.
@@ -126,9 +128,13 @@ func (c *Client) unanswered(write bool, err error) *Error {
 			Hint: "try again; parley core shows whether there is a leader",
 		}
 	}
+	hint := "try again; if it goes on, look at the agent's log"
+	if errors.Is(err, io.EOF) && strings.HasPrefix(c.addr, "http://") {
+		hint = "this looks like a mesh port, which speaks no HTTP: an agent's API is on port 8500, unless configured; if the address is right, try again"
+	}
 	return &Error{
 		Code: CodeNoAgent, Message: fmt.Sprintf("the connection to %s broke: %v", c.addr, cause(err)), exit: exitNoAgent, Retryable: true, cause: err,
-		Hint: "try again; if it goes on, look at the agent's log",
+		Hint: hint,
 	}
 }
 

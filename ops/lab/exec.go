@@ -18,12 +18,12 @@ type Streams struct {
 	Terminal bool
 }
 
-// Exec runs a command by `sh -c` with PARLEY_ADDR (a1's admin socket) and PARLEY_LAB_DIR set and the lab's
-// own program first in the PATH as parley, and returns its exit code; one that was ended by a signal gives 128 and the signal's number. When ctx ends it gets
-// SIGTERM, and SIGKILL after a while.
+// Exec runs a command by `sh -c` with PARLEY_ADDR (the admin socket of Front) and PARLEY_LAB_DIR set and the lab's own
+// program first in the PATH as parley, and returns its exit code; one that was ended by a signal gives 128 and the
+// signal's number. When ctx ends it gets SIGTERM, and SIGKILL after a while.
 func (l *Lab) Exec(ctx context.Context, command string, s Streams) (int, error) {
 	cmd := exec.CommandContext(ctx, "sh", "-c", command)
-	cmd.Env = append(os.Environ(), "PARLEY_ADDR="+l.Agents[0].Addr(), "PARLEY_LAB_DIR="+l.Dir,
+	cmd.Env = append(os.Environ(), "PARLEY_ADDR="+l.Front(l.Observe(ctx)).Addr(), "PARLEY_LAB_DIR="+l.Dir,
 		"PATH="+l.BinDir()+string(os.PathListSeparator)+os.Getenv("PATH"))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.In, s.Out, s.Err
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: !s.Terminal}

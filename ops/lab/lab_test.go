@@ -245,6 +245,30 @@ func TestArguments(t *testing.T) {
 	}
 }
 
+// Who works with a lab asks an agent that outlives what is killed first. PARLEY_ADDR was once the founder's, which leads:
+// after its kill every command failed.
+func TestFront(t *testing.T) {
+	for _, tt := range []struct {
+		cores []string
+		want  int
+	}{
+		{[]string{"leader", "voter", "voter", "none", "none"}, 4},
+		{[]string{"none", "voter", "leader", "voter", ""}, 0},
+		{[]string{"leader", "voter", "learner"}, 2},
+		{[]string{"voter", "voter", "leader"}, 1},
+		{[]string{"leader"}, 0},
+		{[]string{"", "", ""}, 0},
+	} {
+		var rows []Row
+		for _, core := range tt.cores {
+			rows = append(rows, Row{Core: core})
+		}
+		if got := front(rows); got != tt.want {
+			t.Errorf("%q: got agent %d, want %d", tt.cores, got, tt.want)
+		}
+	}
+}
+
 func TestExec(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {

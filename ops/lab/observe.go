@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/parley-mesh/parley/api/client"
@@ -36,6 +37,21 @@ func (l *Lab) Observe(ctx context.Context) []Row {
 		<-answered
 	}
 	return rows
+}
+
+// Front is the agent that commands are best sent to, as rows of Observe show it: one outside the core, so that it goes
+// on answering when a member of the core is killed; without one the last that does not lead, else a1.
+func (l *Lab) Front(rows []Row) *Agent { return l.Agents[front(rows)] }
+
+func front(rows []Row) int {
+	for _, wanted := range [][]string{{"none"}, {"learner", "voter"}} {
+		for i, row := range slices.Backward(rows) {
+			if slices.Contains(wanted, row.Core) {
+				return i
+			}
+		}
+	}
+	return 0
 }
 
 func (a *Agent) observe(ctx context.Context) Row {

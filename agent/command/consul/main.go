@@ -58,7 +58,7 @@ const usage = `This is parley, called by the name consul: a throw-away cluster o
 bring a configuration of Consul's, such as the tests of its clients.
 
   consul version [-format=json]
-  consul agent [-dev] [-data-dir DIR] [-config-file FILE ...] [-config-dir DIR ...] [-http-port N] ...
+  consul agent [-dev | -data-dir DIR] [-config-file FILE ...] [-config-dir DIR ...] [-http-port N] ...
 
 A cluster that is meant to stay is made with parley init and parley agent.
 `
