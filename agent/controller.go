@@ -182,7 +182,7 @@ func (c *controller) input(ctx context.Context, v *state.View, st consensus.Stat
 // silentFor is how long the leader has not heard from a Raft id.
 func (c *controller) silentFor(id uint64, st consensus.Status, now time.Duration) time.Duration {
 	p, tracked := st.Progress[id]
-	if !tracked || id == st.ID || p.Active {
+	if !tracked || id == st.ID || p.Healthy() {
 		delete(c.silent, id)
 		return 0
 	}

@@ -298,7 +298,7 @@ func (c *coreRunner) handOver(ctx context.Context) {
 	}
 	var best uint64
 	for _, id := range st.Voters {
-		if p := st.Progress[id]; id != st.ID && p.Active && (best == 0 || p.Match > st.Progress[best].Match) {
+		if p := st.Progress[id]; id != st.ID && p.Healthy() && (best == 0 || p.Match > st.Progress[best].Match) {
 			best = id
 		}
 	}

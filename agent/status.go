@@ -114,7 +114,7 @@ func coreStatusOf(st consensus.Status, v *state.View, alive map[string]bool) api
 		m, _ := v.CoreByID(id)
 		healthy := alive[m.Node]
 		if p, ok := st.Progress[id]; ok && id != st.ID {
-			healthy = p.Active
+			healthy = p.Healthy()
 		}
 		return api.CoreMember{Name: m.Node, RaftID: fmt.Sprintf("%x", id), Healthy: healthy}
 	}

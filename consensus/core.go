@@ -73,10 +73,11 @@ type core struct {
 	termStart uint64 // as leader: index of this term's first entry, 0 until seen
 	issued    uint64 // as leader: highest read position sent out in a heartbeat of this term
 	maxStamp  clock.Stamp
-	written   *raftpb.HardState // last one handed out to be written
-	unsynced  bool              // entries, term or vote were handed out since the last sync
-	halted    error             // applying stopped for good; the log goes on
-	heard     map[uint64]uint64 // tick of the last message from each peer
+	written   *raftpb.HardState  // last one handed out to be written
+	unsynced  bool               // entries, term or vote were handed out since the last sync
+	halted    error              // applying stopped for good; the log goes on
+	heard     map[uint64]uint64  // tick of the last message from each peer
+	moved     map[uint64]advance // as leader: of each member's log
 
 	shownLeader uint64 // knownLeader at the last tick
 
@@ -92,7 +93,7 @@ type core struct {
 func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	c := &core{
 		cfg: cfg, log: log, conf: raftpb.EnsureConfState(log.snap.ConfState), maxStamp: cfg.stamp,
-		heard: make(map[uint64]uint64),
+		heard: make(map[uint64]uint64), moved: make(map[uint64]advance),
 	}
 	rc := &raft.Config{
 		ID: cfg.id, ElectionTick: cfg.electionTicks, HeartbeatTick: cfg.heartbeatTicks,
@@ -148,6 +149,7 @@ func (c *core) tick() {
 	c.rn.Tick()
 	c.drain()
 	c.campaignAlone()
+	c.watchProgress()
 	c.tickProposals()
 	c.tickReads()
 	c.tickTransfer()
@@ -251,8 +253,8 @@ func (c *core) observe(entries []*raftpb.Entry) {
 	c.seen(newest)
 }
 
-// seen lifts the clock over one stamp. A stamp too far ahead leaves the clock as it is; maxStamp
-// remembers it, and this node refuses to stamp commands until its clock has passed it.
+// seen lifts the clock over one stamp. A stamp too far ahead leaves the clock as it is, so that one wrong
+// clock does not drag all others along; maxStamp remembers it, and stamps count up from there.
 func (c *core) seen(s clock.Stamp) {
 	if s <= c.maxStamp {
 		return

@@ -65,6 +65,5 @@ func (e *UnavailableError) Unwrap() error { return e.Cause }
 var (
 	errLeadershipLost = errors.New("leadership was lost before the write was seen to commit")
 	errOvertaken      = errors.New("a snapshot from the new leader replaced the log")
-	errClockBehind    = errors.New("this node's clock is behind the stamps in the log, check time synchronization")
 	errLogFull        = errors.New("the log in memory is at its limit because no snapshot could be written")
 )

@@ -140,22 +140,33 @@ func TestLogLimit(t *testing.T) {
 	}
 }
 
-// TestClockBehind: a leader whose clock is behind the log's stamps proposes nothing.
+// TestClockBehind: a leader whose clock is behind the log's stamps says so, and writes go on: stamps count up
+// from the log's, an hour ahead, until the clock has passed them. The clock itself is not dragged along.
 func TestClockBehind(t *testing.T) {
 	s, n := alone(t, nil)
-	n.core.seen(clock.Stamp(uint64(s.now.Add(time.Hour).UnixMilli()) << 16))
+	ahead := clock.Stamp(uint64(s.now.Add(time.Hour).UnixMilli()) << 16)
+	n.core.seen(ahead)
 	if out := n.core.take(); !errors.Is(out.clockErr, clock.ErrTooFarAhead) {
 		t.Errorf("clock error: %v", out.clockErr)
 	}
-	var unavailable *UnavailableError
-	if r := n.propose("a", "1"); *r == nil || !errors.As((*r).err, &unavailable) {
-		t.Fatalf("got %s", describeOutcome(*r))
+	write := func() clock.Stamp {
+		r := n.propose("a", "1")
+		s.settle()
+		if *r == nil || (*r).err != nil {
+			t.Fatalf("got %s", describeOutcome(*r))
+		}
+		return (*r).done.Stamp
+	}
+	first, second := write(), write()
+	if first <= ahead || second <= first || second > ahead+100 {
+		t.Errorf("stamps %s and %s after %s", first, second, ahead)
+	}
+	if got := n.core.cfg.clock.Last(); got > ahead {
+		t.Errorf("the clock went along, to %s", got)
 	}
 	s.now = s.now.Add(61 * time.Minute)
-	r := n.propose("a", "1")
-	s.settle()
-	if *r == nil || (*r).err != nil {
-		t.Errorf("with the clock right: %s", describeOutcome(*r))
+	if third := write(); third.Wall().Before(s.now.Add(-time.Second)) {
+		t.Errorf("with the clock right: %s", third)
 	}
 }
 

@@ -102,7 +102,7 @@ func (p *planner) describe(m PlanMember) *planNode {
 	return &planNode{
 		id: m.RaftID, node: m.Node, zone: m.Zone, member: true, granted: m.Granted && !m.Withdrawn, ready: m.Ready,
 		alive: m.Alive, aliveFor: m.AliveFor, dead: m.DeadFor,
-		active: self || pr.Active && m.RaftID != 0, match: pr.Match,
+		active: self || pr.Healthy() && m.RaftID != 0, match: pr.Match,
 		caughtUp: self || pr.Active && pr.Match+caughtUpWithin >= p.in.Commit,
 		voter:    m.RaftID != 0 && slices.Contains(p.in.Voters, m.RaftID),
 		learner:  m.RaftID != 0 && slices.Contains(p.in.Learners, m.RaftID),

@@ -111,14 +111,17 @@ func (c *core) proposeBatch(requests []*request) {
 	}
 }
 
-// stamp returns the next stamp, which must be above all stamps in the log.
+// stamp returns the next stamp, which is above all stamps in the log. Where an earlier leader's clock ran
+// ahead, stamps only count up until this one has passed them: order stays true, and writes go on.
 func (c *core) stamp() (clock.Stamp, error) {
 	s, err := c.cfg.clock.Now()
 	if err != nil {
 		return 0, err
 	}
 	if s <= c.maxStamp {
-		return 0, errClockBehind
+		if s = c.maxStamp + 1; s == 0 {
+			return 0, clock.ErrExhausted
+		}
 	}
 	c.maxStamp = s
 	return s, nil

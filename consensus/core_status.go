@@ -28,8 +28,39 @@ type Status struct {
 
 // Progress is what the leader knows of one member.
 type Progress struct {
-	Match  uint64 // its log agrees with the leader's up to here
-	Active bool   // it was heard within the last election timeout
+	Match   uint64 // its log agrees with the leader's up to here
+	Active  bool   // it was heard within the last election timeout
+	Stalled bool   // it is behind the commit index and has synced nothing new for stalledTimeouts
+}
+
+// Healthy says whether the member helps: it answers, and its disk takes what it is sent. One whose disk is
+// full or hangs goes on answering heartbeats for ever, and no quorum can count on it.
+func (p Progress) Healthy() bool { return p.Active && !p.Stalled }
+
+// stalledTimeouts is how many election timeouts a member may be behind without moving.
+const stalledTimeouts = 4
+
+// advance is how far a member's log was when it last moved, or was complete, and when (tick) that was.
+type advance struct {
+	match, at uint64
+}
+
+// watchProgress notes, as leader, whose log moves. It is called at each tick.
+func (c *core) watchProgress() {
+	if !c.leads() {
+		clear(c.moved)
+		return
+	}
+	c.visitProgress(func(id uint64, pr tracker.Progress) {
+		if last, ok := c.moved[id]; !ok || pr.Match > last.match || pr.Match >= c.commit {
+			c.moved[id] = advance{pr.Match, c.ticks}
+		}
+	})
+}
+
+func (c *core) stalled(id uint64) bool {
+	last, ok := c.moved[id]
+	return ok && c.ticks-last.at > uint64(stalledTimeouts*c.cfg.electionTicks)
 }
 
 // status describes the core; Applied and Stopped are the shell's to fill in.
@@ -44,7 +75,7 @@ func (c *core) status() Status {
 		s.Progress = make(map[uint64]Progress)
 		c.visitProgress(func(id uint64, pr tracker.Progress) {
 			if id != c.cfg.id {
-				s.Progress[id] = Progress{Match: pr.Match, Active: c.heardLately(id)}
+				s.Progress[id] = Progress{Match: pr.Match, Active: c.heardLately(id), Stalled: c.stalled(id)}
 			}
 		})
 	}

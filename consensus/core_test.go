@@ -240,6 +240,42 @@ func TestPairPatience(t *testing.T) {
 	}
 }
 
+// TestStalledMember: a voter that answers heartbeats and whose log does not move, as with a full disk, is no
+// healthy one. A member is not stalled while there is nothing to write, and is well again once it caught up.
+func TestStalledMember(t *testing.T) {
+	s := newSim(t, 1)
+	for id := range uint64(3) {
+		s.add(id+1, 1, 2, 3)
+	}
+	leader := s.nodes[s.elect()]
+	other := leader.id%3 + 1
+	tick := func(times int) Progress {
+		for range times {
+			leader.core.heard[other] = leader.core.ticks + 1 // as if it answered heartbeats
+			s.tick(1)
+		}
+		return leader.core.status().Progress[other]
+	}
+	patience := stalledTimeouts*leader.core.cfg.electionTicks + 1
+	if p := tick(2 * patience); !p.Healthy() {
+		t.Fatalf("with nothing to write: %+v", p)
+	}
+	s.cut[[2]uint64{leader.id, other}] = true
+	if r := leader.propose("a", "1"); *r != nil {
+		t.Fatalf("got %s", describeOutcome(*r))
+	}
+	if p := tick(patience - 2); !p.Healthy() {
+		t.Errorf("a moment behind: %+v", p)
+	}
+	if p := tick(3); p.Healthy() || !p.Active {
+		t.Errorf("behind for %d ticks: %+v", patience+1, p)
+	}
+	clear(s.cut)
+	if p := tick(4); !p.Healthy() {
+		t.Errorf("after it caught up: %+v", p)
+	}
+}
+
 // TestElectionTimeoutsAreSeeded: the simulator owns raft's randomness, so that a seed replays.
 func TestElectionTimeoutsAreSeeded(t *testing.T) {
 	run := func() []uint64 {
