@@ -48,10 +48,10 @@ func (a *Agent) check(context.Context) ops.CheckReport {
 			f.Versions[m.Version]++
 		}
 	}
-	if report := a.scrubber.last.Load(); report != nil {
-		f.Scrubbed, f.ScrubErrors = true, report.Errors
-		if len(report.Problems) > 0 {
-			f.ScrubFirstFile = report.Problems[0].File
+	if last := a.scrubber.last.Load(); last != nil {
+		f.Scrubbed, f.ScrubErrors = true, last.report.Errors
+		if len(last.report.Problems) > 0 {
+			f.ScrubFirstFile = last.report.Problems[0].File
 		}
 	}
 	return ops.Check(f)

@@ -316,6 +316,7 @@ func joinError(err error) error {
 // createToken makes a join token; only its verification key goes into the replicated state.
 func (a *Agent) createToken(ctx context.Context, caller api.Caller, spec api.TokenSpec) (api.TokenAnswer, error) {
 	v := a.hub.View()
+	spec.Node = cmp.Or(spec.Node, spec.Replace) // who may take over a name comes by that name
 	token, err := security.NewToken(a.ids.ClusterID, a.issuer.td, v.Bundle().Roots, spec.Node, spec.Core)
 	if err != nil {
 		return api.TokenAnswer{}, api.Errorf(api.CodeInvalid, "%v", err)
@@ -348,7 +349,7 @@ func (a *Agent) joinCommand(spec api.TokenSpec) string {
 		}
 	}
 	name := ""
-	if node := cmp.Or(spec.Node, spec.Replace); node != "" {
+	if node := spec.Node; node != "" {
 		name = " --name " + node
 	}
 	return "parley agent" + name + " --join " + strings.Join(addrs, ",") + " --token-file TOKEN_FILE"

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/api"
+	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/storage"
 )
 
@@ -19,6 +20,7 @@ const (
 	// so that there is an answer at all.
 	scrubEvery = 24 * time.Hour
 	scrubFirst = time.Minute
+	scrubStale = scrubEvery + 2*time.Hour // a result older than this is none
 
 	// scrubRate is what the daily scrub reads in a second: nothing waits for it.
 	scrubRate = 8 << 20
@@ -31,8 +33,15 @@ type scrubber struct {
 	id   [16]byte
 	log  *zap.Logger
 
-	turn chan struct{}                       // one place
-	last atomic.Pointer[storage.ScrubReport] // nil before the first
+	turn chan struct{}            // one place
+	last atomic.Pointer[scrubbed] // nil before the first, and after one that could not read
+}
+
+// scrubbed is a finished scrub: what it found in which node's files, and when (boottime).
+type scrubbed struct {
+	report storage.ScrubReport
+	node   *coreNode // nil outside the core
+	at     time.Duration
 }
 
 func newScrubber(core *coreRunner, dir *dataDir, clusterID string, log *zap.Logger) *scrubber {
@@ -67,7 +76,7 @@ func (s *scrubber) scrub(ctx context.Context, rate int64) (storage.ScrubReport, 
 	}
 	n := s.core.current.Load()
 	if n == nil { // outside the core there is neither log nor snapshot
-		s.last.Store(&storage.ScrubReport{})
+		s.last.Store(&scrubbed{at: clock.Boottime()})
 		return storage.ScrubReport{}, nil
 	}
 	report, err := storage.Scrub(ctx, storage.ScrubOptions{
@@ -78,9 +87,10 @@ func (s *scrubber) scrub(ctx context.Context, rate int64) (storage.ScrubReport, 
 		return storage.ScrubReport{}, api.Errorf(api.CodeUnavailable, "this agent left or entered the core during the scrub")
 	}
 	if err != nil {
+		s.last.Store(nil) // an old good result says nothing about files that cannot be read now
 		return storage.ScrubReport{}, err
 	}
-	s.last.Store(&report)
+	s.last.Store(&scrubbed{report, n, clock.Boottime()})
 	if report.Errors > 0 {
 		first := report.Problems[0]
 		s.log.Error("damage found in log or snapshots", zap.Int("count", report.Errors), zap.String("path", first.File),
@@ -89,13 +99,14 @@ func (s *scrubber) scrub(ctx context.Context, rate int64) (storage.ScrubReport, 
 	return report, nil
 }
 
-// scrubErrors is the metric parley_storage_scrub_errors: problems in the last scrub, false before the first.
+// scrubErrors is the metric parley_storage_scrub_errors: problems in the last scrub. There is no figure before the first,
+// after one that failed or is older than scrubStale, or of files that were given up with a Raft id.
 func (s *scrubber) scrubErrors() (float64, bool) {
-	report := s.last.Load()
-	if report == nil {
+	last := s.last.Load()
+	if last == nil || last.node != s.core.current.Load() || clock.Boottime()-last.at > scrubStale {
 		return 0, false
 	}
-	return float64(report.Errors), true
+	return float64(last.report.Errors), true
 }
 
 // apiScrub is scrub for the API.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/api/client"
+	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/storage"
 )
 
@@ -120,6 +121,26 @@ func TestScrubEachDay(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A result speaks for the files that it was about, and for a day: not for those of an earlier Raft id, nor for ever when
+// no scrub gets through any more. Fresh, of the present files, it counts: that is the control.
+func TestScrubResultAges(t *testing.T) {
+	for name, test := range map[string]struct {
+		last  *scrubbed
+		known bool
+	}{
+		"fresh":               {&scrubbed{at: clock.Boottime()}, true},
+		"older than a day":    {&scrubbed{at: clock.Boottime() - scrubStale - time.Second}, false},
+		"of another Raft id":  {&scrubbed{node: &coreNode{}, at: clock.Boottime()}, false},
+		"none, or one failed": {nil, false},
+	} {
+		s := &scrubber{core: &coreRunner{}}
+		s.last.Store(test.last)
+		if _, known := s.scrubErrors(); known != test.known {
+			t.Errorf("%s: known %t", name, known)
+		}
+	}
 }
 
 // One scrub at a time: a second one is refused, not queued.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"net/http"
@@ -234,22 +235,40 @@ func serveEventAdd(x *Exchange) error {
 // mayReport says whether caller may add e. An agent speaks for itself: the name in the event must be that of the
 // agent that the request came from, whatever it claims. People write notes, through an agent that is named as well.
 func (s *Service) mayReport(caller Caller, e state.EventAppend) *Error {
-	from := caller.Via
-	if from == "" {
-		from = s.local.Node
-	}
+	from := cmp.Or(caller.Via, s.local.Node)
 	if e.Node != from {
 		return Errorf(CodeDenied, "agent %s may not report events in the name of %q", from, e.Node)
 	}
+	var denied *Error
 	switch {
 	case e.Kind == state.EventNote:
-		return allow(caller, policy.EventFire)
+		denied = allow(caller, policy.EventFire)
 	case caller.Kind != KindInternal:
-		return Errorf(CodeDenied, "events of kind %q are for the agents themselves", e.Kind)
+		denied = Errorf(CodeDenied, "events of kind %q are for the agents themselves", e.Kind)
 	case clusterEvents[e.Kind]:
-		return allow(caller, policy.CoreWrite)
+		denied = allow(caller, policy.CoreWrite)
 	case caller.Role == policy.None || !caller.Role.Valid():
-		return Errorf(CodeDenied, "agent %s is not, or no longer, a member of the cluster", from)
+		denied = Errorf(CodeDenied, "agent %s is not, or no longer, a member of the cluster", from)
+	}
+	if denied != nil {
+		return denied
+	}
+	return s.paceEvents(caller)
+}
+
+// How often one caller may write a note, and how often one other agent may have any event written: the timeline is
+// bounded, and nobody may be able to push everything else out of it in a minute. An agent's own reporter is slower.
+const (
+	noteRate, noteBurst   = 1.0, 50.0
+	eventRate, eventBurst = 2.0, 120.0
+)
+
+func (s *Service) paceEvents(caller Caller) *Error {
+	switch {
+	case caller.Via != "" && !s.events.allow(caller.Via):
+		return Errorf(CodeBusy, "agent %s sends more than %g events a second", caller.Via, eventRate)
+	case caller.Via == "" && caller.Kind != KindInternal && !s.notes.allow(caller.identity()):
+		return Errorf(CodeBusy, "more than %g notes a second of this caller", noteRate)
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 // page of another site names itself in Origin or Sec-Fetch-Site, and a page whose own DNS name was rebound to
 // 127.0.0.1 is "same origin" but arrives with that name in Host.
 func checkOrigin(kind Listener, node string, r *http.Request) *Error {
-	if kind == Socket {
+	if kind == Socket || overUnix(r) {
 		return nil // no browser reaches a Unix socket
 	}
 	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
@@ -26,6 +26,12 @@ func checkOrigin(kind Listener, node string, r *http.Request) *Error {
 		return Errorf(CodeForbiddenOrigin, "the Host header names neither a loopback address nor this agent")
 	}
 	return nil
+}
+
+// overUnix says whether the request came by a Unix socket, of which the http listener may be one too.
+func overUnix(r *http.Request) bool {
+	addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return ok && addr.Network() == "unix"
 }
 
 // headerReadOnly marks a request of a caller that wants to change nothing, such as a diagnose step of a runbook.

@@ -247,6 +247,35 @@ func listen(t *testing.T, network, address string) net.Listener {
 	return l
 }
 
+// Over a Unix socket any Host will do, for no browser gets there; over TCP a strange one is refused.
+func TestHostOverUnixSocket(t *testing.T) {
+	handler := newFake(t, 1, 1).agents["a1"].service.Handler(Loopback)
+	for network, want := range map[string]int{"unix": 200, "tcp": 403} {
+		address := "127.0.0.1:0"
+		if network == "unix" {
+			address = filepath.Join(t.TempDir(), "http.sock")
+		}
+		l := listen(t, network, address)
+		serve(t, l, handler)
+		transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, l.Addr().String())
+		}}
+		defer transport.CloseIdleConnections()
+		request, err := http.NewRequest(http.MethodGet, "http://x/livez", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := transport.RoundTrip(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("%s: %d, want %d", network, response.StatusCode, want)
+		}
+	}
+}
+
 // A request's header ends at 16 KiB.
 func TestHeaderLimit(t *testing.T) {
 	l := listen(t, "tcp", "127.0.0.1:0")

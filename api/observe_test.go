@@ -133,6 +133,33 @@ func TestProbesArePaced(t *testing.T) {
 	}
 }
 
+// Nobody can push the timeline out in a minute: a caller writes so many notes and no more, and what an agent sends is
+// bounded at the leader, whatever kind it claims.
+func TestEventsArePaced(t *testing.T) {
+	c := newFake(t, 2, 1)
+	leader := c.agents["a1"]
+	o := leader.options()
+	o.Elapsed = func() time.Duration { return time.Hour }
+	leader.service = New(o)
+	flood := func(agent string, caller Caller, kind string) (done int) {
+		for i := range 200 {
+			e := state.EventAppend{ID: [16]byte{byte(len(agent)), byte(i), agent[1], kind[0]}, Node: agent, Kind: kind, Message: "m"}
+			if _, err := c.agents[agent].service.Execute(t.Context(), caller, e); err == nil {
+				done++
+			} else {
+				wantCode(t, err, CodeBusy)
+			}
+		}
+		return done
+	}
+	if got := flood("a1", operator, state.EventNote); got != noteBurst {
+		t.Errorf("%d notes at once, want %v", got, noteBurst)
+	}
+	if got := flood("a2", Internal("a2"), EventAlert); got != eventBurst {
+		t.Errorf("%d events of another agent at once, want %v", got, eventBurst)
+	}
+}
+
 // The pacer remembers a bounded number of agents, and forgets first those that it has nothing against.
 func TestPacerIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

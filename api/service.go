@@ -119,6 +119,8 @@ type Service struct {
 	forwarded  *limiter
 	probes     *pacer
 	places     *pacer
+	events     *pacer // of other agents
+	notes      *pacer // of callers here
 	barrier    barrier
 	extra      []Route
 }
@@ -153,6 +155,8 @@ func New(o Options) *Service {
 		forwarded:  newLimiter(maxForwarded),
 		probes:     newPacer(probeRate, probeBurst, o.Elapsed),
 		places:     newPacer(placeRate, placeBurst, o.Elapsed),
+		events:     newPacer(eventRate, eventBurst, o.Elapsed),
+		notes:      newPacer(noteRate, noteBurst, o.Elapsed),
 		barrier:    barrier{limit: o.LeaderWait},
 	}
 }

@@ -87,9 +87,22 @@ func claim(dir string) (fresh bool, err error) {
 	}
 	_, err = os.Lstat(filepath.Join(dir, "cluster.toml")) // written last by the founding
 	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
+		return true, sweep(dir, entries)
 	}
 	return false, err
+}
+
+// sweep removes what a founding left that was cut off: an identity is made once, and not half.
+func sweep(dir string, entries []fs.DirEntry) error {
+	for _, e := range entries {
+		if e.Name() == marker {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // config checks the result as parley checks its own file. Messages name the keys that were translated.

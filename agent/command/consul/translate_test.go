@@ -163,7 +163,13 @@ func TestClaim(t *testing.T) {
 		}
 	}
 	claimed(true, true) // it is not there
+	if err := os.MkdirAll(filepath.Join(dir, "identity"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	claimed(true, true) // founding was interrupted
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("a half-made identity stayed: %v, %v", entries, err)
+	}
 	if err := os.WriteFile(filepath.Join(dir, "cluster.toml"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
