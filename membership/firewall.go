@@ -192,7 +192,7 @@ func (f *firewall) alive(from, node string, incarnation uint32, meta []byte) (re
 	if err != nil || r.Name != node {
 		return record{}, false
 	}
-	return r, f.known.accept(r, meta, incarnation, node == from)
+	return r, f.known.accept(r, meta, incarnation, node == from, f.records.bound)
 }
 
 // aboutSelf turns any claim about us that is not simply our own word coming back into a suspicion,

@@ -44,8 +44,9 @@ func (k *knowledge) current(r record) bool {
 // accept takes in a verified record at an incarnation. It refuses an older record, and, unless the
 // node speaks for itself, an incarnation above what the record vouches for. A new epoch and another
 // host start the incarnations over: what was accepted of an earlier life must not count against
-// this one.
-func (k *knowledge) accept(r record, meta []byte, incarnation uint32, itself bool) bool {
+// this one. bound is asked under the lock which of two hosts has the name: r may have been verified
+// just before the name went to the other.
+func (k *knowledge) accept(r record, meta []byte, incarnation uint32, itself bool, bound func(record) bool) bool {
 	if !itself && uint64(incarnation) > r.ceiling() {
 		return false
 	}
@@ -54,6 +55,8 @@ func (k *knowledge) accept(r record, meta []byte, incarnation uint32, itself boo
 	n, ok := k.mu.nodes[r.Name]
 	switch {
 	case !ok && len(k.mu.nodes) >= maxKnown, ok && r.older(n.record):
+		return false
+	case ok && r.Binding != n.Binding && !bound(r):
 		return false
 	case ok && r.Epoch == n.Epoch && r.Binding == n.Binding:
 		incarnation = max(incarnation, n.incarnation)

@@ -7,6 +7,25 @@ import (
 	"time"
 )
 
+// A record that was verified just before the name went to another host does not push that host's out. The same record
+// while its host has the name is the control.
+func TestReplacedHostsLastRecord(t *testing.T) {
+	old, heir := record{Name: "n2", Epoch: 3, Binding: HostID{1}}, record{Name: "n2", Epoch: 1, Binding: HostID{2}}
+	for _, holder := range []HostID{old.Binding, heir.Binding} {
+		k := newKnowledge()
+		bound := func(r record) bool { return r.Binding == holder }
+		if !k.accept(heir, nil, 1, true, bound) {
+			t.Fatal("the first record was refused")
+		}
+		if got, want := k.accept(old, nil, 9, true, bound), holder == old.Binding; got != want {
+			t.Errorf("%v has the name: the old host's record was accepted: %t", holder, got)
+		}
+		if n, _ := k.get("n2"); n.Binding != holder {
+			t.Errorf("%v has the name, and %v is known", holder, n.Binding)
+		}
+	}
+}
+
 // rebind binds a name to a new host key, as the join of the host that takes its place does, and tells everyone.
 func (c *cluster) rebind(name string) {
 	c.mu.Lock()
