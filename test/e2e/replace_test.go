@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/ops/lab"
+	"github.com/parley-mesh/parley/ops/runbook"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 )
@@ -107,6 +109,7 @@ func TestReplaceAHost(t *testing.T) {
 	if err := settled(t.Context()); err == nil {
 		t.Error("control: the core is whole without " + lost.Name)
 	}
+	walk := nobodyUnderTheName(t, l, lost.Name)
 
 	_, ticket := newToken(t, l, client.TokenSpec{Node: lost.Name, Replace: lost.Name, Core: true, TTL: 30 * time.Minute})
 	if err := os.WriteFile(filepath.Join(l.Dir, "token"), []byte(ticket.Token+"\n"), 0o600); err != nil {
@@ -120,6 +123,35 @@ func TestReplaceAHost(t *testing.T) {
 	whole(t, clients)
 	t.Logf("whole %s after the new host started", time.Since(began).Round(10*time.Millisecond))
 	eventually(t, 10*time.Second, "all digests are compared", settled)
+	run := walk.end(t)
+	if want := []string{"replicas-agree", "all-take-part", "all-agree", "own-disk"}; run.Result != runbook.Pass || !run.NotThis || !slices.Equal(run.path(), want) {
+		t.Errorf("got %s\n%s", run, run.shown)
+	}
+}
+
+// nobodyUnderTheName binds the name to a key under which no agent runs. The two voters that are left agree then, and
+// the comparison says that this is not everyone; so does the runbook, whose walk waits for the third.
+func nobodyUnderTheName(t *testing.T, l *lab.Lab, name string) *walking {
+	t.Helper()
+	joinPatched(t, l, client.TokenSpec{Role: "operator", Core: true, Replace: name, Node: name}, name)
+	asked := l.Agents[0]
+	eventually(t, 20*time.Second, name+" is missing in the comparison", func(ctx context.Context) error {
+		found, err := clientOf(t, asked).CompareDigests(ctx)
+		if err == nil && (found.Groups != 1 || len(found.Members) != 2 || len(found.Unreachable) != 0 || !slices.Equal(found.Absent, []string{name})) {
+			err = fmt.Errorf("got %+v", found)
+		}
+		return err
+	})
+	s := parley(t, "digest", "compare", "--addr", asked.Addr())
+	if want := "not in the core, which has room for them: " + name; !strings.Contains(s.out, "1 did not take part") || !strings.Contains(s.out, want) {
+		t.Errorf("digest compare says\n%s", s.out)
+	}
+	for _, step := range []string{"all-take-part", "all-agree"} {
+		verifyFails(t, "data-corruption", step, asked)
+	}
+	walk := startRunbook(t, "data-corruption", "--yes", "--addr", asked.Addr())
+	walk.waitFor(t, 30*time.Second, "all-agree (verify)")
+	return walk
 }
 
 // holdsStart wants every agent to hold a member alive by the record of one of its starts.
