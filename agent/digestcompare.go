@@ -10,6 +10,7 @@ import (
 
 	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/state"
 )
 
 const (
@@ -28,9 +29,13 @@ type memberAnswer struct {
 // digestAsker asks one core member for its digest at an index; see digestAnswer.
 type digestAsker func(ctx context.Context, node string, index uint64) (digestAnswer, error)
 
-// compareDigests compares all core members.
+// compareDigests compares all core members, and names who should be one and is not.
 func (a *Agent) compareDigests(ctx context.Context) (api.DigestComparison, error) {
-	return compareAll(ctx, a.coreNames(), a.askDigest)
+	names := a.coreNames()
+	found, err := compareAll(ctx, names, a.askDigest)
+	view := a.hub.View()
+	found.Absent = absentFromCore(names, view.Cluster().CoreSize, view.Nodes())
+	return found, err
 }
 
 // compareAll asks all nodes for their digest at one index. Members apply at different times, so it is the newest index
@@ -52,6 +57,20 @@ func compareAll(ctx context.Context, nodes []string, ask digestAsker) (api.Diges
 		}
 	}
 	return found, ctx.Err()
+}
+
+// absentFromCore lists who is allowed in the core and not in it, while that has fewer members than it should: one
+// that was replaced and is not back, or was taken out for being dead, is among them. A spare is, too, for the moment.
+func absentFromCore(core []string, size int, nodes []state.Node) (absent []string) {
+	if len(core) >= size {
+		return nil
+	}
+	for _, n := range nodes {
+		if n.CoreGrant && !n.Left && !slices.Contains(core, n.Name) {
+			absent = append(absent, n.Name)
+		}
+	}
+	return absent
 }
 
 // coreNames lists the core members of the replicated state, this agent among them if it is one.

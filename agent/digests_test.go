@@ -71,6 +71,27 @@ func TestGroupDigests(t *testing.T) {
 	}
 }
 
+// Who should be in the core and is not has no copy to compare, and is named: the members that are there agreed, and a
+// voter was missing. When the core has its size nobody is, and who may not be in it never is.
+func TestAbsentFromCore(t *testing.T) {
+	nodes := []state.Node{{Name: "a1", CoreGrant: true}, {Name: "a2", CoreGrant: true}, {Name: "a3", CoreGrant: true}, {Name: "a4"}, {Name: "a5", CoreGrant: true, Left: true}}
+	for _, test := range []struct {
+		core []string
+		size int
+		want []string
+	}{
+		{[]string{"a1", "a3"}, 3, []string{"a2"}},
+		{[]string{"a1"}, 3, []string{"a2", "a3"}},
+		{[]string{"a1", "a2", "a3"}, 5, nil},
+		{[]string{"a1", "a3"}, 2, nil},
+		{[]string{"a1", "a2", "a3"}, 3, nil},
+	} {
+		if got := absentFromCore(test.core, test.size, nodes); !slices.Equal(got, test.want) {
+			t.Errorf("%v of %d: got %v, want %v", test.core, test.size, got, test.want)
+		}
+	}
+}
+
 func TestAppliedRange(t *testing.T) {
 	answers := []memberAnswer{
 		{answer: digestAnswer{Applied: 9}}, {answer: digestAnswer{Applied: 4}}, {},

@@ -149,7 +149,7 @@ func (w *watcher) sightings(members []membership.Member) []slo.Sighting {
 	out := make([]slo.Sighting, 0, len(members))
 	for _, m := range members {
 		if m.Name != w.agent.ids.Node && m.State != membership.StateLeft {
-			out = append(out, slo.Sighting{Name: m.Name, Dead: m.State == membership.StateDead, Epoch: m.Epoch})
+			out = append(out, slo.Sighting{Name: m.Name, Dead: m.State == membership.StateDead, Epoch: m.Epoch, Host: m.Host})
 		}
 	}
 	return out

@@ -32,6 +32,9 @@ func voters(leader string, names ...string) api.CoreStatus {
 		s.Voters = append(s.Voters, api.CoreMember{Name: strings.ToLower(n), Healthy: ok})
 	}
 	s.Margin = healthy - (len(names)/2 + 1)
+	if leader == "" {
+		s = leaderless(s)
+	}
 	return s
 }
 
@@ -47,6 +50,7 @@ func TestReadCore(t *testing.T) {
 		{"whole", voters("a1", "a1", "a2", "a3"), true, 1, 1, 0, true},
 		{"one dead", voters("a1", "a1", "A2", "a3"), true, 1, 0, 1, true},
 		{"no quorum", voters("", "a1", "A2", "A3"), true, 0, -1, 2, true},
+		{"nobody leads", voters("", "a1", "a2", "a3"), true, 0, -1, 0, true},
 		{"no word of it", voters("a1", "a1", "a2", "a3"), false, 0, 0, 0, false},
 		{"no core yet", voters(""), true, 0, 0, 0, false},
 	} {

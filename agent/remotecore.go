@@ -33,13 +33,12 @@ type remoteAnswer struct {
 func (r *remoteCore) get() api.CoreStatus {
 	last := r.last.Load()
 	if last == nil {
-		return api.CoreStatus{}
+		return leaderless(api.CoreStatus{})
 	}
-	status := last.status
 	if !r.fresh() {
-		status.Leader = nil
+		return leaderless(last.status)
 	}
-	return status
+	return last.status
 }
 
 // fresh tells whether a core member answered lately.

@@ -12,7 +12,8 @@ const maxSeenStarts = 16
 
 // startTracker counts the starts of other agents by what gossip shows: the incarnation epoch in a member's
 // signed record grows by one with each start, so this works when the agent itself does not live long enough
-// to say anything. Its size is bounded by the number of members, and maxSeenStarts for each.
+// to say anything. A host that takes the name of another begins anew: neither its count nor the starts of the other
+// are its own. Its size is bounded by the number of members, and maxSeenStarts for each.
 type startTracker struct {
 	mu struct {
 		sync.Mutex
@@ -21,6 +22,7 @@ type startTracker struct {
 }
 
 type seenStarts struct {
+	host  membership.HostID
 	epoch uint64
 	at    []time.Duration // boottime of this host when the epoch was seen to grow
 }
@@ -32,8 +34,8 @@ func (t *startTracker) observe(members []membership.Member, now time.Duration) {
 	nodes := make(map[string]seenStarts, len(members))
 	for _, m := range members {
 		was, known := t.mu.nodes[m.Name]
-		if !known {
-			was.epoch = m.Epoch // what came before we looked is not known
+		if !known || was.host != m.Host {
+			was = seenStarts{host: m.Host, epoch: m.Epoch} // what came before we looked is not known
 		}
 		nodes[m.Name] = was.next(m.Epoch, now)
 	}
@@ -41,7 +43,7 @@ func (t *startTracker) observe(members []membership.Member, now time.Duration) {
 }
 
 // next is s with the starts that lead to epoch: more than one, if they came faster than gossip. A lower epoch is
-// that of another host which has taken the name.
+// that of a host which has lost its count.
 func (s seenStarts) next(epoch uint64, now time.Duration) seenStarts {
 	for ; s.epoch < epoch; s.epoch++ {
 		if epoch-s.epoch > maxSeenStarts {

@@ -40,7 +40,11 @@ func TestStartTracker(t *testing.T) {
 	now += time.Minute
 	want("ten minutes after the first", 1, 2, 2)
 	see(41, 1)
-	want("another host has the name a2", 1, 2, 2)
+	want("a2 lost its count", 1, 2, 2)
+	s.observe([]membership.Member{withEpoch("a1", 41), {Name: "a2", Epoch: 9, Host: membership.HostID{1}}}, now)
+	want("another host has the name a2", 1, 0, 1)
+	s.observe([]membership.Member{withEpoch("a1", 41), {Name: "a2", Epoch: 10, Host: membership.HostID{1}}}, now)
+	want("and starts again", 1, 1, 1)
 	now += time.Hour
 	want("much later", 0, 0, 0)
 	see(1<<60, 1)

@@ -133,7 +133,17 @@ func coreStatusOf(st consensus.Status, v *state.View, alive map[string]bool) api
 		out.Learners = append(out.Learners, member(id))
 	}
 	out.Margin = healthy - (len(st.Voters)/2 + 1)
+	if out.Leader == nil {
+		out = leaderless(out)
+	}
 	return out
+}
+
+// leaderless is a core while nobody leads it. Writes have stopped then, however many voters are healthy, so its margin
+// is below 0: who waits for a margin waits for writes.
+func leaderless(s api.CoreStatus) api.CoreStatus {
+	s.Leader, s.Margin = nil, min(s.Margin, -1)
+	return s
 }
 
 // status answers GET /parley/v1/status.

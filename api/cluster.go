@@ -9,7 +9,8 @@ import (
 
 // DigestComparison is GET /parley/v1/digest/compare: what the core members hold at one index. Groups counts the
 // digests that differ, so 1 is good. Minority names those that a majority contradicts, or, when no digest has a
-// majority, everyone who answered. Unreachable members did not answer, Behind ones had no digest of that index.
+// majority, everyone who answered. Unreachable members did not answer, Behind ones had no digest of that index. Absent
+// are those that are allowed in the core and not in it, while it is smaller than it should be.
 type DigestComparison struct {
 	Groups      int            `json:"groups"`
 	Index       uint64         `json:"index"`
@@ -17,6 +18,7 @@ type DigestComparison struct {
 	Minority    []string       `json:"minority"`
 	Unreachable []string       `json:"unreachable"`
 	Behind      []string       `json:"behind"`
+	Absent      []string       `json:"absent"`
 	// Differences are rows in which a member of the minority differs, for operators alone: a key may say much.
 	Differences []RowDifference `json:"differences,omitempty"`
 }
@@ -39,7 +41,7 @@ func (d DigestComparison) MarshalJSON() ([]byte, error) {
 	type plain DigestComparison
 	p := plain(d)
 	p.Members, p.Minority = orEmpty(p.Members), orEmpty(p.Minority)
-	p.Unreachable, p.Behind = orEmpty(p.Unreachable), orEmpty(p.Behind)
+	p.Unreachable, p.Behind, p.Absent = orEmpty(p.Unreachable), orEmpty(p.Behind), orEmpty(p.Absent)
 	return json.Marshal(p)
 }
 

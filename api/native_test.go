@@ -59,7 +59,7 @@ func TestJSONShapes(t *testing.T) {
 		{"POST", "/parley/v1/events", `{"message":"m"}`, 200, `{"hlc":"1700000000000.14","time":"2023-11-14T22:13:20Z","node":"a1"}`},
 		{"GET", "/parley/v1/events", "", 200,
 			`[{"hlc":"1700000000000.14","time":"2023-11-14T22:13:20Z","node":"a1","kind":"note","subject":"","message":"m","pending":false,"reported_at":"2023-11-14T22:13:20Z"}]`},
-		{"GET", "/parley/v1/digest/compare", "", 200, `{"groups":1,"index":7,"members":[{"name":"a1","digest":"00"}],"minority":[],"unreachable":[],"behind":[]}`},
+		{"GET", "/parley/v1/digest/compare", "", 200, `{"groups":1,"index":7,"members":[{"name":"a1","digest":"00"}],"minority":[],"unreachable":[],"behind":[],"absent":[]}`},
 		{"GET", "/parley/v1/net/matrix", "", 200,
 			`{"agents":["a1","a2"],"links":[{"from":"a1","to":"a2","udp":"fallback","tcp":"ok","rtt_ms":0.5}],"unreachable":0,"udp_fallback":1,"asymmetric":0,"unknown":0}`},
 		{"GET", "/parley/v1/node/a1", "", 200,

@@ -29,7 +29,7 @@ type CoreMember struct {
 }
 
 // CoreStatus is GET /parley/v1/core. Leader is nil when there is none; Size is the wanted number of voters and Margin
-// how many of the present ones may fail before writes stop.
+// how many of the present ones may fail before writes stop. Below 0 they have stopped, as they have without a leader.
 type CoreStatus struct {
 	Leader       *string      `json:"leader"`
 	Term         uint64       `json:"term"`

@@ -20,8 +20,8 @@ var memberVersions = []uint8{1, 5, 2, 0, 0, 0}
 //     or its newest record, signed by its host key, says so.
 //  2. ack and nack pass only from those that we asked, and helpers only by a quorum.
 //  3. ping and indirect ping pass only in P's own name, to addresses that we verified.
-//  4. alive passes only with a record signed by the node's host key, not older than one seen
-//     before, at the address in the record, at an incarnation for which the record vouches (P
+//  4. alive passes only with a record signed by the node's host key, not older than one of that
+//     host seen before, at the address in the record, at an incarnation for which the record vouches (P
 //     itself may say any).
 //  5. A state exchange is held to the same rules, in both directions.
 //  6. What a packet says about a node is limited by rate for each P, and so are exchanges.
@@ -192,7 +192,7 @@ func (f *firewall) alive(from, node string, incarnation uint32, meta []byte) (re
 	if err != nil || r.Name != node {
 		return record{}, false
 	}
-	return r, f.known.accept(r, meta, incarnation, node == from)
+	return r, f.known.accept(r, meta, incarnation, node == from, f.records.bound)
 }
 
 // aboutSelf turns any claim about us that is not simply our own word coming back into a suspicion,

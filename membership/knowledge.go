@@ -10,7 +10,7 @@ const maxKnown = 16384
 type known struct {
 	record
 	meta        []byte
-	incarnation uint32 // highest accepted under this record's epoch
+	incarnation uint32 // highest accepted under this record's epoch and host
 }
 
 // knowledge is our own table of incarnations, fed only by what the firewall accepted: memberlist
@@ -42,9 +42,11 @@ func (k *knowledge) current(r record) bool {
 }
 
 // accept takes in a verified record at an incarnation. It refuses an older record, and, unless the
-// node speaks for itself, an incarnation above what the record vouches for. A new epoch starts the
-// incarnations over: what was accepted of an earlier life must not count against this one.
-func (k *knowledge) accept(r record, meta []byte, incarnation uint32, itself bool) bool {
+// node speaks for itself, an incarnation above what the record vouches for. A new epoch and another
+// host start the incarnations over: what was accepted of an earlier life must not count against
+// this one. bound is asked under the lock which of two hosts has the name: r may have been verified
+// just before the name went to the other.
+func (k *knowledge) accept(r record, meta []byte, incarnation uint32, itself bool, bound func(record) bool) bool {
 	if !itself && uint64(incarnation) > r.ceiling() {
 		return false
 	}
@@ -54,7 +56,9 @@ func (k *knowledge) accept(r record, meta []byte, incarnation uint32, itself boo
 	switch {
 	case !ok && len(k.mu.nodes) >= maxKnown, ok && r.older(n.record):
 		return false
-	case ok && r.Epoch == n.Epoch:
+	case ok && r.Binding != n.Binding && !bound(r):
+		return false
+	case ok && r.Epoch == n.Epoch && r.Binding == n.Binding:
 		incarnation = max(incarnation, n.incarnation)
 	}
 	k.mu.nodes[r.Name] = known{record: r, meta: append([]byte(nil), meta...), incarnation: incarnation}

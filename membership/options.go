@@ -52,7 +52,7 @@ type Options struct {
 	BindingsChanged <-chan struct{}
 	// ResetKey keys stateless resets; persist it, so that peers notice our restart at once.
 	ResetKey [32]byte
-	// Epoch is larger at each start of this node.
+	// Epoch is larger at each start of this host. One that replaces another may start over.
 	Epoch uint64
 	// Seeds lists nodes to join, at start and for as long as they are missing. A node may be listed with
 	// several addresses. It is called by one goroutine, between rounds, and may take a moment. May be nil.

@@ -29,21 +29,26 @@ const (
 const incarnationSlack = 16
 
 // record is what a node says about itself, signed by its host key. It rides in memberlist's Meta.
-// (Epoch, Seq) orders the records of one node; the older is refused wherever the newer was seen.
+// (Epoch, Seq) orders the records of one host; the older is refused wherever the newer was seen.
 type record struct {
 	Name    string
 	Addr    netip.AddrPort
-	Epoch   uint64   // of this start of the node
-	Seq     uint32   // of this record within the start
-	Base    uint32   // incarnation when signed; see incarnationSlack
-	Binding [16]byte // hash of the name and host key that the signature is to be checked with
-	Leaving bool     // the node announces that it leaves, so that anyone may pass it on
+	Epoch   uint64 // of this start of the host
+	Seq     uint32 // of this record within the start
+	Base    uint32 // incarnation when signed; see incarnationSlack
+	Binding HostID // of the host key that the signature is to be checked with
+	Leaving bool   // the node announces that it leaves, so that anyone may pass it on
 	Zone    string
 	Version string
 }
 
-// older reports whether r was signed before o.
+// older reports whether r was signed before o, by the same host. Two hosts of one name count each for itself, and
+// what the one counted must not hold the other dead, whom it may have been replaced for not to trust: between them
+// the binding decides, by which records are verified, and that changes in the order of the log.
 func (r record) older(o record) bool {
+	if r.Binding != o.Binding {
+		return false
+	}
 	if r.Epoch != o.Epoch {
 		return r.Epoch < o.Epoch
 	}
@@ -54,13 +59,13 @@ func (r record) older(o record) bool {
 func (r record) ceiling() uint64 { return uint64(r.Base) + incarnationSlack }
 
 // bindingHash names the host key that belongs to a node.
-func bindingHash(name string, spki []byte) [16]byte {
+func bindingHash(name string, spki []byte) HostID {
 	h := sha256.New()
 	h.Write([]byte("parley-binding/1\x00"))
 	h.Write(binary.AppendUvarint(nil, uint64(len(name))))
 	h.Write([]byte(name))
 	h.Write(spki)
-	return [16]byte(h.Sum(nil)[:16])
+	return HostID(h.Sum(nil)[:16])
 }
 
 // body encodes what the signature covers, but for the cluster.
@@ -131,7 +136,7 @@ func decodeRecord(b []byte) (r record, body, sig []byte, err error) {
 	r.Epoch = binary.BigEndian.Uint64(epoch)
 	r.Seq = binary.BigEndian.Uint32(seq)
 	r.Base = binary.BigEndian.Uint32(base)
-	r.Binding = [16]byte(binding)
+	r.Binding = HostID(binding)
 	return r, body, sig, nil
 }
 

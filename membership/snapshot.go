@@ -109,7 +109,7 @@ func (m *Membership) member(s *wireState) (Member, bool) {
 			out.State = StateAlive
 		}
 	}
-	out.Zone, out.Version, out.Epoch = r.Zone, r.Version, r.Epoch
+	out.Zone, out.Version, out.Epoch, out.Host = r.Zone, r.Version, r.Epoch, r.Binding
 	return out, true
 }
 

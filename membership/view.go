@@ -20,6 +20,9 @@ const (
 	StateLeft    State = "left"
 )
 
+// HostID is a hash of a node's name and host key. It changes when another host takes the name.
+type HostID [16]byte
+
 // Gone reports whether the member is dead or has left.
 func (s State) Gone() bool { return s == StateDead || s == StateLeft }
 
@@ -32,6 +35,7 @@ type Member struct {
 	Zone    string
 	Version string
 	Epoch   uint64 // of the start that its record names
+	Host    HostID // whose record that is: another one under the same name counts its own epochs
 	Path    Path   // how we reach it; empty while there is no link
 }
 

@@ -152,6 +152,9 @@ func (f CheckFacts) margin() CheckResult {
 	case margin < 0:
 		r.Message = fmt.Sprintf("%d of %d voters are healthy, %d are needed", f.healthyVoters(), len(f.Voters), quorum)
 		return r.fail("bring the missing voters back").with(runbookServerDown)
+	case !f.LeaderKnown:
+		r.Message = fmt.Sprintf("%d of %d voters are healthy, and none leads: writes have stopped", f.healthyVoters(), len(f.Voters))
+		return r.fail("see the check leader").with(runbookServerDown)
 	case margin == 0 && len(f.Voters) >= 3:
 		r.Message = "the next failure of a voter stops writes"
 		return r.fail("bring the missing voters back, or allow another agent: parley core allow NODE").with(runbookServerDown)

@@ -33,7 +33,7 @@ func TestCheck(t *testing.T) {
 		{"certificate at a third", func(f *CheckFacts) { f.CertificateLeft = 19 * time.Minute }, "certificate warn "},
 		{"certificate at a sixth", func(f *CheckFacts) { f.CertificateLeft = 9 * time.Minute }, "certificate fail "},
 		{"certificate expired", func(f *CheckFacts) { f.CertificateLeft = -time.Minute }, "certificate fail "},
-		{"no leader", func(f *CheckFacts) { f.LeaderKnown = false }, "leader fail server-down"},
+		{"no leader", func(f *CheckFacts) { f.LeaderKnown = false }, "leader fail server-down, quorum-margin fail server-down"},
 		{"a voter is down", func(f *CheckFacts) { f.Voters[1].Healthy = false }, "quorum-margin fail server-down, voters warn firewall"},
 		{"a voter is not seen by gossip", func(f *CheckFacts) { f.Voters[1].Alive = false }, "voters warn firewall"},
 		{"two voters are down", func(f *CheckFacts) { f.Voters[0].Healthy, f.Voters[1].Healthy = false, false },

@@ -50,9 +50,9 @@ func TestExplainOneTrouble(t *testing.T) {
 			r[CoreQuorumMargin] = 0
 			f.Core[1].Healthy = false
 		}, "core-member-unhealthy a2 warn voter-unhealthy server-down", "parley node status a2"},
-		{"no quorum", func(r Readings, _ *Facts) { r[CoreQuorumMargin], r[CoreLeaderKnown] = -1, 0 },
+		{"no quorum", func(r Readings, _ *Facts) { r[CoreQuorumMargin], r[CoreLeaderKnown], r[CoreUnhealthyVoters] = -1, 0, 2 },
 			"no-quorum core page no-leader server-down", "parley core"},
-		{"no leader", func(r Readings, _ *Facts) { r[CoreLeaderKnown] = 0 }, "no-leader core page no-leader server-down", "parley core"},
+		{"no leader", func(r Readings, _ *Facts) { r[CoreQuorumMargin], r[CoreLeaderKnown] = -1, 0 }, "no-leader core page no-leader server-down", "parley core"},
 		{"no word of the core", func(r Readings, _ *Facts) {
 			r[CoreLeaderKnown] = 0
 			delete(r, CoreQuorumMargin)
@@ -97,7 +97,7 @@ func TestExplainOneTrouble(t *testing.T) {
 // When everything is wrong at once, the order is fixed and the dead are named before what follows from them.
 func TestExplainRanks(t *testing.T) {
 	r, f := healthyReadings(), healthyFacts()
-	r[CoreQuorumMargin], r[CoreLeaderKnown], r[IdentityRemaining], r[StorageFreeBytes] = -1, 0, 0, 0
+	r[CoreQuorumMargin], r[CoreLeaderKnown], r[CoreUnhealthyVoters], r[IdentityRemaining], r[StorageFreeBytes] = -1, 0, 3, 0, 0
 	r[NetUnreachable], r[NetUDPFallback], r[ClockAhead], r[DigestMinority], r[StorageScrubErrors], r[AgentStarts] = 2, 1, 9, 1, 1, 5
 	f.Core[0] = CoreFact{"a1", false, false, "alive", base}
 	f.Core[1] = CoreFact{"a2", false, false, "dead", base}

@@ -127,18 +127,28 @@ func (q *inquiry) marginLine() string {
 	switch {
 	case !ok:
 		return ""
-	case margin < 0:
+	case q.noMajority():
 		return fmt.Sprintf("no majority of the %g voters is healthy", voters)
+	case margin < 0:
+		return "writes have stopped, although a majority of the voters is healthy"
 	}
 	return fmt.Sprintf("%g of %g voters may still fail", margin, voters)
 }
 
+// noMajority reports a core that cannot have a leader. A margin below 0 does not say that: it is below 0 as well while
+// a majority that is healthy has not elected one.
+func (q *inquiry) noMajority() bool {
+	voters, ok := q.readings[CoreVoters]
+	unhealthy, measured := q.readings[CoreUnhealthyVoters]
+	return ok && measured && 2*(voters-unhealthy) <= voters
+}
+
 // noQuorum tells a core that cannot have a leader from one that has none at the moment.
 func (q *inquiry) noQuorum() {
-	margin, measured := q.readings[CoreQuorumMargin]
+	_, measured := q.readings[CoreQuorumMargin]
 	known, ok := q.readings[CoreLeaderKnown]
 	switch {
-	case measured && margin < 0:
+	case q.noMajority():
 		q.add(Cause{
 			Cause: CauseNoQuorum, Subject: "core", Severity: Page, Alert: "no-leader", Runbook: runbookServerDown,
 			Evidence: evidence(q.marginLine(), q.alertLine("no-leader")), Command: "parley core",

@@ -68,7 +68,7 @@ func Metrics() []Metric {
 
 var metrics = []Metric{
 	{CoreLeaderKnown, "1 while this agent knows who leads the core, else 0."},
-	{CoreQuorumMargin, "Voters that may fail before writes stop; below 0 they have."},
+	{CoreQuorumMargin, "Voters that may fail before writes stop; below 0 they have, as without a leader."},
 	{CoreUnhealthyVoters, "Voters that the leader, or gossip on a follower, does not hear."},
 	{CoreVoters, "Voters of the core."},
 	{CoreLearners, "Learners of the core."},

@@ -58,7 +58,7 @@ var jsonShapes = map[string]string{
 	"slo":            `[{"name","target","window","sli","budget_remaining_ratio","burn":{"5m","30m","1h","2h","6h","1d","3d"},"firing":[...],"good","bad"}]`,
 	"events":         `[{"hlc","time","node","kind","subject","message","pending","reported_at"}], oldest first`,
 	"events add":     `{"hlc","time","node"}`,
-	"digest compare": `{"groups","index","members":[{"name","digest"}],"minority":[...],"unreachable":[...],"behind":[...],"differences":[{"member","table","key"}]}`,
+	"digest compare": `{"groups","index","members":[{"name","digest"}],"minority":[...],"unreachable":[...],"behind":[...],"absent":[...],"differences":[{"member","table","key"}]}`,
 	"net matrix":     `{"agents":[...],"links":[{"from","to","udp","tcp","rtt_ms"}],"unreachable","udp_fallback","asymmetric","unknown"}`,
 	"node status":    `{"name","state","incarnation","starts_10m","safe_mode","core","address","zone","version","reachable"}`,
 

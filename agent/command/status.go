@@ -69,8 +69,19 @@ func coreTable(w io.Writer, core client.CoreStatus) {
 	if core.Leader != nil {
 		leader = *core.Leader
 	}
-	margin := fmt.Sprintf("%d of %d voters may fail", core.Margin, len(core.Voters))
-	if core.Margin < 0 {
+	margin, healthy := fmt.Sprintf("%d of %d voters may fail", core.Margin, len(core.Voters)), 0
+	for _, v := range core.Voters {
+		if v.Healthy {
+			healthy++
+		}
+	}
+	switch {
+	case len(core.Voters) == 0:
+		margin = "not known"
+	case core.Margin >= 0:
+	case 2*healthy > len(core.Voters):
+		margin = fmt.Sprintf("none: %d of %d voters are healthy, and none leads", healthy, len(core.Voters))
+	default:
 		margin = fmt.Sprintf("no majority of the %d voters is healthy", len(core.Voters))
 	}
 	fields(w, "leader", leader, "term", core.Term, "commit index", core.CommitIndex, "applied index", core.AppliedIndex,

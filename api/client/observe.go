@@ -68,6 +68,7 @@ type DigestComparison struct {
 	Minority    []string       `json:"minority"`
 	Unreachable []string       `json:"unreachable"`
 	Behind      []string       `json:"behind"`
+	Absent      []string       `json:"absent"` // allowed in the core and not in it, while it is too small
 
 	Differences []RowDifference `json:"differences,omitempty"` // a few of the rows, for operators
 }

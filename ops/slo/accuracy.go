@@ -17,16 +17,20 @@ const (
 type Sighting struct {
 	Name  string
 	Dead  bool
-	Epoch uint64 // of its start: it grows when the node starts again
+	Epoch uint64   // of its start: it grows when the node starts again
+	Host  [16]byte // another one under the same name is another life, whatever its epoch
 }
+
+// sameLife reports whether two sightings are of one start of one host.
+func (s Sighting) sameLife(o Sighting) bool { return s.Epoch == o.Epoch && s.Host == o.Host }
 
 // Accuracy counts the seconds of live nodes: good ones in which they were held alive, bad ones in which they
 // were held dead and were not. Whether a node was alive is known only later:
 //
 //  1. a2 is held dead from second 10. Its seconds are put aside.
 //  2. a2 is heard again at second 40 in the same epoch: it never stopped, and 30 seconds are bad.
-//  3. Had it come back in a later epoch, it had died: the seconds are nobody's. The same if nothing is
-//     heard for 10 minutes.
+//  3. Had it come back in a later epoch, or had another host come in its place, it had died: the seconds
+//     are nobody's. The same if nothing is heard for 10 minutes.
 type Accuracy struct {
 	last    time.Duration
 	started bool
@@ -34,7 +38,7 @@ type Accuracy struct {
 }
 
 type death struct {
-	epoch   uint64
+	of      Sighting
 	since   time.Duration
 	seconds uint64
 }
@@ -52,7 +56,7 @@ func (a *Accuracy) Observe(now time.Duration, seen []Sighting) (good, bad uint64
 		switch {
 		case s.Dead:
 			a.holdDead(now, s, seconds)
-		case wasDead && d.epoch == s.Epoch && now-d.since < trueAfter:
+		case wasDead && d.of.sameLife(s) && now-d.since < trueAfter:
 			bad += d.seconds
 			good += seconds
 			delete(a.dead, s.Name)
@@ -88,8 +92,8 @@ func (a *Accuracy) holdDead(now time.Duration, s Sighting, seconds uint64) {
 	switch {
 	case !ok && len(a.dead) >= maxDead:
 		return
-	case !ok || d.epoch != s.Epoch:
-		d = death{epoch: s.Epoch, since: now}
+	case !ok || !d.of.sameLife(s):
+		d = death{of: s, since: now}
 	default:
 		d.seconds += seconds
 	}

@@ -41,10 +41,14 @@ type sight struct {
 	a2       Sighting
 }
 
-// A node that is heard again in the same epoch was never dead; in a later one, or after ten minutes, it was.
+var host = [16]byte{1}
+
+// A node that is heard again in the same epoch was never dead; in a later one, on another host, or after ten
+// minutes, it was.
 func TestAccuracy(t *testing.T) {
-	alive, dead := Sighting{"a2", false, 7}, Sighting{"a2", true, 7}
-	again, deadAgain := Sighting{"a2", false, 8}, Sighting{"a2", true, 8}
+	alive, dead := Sighting{"a2", false, 7, host}, Sighting{"a2", true, 7, host}
+	again, deadAgain := Sighting{"a2", false, 8, host}, Sighting{"a2", true, 8, host}
+	heir := Sighting{"a2", false, 7, [16]byte{2}}
 	for _, test := range []struct {
 		name      string
 		sights    []sight
@@ -53,6 +57,7 @@ func TestAccuracy(t *testing.T) {
 		{"always alive", []sight{{0, 60, alive}}, 60, 0},
 		{"falsely dead for 30 s", []sight{{0, 10, alive}, {11, 40, dead}, {41, 60, alive}}, 30, 29},
 		{"died and started again", []sight{{0, 10, alive}, {11, 40, dead}, {41, 60, again}}, 30, 0},
+		{"died and was replaced by a host that started as often", []sight{{0, 10, alive}, {11, 40, dead}, {41, 60, heir}}, 30, 0},
 		{"never heard again", []sight{{0, 10, alive}, {11, 2000, dead}}, 10, 0},
 		{"heard again after ten minutes", []sight{{0, 10, alive}, {11, 700, dead}, {701, 710, alive}}, 20, 0},
 		{"heard again just before ten minutes", []sight{{0, 10, alive}, {11, 609, dead}, {610, 620, alive}}, 21, 598},
@@ -91,15 +96,15 @@ func TestAccuracyCountsWhatItSaw(t *testing.T) {
 // What left while it was held dead is judged no more, and deaths under judgement are bounded.
 func TestAccuracyForgets(t *testing.T) {
 	accuracy := NewAccuracy()
-	accuracy.Observe(0, []Sighting{{"a2", true, 1}})
-	accuracy.Observe(time.Second, []Sighting{{"a2", true, 1}})
+	accuracy.Observe(0, []Sighting{{"a2", true, 1, host}})
+	accuracy.Observe(time.Second, []Sighting{{"a2", true, 1, host}})
 	accuracy.Observe(2*time.Second, nil)
-	if _, bad := accuracy.Observe(3*time.Second, []Sighting{{"a2", false, 1}}); bad != 0 || len(accuracy.dead) != 0 {
+	if _, bad := accuracy.Observe(3*time.Second, []Sighting{{"a2", false, 1, host}}); bad != 0 || len(accuracy.dead) != 0 {
 		t.Errorf("%d bad seconds, %d deaths", bad, len(accuracy.dead))
 	}
 	var many []Sighting
 	for i := range maxDead + 10 {
-		many = append(many, Sighting{fmt.Sprint(i), true, 1})
+		many = append(many, Sighting{fmt.Sprint(i), true, 1, host})
 	}
 	accuracy.Observe(4*time.Second, many)
 	if len(accuracy.dead) != maxDead {
