@@ -64,7 +64,7 @@ var jsonShapes = map[string]string{
 
 	"runbook list": `[{"id","title","failure_mode","alerts","severity","last_drill"}]`,
 	"runbook show": `{"schema","id","title","failure_mode","fail_types","layers","alerts","severity","data_at_risk","owner","requires","automatic","never","budget","drill","related","last_drill","inputs","sections","steps"}`,
-	"runbook run":  `{"id","result":"pass|fail|escalate","not_this","dry_run","reason","steps":[{"id","kind","command","exit","ok","branch","output","error"}]}`,
+	"runbook run":  `{"id","result":"pass|fail|escalate|unverified","not_this","dry_run","reason","notes","steps":[{"id","kind","command","exit","ok","branch","output","error"}]}`,
 
 	"check":         checkShape,
 	"storage scrub": scrubShape,
