@@ -98,6 +98,18 @@ func (d *dataDir) ledgerSize() int64 {
 func (l *ledger) first() bool { return len(l.lines) == 1 }
 func (l *ledger) clean() bool { return l.lines[len(l.lines)-1].Clean }
 
+// crashes counts the starts of the last ten minutes that came after an end that was not clean. The oldest start of the
+// ledger is none: nothing is known of what was before.
+func (l *ledger) crashes() int {
+	var crashed []ledgerLine
+	for i, line := range l.lines {
+		if i > 0 && line.Event == ledgerStart && !line.Clean {
+			crashed = append(crashed, line)
+		}
+	}
+	return startsWithin(crashed, l.now(), startsWindow)
+}
+
 // starts counts those of the last ten minutes, this one among them.
 func (l *ledger) starts() int { return startsWithin(l.lines, l.now(), startsWindow) }
 

@@ -60,7 +60,7 @@ var jsonShapes = map[string]string{
 	"events add":     `{"hlc","time","node"}`,
 	"digest compare": `{"groups","index","members":[{"name","digest"}],"minority":[...],"unreachable":[...],"behind":[...],"differences":[{"member","table","key"}]}`,
 	"net matrix":     `{"agents":[...],"links":[{"from","to","udp","tcp","rtt_ms"}],"unreachable","udp_fallback","asymmetric","unknown"}`,
-	"node status":    `{"name","state","incarnation","starts_10m","safe_mode","core","address","zone","version","reachable"}`,
+	"node status":    `{"name","state","incarnation","starts_10m","crash_starts_10m","safe_mode","core","address","zone","version","reachable"}`,
 
 	"runbook list": `[{"id","title","failure_mode","alerts","severity","last_drill"}]`,
 	"runbook show": `{"schema","id","title","failure_mode","fail_types","layers","alerts","severity","data_at_risk","owner","requires","automatic","never","budget","drill","related","last_drill","inputs","sections","steps"}`,

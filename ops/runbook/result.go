@@ -34,9 +34,9 @@ type StepResult struct {
 	Kind    Kind   `json:"kind"`
 	Command string `json:"command"` // as it can be pasted; empty for what a person does
 	Exit    *int   `json:"exit"`    // null when nothing was executed
-	OK      *bool  `json:"ok"`   // null when the step was left out, so that nobody knows
-	Branch  string `json:"branch"` // the id of the step that followed, or the word that ended the walk
-	Output  any    `json:"output"` // the JSON of the answer, null when there was none
+	OK      *bool  `json:"ok"`      // null when the step was left out, so that nobody knows
+	Branch  string `json:"branch"`  // the id of the step that followed, or the word that ended the walk
+	Output  any    `json:"output"`  // the JSON of the answer, null when there was none
 	Error   string `json:"error,omitempty"`
 
 	// answered: there was an answer, so that "no" is more than silence.

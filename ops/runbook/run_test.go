@@ -305,7 +305,9 @@ type diary []string
 
 func (d *diary) Begin(s *Step, command string) { *d = append(*d, "begin "+s.ID+" "+command) }
 func (d *diary) Say(text string)               { *d = append(*d, "say "+text) }
-func (d *diary) End(r StepResult)              { *d = append(*d, fmt.Sprintf("end %s %s %s", r.ID, verdict(r), r.Branch)) }
+func (d *diary) End(r StepResult) {
+	*d = append(*d, fmt.Sprintf("end %s %s %s", r.ID, verdict(r), r.Branch))
+}
 
 // Whoever watches sees what is going to happen before it is asked for, with words that can be pasted.
 func TestReporterSeesTheWalk(t *testing.T) {
