@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/clock"
@@ -14,9 +15,18 @@ import (
 const (
 	startMessage = "start %d, "
 	startClean   = "after a clean stop"
+	startAsThose = ", as the %d before it" // for starts that ended before they could tell
 	startFirst   = "for the first time"
 	stopMessage  = "of start %d"
 )
+
+// cleanStart is how an agent says that this start, and those right before it, came after a clean stop.
+func cleanStart(run int) string {
+	if run <= 1 {
+		return startClean
+	}
+	return startClean + fmt.Sprintf(startAsThose, run-1)
+}
 
 // excuses are the starts that an agent has accounted for: those after a clean stop, and everything up to the first
 // start of a data directory, before which another host had the name.
@@ -37,12 +47,24 @@ func (x *excuses) add(e state.Event) {
 		if _, err := fmt.Sscanf(e.Message, startMessage, &epoch); err != nil {
 			return
 		}
-		switch e.Message {
-		case fmt.Sprintf(startMessage+startClean, epoch):
-			x.clean[epoch] = true
-		case fmt.Sprintf(startMessage+startFirst, epoch):
-			x.upTo = max(x.upTo, epoch)
-		}
+		x.started(epoch, strings.TrimPrefix(e.Message, fmt.Sprintf(startMessage, epoch)))
+	}
+}
+
+func (x *excuses) started(epoch uint64, how string) {
+	if how == startFirst {
+		x.upTo = max(x.upTo, epoch)
+	}
+	more, clean := strings.CutPrefix(how, startClean)
+	if !clean {
+		return
+	}
+	var before uint64
+	if _, err := fmt.Sscanf(more, startAsThose, &before); err != nil {
+		before = 0
+	}
+	for n := range min(before, maxSeenStarts, epoch) + 1 {
+		x.clean[epoch-n] = true
 	}
 }
 

@@ -15,8 +15,8 @@ func TestLedgerCountsCrashes(t *testing.T) {
 	d, c := testDir(t), &testClock{boot: "b1", up: time.Hour, wall: time.Unix(1_700_000_000, 0)}
 	for i := range 3 {
 		l := mustOpen(t, d, c)
-		if l.starts() != i+1 || l.crashes() != 0 {
-			t.Errorf("start %d: %d starts, %d crashes, want none", i+1, l.starts(), l.crashes())
+		if l.starts() != i+1 || l.crashes() != 0 || l.cleanRun() != i {
+			t.Errorf("start %d: %d starts, %d crashes, %d clean ones in a row, want no crash", i+1, l.starts(), l.crashes(), l.cleanRun())
 		}
 		if err := l.stop(); err != nil {
 			t.Fatal(err)
@@ -26,7 +26,7 @@ func TestLedgerCountsCrashes(t *testing.T) {
 	mustOpen(t, d, c) // behind a clean stop, and it is killed
 	for i := range 3 {
 		c.pass(time.Second)
-		if l := mustOpen(t, d, c); l.crashes() != i+1 {
+		if l := mustOpen(t, d, c); l.crashes() != i+1 || l.cleanRun() != 0 {
 			t.Errorf("kill %d: %d crashes", i+1, l.crashes())
 		}
 	}
@@ -61,6 +61,9 @@ func TestCrashesOfOthers(t *testing.T) {
 		{"restarted by SIGTERM", []uint64{2, 3}, []state.Event{started("a2", 1, startFirst), stopping("a2", 1), stopping("a2", 2)}, 0},
 		{"restarted while nobody led, told afterwards", []uint64{2, 3}, []state.Event{started("a2", 2, startClean), started("a2", 3, startClean)}, 0},
 		{"one of three was a kill", []uint64{2, 3, 4}, []state.Event{stopping("a2", 1), stopping("a2", 3)}, 1},
+		{"restarted too fast to tell, told by the last", []uint64{2, 3, 4}, []state.Event{started("a2", 1, startFirst), started("a2", 4, cleanStart(3))}, 0},
+		{"killed, then restarted twice too fast to tell", []uint64{2, 3, 4}, []state.Event{started("a2", 4, cleanStart(2))}, 1},
+		{"more than there can be", []uint64{2}, []state.Event{started("a2", 2, startClean+", as the 18446744073709551615 before it")}, 0},
 		{"another host has the name", []uint64{3, 4, 5}, []state.Event{started("a2", 5, startFirst)}, 0},
 		{"another agent says so", []uint64{2}, []state.Event{started("a3", 2, startClean), stopping("a3", 1)}, 1},
 		{"of older words", []uint64{2}, []state.Event{said("a2", api.EventStopping, ""), said("a2", api.EventStarted, "start x")}, 1},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -108,6 +109,19 @@ func (l *ledger) crashes() int {
 		}
 	}
 	return startsWithin(crashed, l.now(), startsWindow)
+}
+
+// cleanRun is how many starts in a row, this one the last, came after a clean stop.
+func (l *ledger) cleanRun() (n int) {
+	for _, line := range slices.Backward(l.lines) {
+		switch {
+		case line.Event == ledgerStart && !line.Clean:
+			return n
+		case line.Event == ledgerStart:
+			n++
+		}
+	}
+	return n
 }
 
 // starts counts those of the last ten minutes, this one among them.

@@ -141,7 +141,7 @@ func (a *Agent) reportStart() {
 	if a.joined {
 		a.timeline.report(api.EventJoined, a.ids.Node, "version "+a.opts.Version)
 	}
-	message := startClean
+	var message string
 	switch {
 	case a.ledger == nil:
 		message = "the ledger of starts cannot be written"
@@ -149,6 +149,8 @@ func (a *Agent) reportStart() {
 		message = startFirst
 	case !a.ledger.clean():
 		message = "the run before ended without a clean stop"
+	default:
+		message = cleanStart(a.ledger.cleanRun())
 	}
 	a.timeline.report(api.EventStarted, a.ids.Node, fmt.Sprintf(startMessage, a.incarnation)+message)
 }
