@@ -3,10 +3,13 @@ package agent
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/parley-mesh/parley/api"
+	"github.com/parley-mesh/parley/membership"
+	"github.com/parley-mesh/parley/ops"
 	"github.com/parley-mesh/parley/state"
 )
 
@@ -92,5 +95,33 @@ func TestWorstCrasher(t *testing.T) {
 		if node, most := worstCrasher(test.crashes); node != test.node || most != test.most {
 			t.Errorf("%v: got %q, %d", test.crashes, node, most)
 		}
+	}
+}
+
+// The names behind the readings reach the causes: who crashes, and who is not reached.
+func TestFactsHaveNames(t *testing.T) {
+	r, f := ops.Readings{}, ops.Facts{}
+	(&opsSources{}).facts(r, &f)
+	if _, measured := r[ops.AgentCrashes]; measured || f.Crashing != "" || f.Unreachable != nil {
+		t.Errorf("without sources: %v, %+v", r, f)
+	}
+	s := opsSources{
+		crashes:     func() map[string]int { return map[string]int{"a1": 1, "a4": 3} },
+		unreachable: func() []string { return []string{"a5"} },
+	}
+	s.facts(r, &f)
+	if r[ops.AgentCrashes] != 3 || f.Crashing != "a4" || !slices.Equal(f.Unreachable, []string{"a5"}) {
+		t.Errorf("got %v, %+v", r, f)
+	}
+}
+
+// Only the dead outside the core are named by the check of members.
+func TestDeadOutside(t *testing.T) {
+	members := []membership.Member{
+		{Name: "a6", State: membership.StateDead}, {Name: "a5", State: membership.StateDead}, {Name: "a2", State: membership.StateDead},
+		{Name: "a4", State: membership.StateLeft}, {Name: "a3", State: membership.StateSuspect}, {Name: "a1", State: membership.StateAlive},
+	}
+	if got := deadOutside(members, map[string]string{"a1": "leader", "a2": "voter"}); !slices.Equal(got, []string{"a5", "a6"}) {
+		t.Errorf("got %q, want a5 and a6", got)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/ops/runbook"
 )
 
@@ -36,5 +37,21 @@ func TestStillFiringIsSaid(t *testing.T) {
 	silent := func(context.Context, runbook.Call) runbook.Outcome { return runbook.Outcome{Exit: exitNoAgent} }
 	if got := a.stillFiring(t.Context(), silent, runbook.Run{ID: "server-down", Result: runbook.Pass}); got != nil || asked != 1 {
 		t.Errorf("without an agent: %q, asked %d times", got, asked)
+	}
+}
+
+// A cause that has a runbook names it, whatever else it says to run; one that runs it does not say so twice.
+func TestExplanationNamesTheRunbook(t *testing.T) {
+	var out strings.Builder
+	explanationText(&out, client.Explanation{Causes: []client.Cause{
+		{Rank: 1, Cause: "core-member-unhealthy", Subject: "n3", Severity: "page", Runbook: "server-down", Command: "parley node status n3"},
+		{Rank: 2, Cause: "agent-dead", Subject: "n4", Severity: "warn", Runbook: "server-down", Command: "parley runbook run server-down --var node=n4"},
+		{Rank: 3, Cause: "clock", Subject: "n1", Severity: "warn", Command: "date -u"},
+	}})
+	want := "1. core-member-unhealthy: n3 (page)\n   run: parley node status n3\n   runbook: parley runbook run server-down\n" +
+		"2. agent-dead: n4 (warn)\n   run: parley runbook run server-down --var node=n4\n" +
+		"3. clock: n1 (warn)\n   run: date -u\n"
+	if out.String() != want {
+		t.Errorf("got\n%swant\n%s", &out, want)
 	}
 }
