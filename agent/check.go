@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -43,11 +44,13 @@ func (a *Agent) check(context.Context) ops.CheckReport {
 			f.AllowedInCore++
 		}
 	}
-	for _, m := range a.memberList() {
+	members := a.memberList()
+	for _, m := range members {
 		if m.State == membership.StateAlive {
 			f.Versions[m.Version]++
 		}
 	}
+	f.Dead = deadOutside(members, a.coreRoles())
 	if last := a.scrubber.last.Load(); last != nil {
 		f.Scrubbed, f.ScrubErrors = true, last.report.Errors
 		if len(last.report.Problems) > 0 {
@@ -55,6 +58,18 @@ func (a *Agent) check(context.Context) ops.CheckReport {
 		}
 	}
 	return ops.Check(f)
+}
+
+// deadOutside names the agents that gossip holds dead and that are not in the core, whose members have checks of
+// their own.
+func deadOutside(members []membership.Member, coreRoles map[string]string) (dead []string) {
+	for _, m := range members {
+		if _, inCore := coreRoles[m.Name]; m.State == membership.StateDead && !inCore {
+			dead = append(dead, m.Name)
+		}
+	}
+	slices.Sort(dead)
+	return dead
 }
 
 // learnersBehind is how far each learner's log is behind, by Raft id; only the leader knows.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,6 +98,31 @@ func (d *dataDir) ledgerSize() int64 {
 // first reports whether this is the first start of the directory, clean whether the one before ended well.
 func (l *ledger) first() bool { return len(l.lines) == 1 }
 func (l *ledger) clean() bool { return l.lines[len(l.lines)-1].Clean }
+
+// crashes counts the starts of the last ten minutes that came after an end that was not clean. The oldest start of the
+// ledger is none: nothing is known of what was before.
+func (l *ledger) crashes() int {
+	var crashed []ledgerLine
+	for i, line := range l.lines {
+		if i > 0 && line.Event == ledgerStart && !line.Clean {
+			crashed = append(crashed, line)
+		}
+	}
+	return startsWithin(crashed, l.now(), startsWindow)
+}
+
+// cleanRun is how many starts in a row, this one the last, came after a clean stop.
+func (l *ledger) cleanRun() (n int) {
+	for _, line := range slices.Backward(l.lines) {
+		switch {
+		case line.Event == ledgerStart && !line.Clean:
+			return n
+		case line.Event == ledgerStart:
+			n++
+		}
+	}
+	return n
+}
 
 // starts counts those of the last ten minutes, this one among them.
 func (l *ledger) starts() int { return startsWithin(l.lines, l.now(), startsWindow) }

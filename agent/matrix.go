@@ -174,11 +174,15 @@ func fallbackRatio(row []api.Link) (float64, bool) {
 }
 
 // unreachable counts the links by which no call gets through.
-func unreachable(row []api.Link) (n int) {
+func unreachable(row []api.Link) int { return len(unreachableNames(row)) }
+
+// unreachableNames are whom these links lead to, never nil.
+func unreachableNames(row []api.Link) []string {
+	names := []string{}
 	for _, l := range row {
 		if l.TCP == linkDown {
-			n++
+			names = append(names, l.To)
 		}
 	}
-	return n
+	return names
 }

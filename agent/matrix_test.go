@@ -69,8 +69,8 @@ func TestLinkRow(t *testing.T) {
 	if strings.Join(got, "; ") != want {
 		t.Errorf("got %q, want %q", strings.Join(got, "; "), want)
 	}
-	if n := unreachable(row); n != 1 {
-		t.Errorf("%d unreachable, want 1", n)
+	if n, names := unreachable(row), unreachableNames(row); n != 1 || !slices.Equal(names, []string{"cut"}) {
+		t.Errorf("%d unreachable, %q, want cut", n, names)
 	}
 	if ratio, ok := fallbackRatio(row); !ok || ratio != 1.0/3 {
 		t.Errorf("fallback ratio %v, %v, want a third", ratio, ok)

@@ -117,6 +117,7 @@ func (w *watcher) look() {
 
 	readings, facts := w.gather(members)
 	statuses := w.burn(now.Elapsed, readings)
+	facts.Burns = w.burned(now)
 	for _, t := range w.alarms.Look(now, readings) {
 		w.tell(t)
 	}
@@ -142,6 +143,18 @@ func (w *watcher) burn(now time.Duration, r ops.Readings) []slo.Status {
 		statuses = append(statuses, s)
 	}
 	return statuses
+}
+
+// burned says when each objective counted a bad event last.
+func (w *watcher) burned(now ops.Moment) (facts []ops.BurnFact) {
+	for i := range w.tracks {
+		t := w.tracks[i].tracker
+		if at, ok := t.LastBad(); ok {
+			quiet := now.Elapsed - at
+			facts = append(facts, ops.BurnFact{Objective: t.Objective().Name, LastBad: now.Wall.Add(-w.hasten(quiet)), Quiet: quiet})
+		}
+	}
+	return facts
 }
 
 // sightings are the other agents as the accuracy of gossip is judged by. Who left is nobody's business.
@@ -194,6 +207,7 @@ func (w *watcher) gather(members []membership.Member) (ops.Readings, ops.Facts) 
 	if core.Leader != nil {
 		facts.Leader = *core.Leader
 	}
+	w.sources.facts(r, &facts)
 	return r, facts
 }
 

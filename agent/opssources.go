@@ -11,6 +11,11 @@ type opsSources struct {
 	unreachableLinks func() (value float64, ok bool) // of this agent's own links
 	maxStarts10m     func() (value float64, ok bool) // the largest of the own and of any member's
 
+	// crashes counts the starts of each agent after an end that was not clean, unreachable names live agents that
+	// this one does not reach; nil when that is not known.
+	crashes     func() map[string]int
+	unreachable func() []string
+
 	// alertChanged is told when an alert begins or ceases to fire, for the timeline.
 	alertChanged func(ops.Transition)
 }
@@ -19,8 +24,19 @@ type opsSources struct {
 func (a *Agent) opsSources() opsSources {
 	return opsSources{
 		digestMinority: a.digestMinority, scrubErrors: a.scrubber.scrubErrors, udpFallbackRatio: a.udpFallbackRatio, unreachableLinks: a.unreachableLinks,
-		maxStarts10m: a.maxStarts10m,
-		alertChanged: func(t ops.Transition) { a.reportAlert(t.Alert.ID, t.Firing, t.Alert.Summary) },
+		maxStarts10m: a.maxStarts10m, crashes: a.crashStarts, unreachable: a.unreachableAgents,
+		alertChanged: a.alertChanged,
+	}
+}
+
+// facts adds the names behind the readings.
+func (s *opsSources) facts(r ops.Readings, f *ops.Facts) {
+	if s.crashes != nil {
+		name, most := worstCrasher(s.crashes())
+		r[ops.AgentCrashes], f.Crashing = float64(most), name
+	}
+	if s.unreachable != nil {
+		f.Unreachable = s.unreachable()
 	}
 }
 

@@ -200,6 +200,14 @@ func (a *Agent) udpFallbackRatio() (float64, bool) {
 	return fallbackRatio(a.ownLinks())
 }
 
+// unreachableAgents are the names behind unreachableLinks.
+func (a *Agent) unreachableAgents() []string {
+	if a.links.pings.Load() == nil {
+		return nil
+	}
+	return unreachableNames(a.ownLinks())
+}
+
 func (a *Agent) unreachableLinks() (float64, bool) {
 	return float64(unreachable(a.ownLinks())), a.links.pings.Load() != nil
 }

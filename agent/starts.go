@@ -24,7 +24,13 @@ type startTracker struct {
 type seenStarts struct {
 	host  membership.HostID
 	epoch uint64
-	at    []time.Duration // boottime of this host when the epoch was seen to grow
+	at    []seenStart
+}
+
+// seenStart is the start that led to an epoch. At is the boottime of this host when it was seen.
+type seenStart struct {
+	epoch uint64
+	at    time.Duration
 }
 
 // observe takes in what gossip holds at now. Members that gossip has forgotten are forgotten.
@@ -49,18 +55,18 @@ func (s seenStarts) next(epoch uint64, now time.Duration) seenStarts {
 		if epoch-s.epoch > maxSeenStarts {
 			s.epoch = epoch - maxSeenStarts
 		}
-		s.at = append(s.at, now)
+		s.at = append(s.at, seenStart{s.epoch + 1, now})
 	}
 	s.epoch = epoch
 	if extra := len(s.at) - maxSeenStarts; extra > 0 {
-		s.at = append([]time.Duration(nil), s.at[extra:]...)
+		s.at = append([]seenStart(nil), s.at[extra:]...)
 	}
 	return s
 }
 
 func (s seenStarts) within(now time.Duration) (n int) {
-	for _, at := range s.at {
-		if now-at < startsWindow {
+	for _, start := range s.at {
+		if now-start.at < startsWindow {
 			n++
 		}
 	}
@@ -82,4 +88,19 @@ func (t *startTracker) most(now time.Duration) (most int) {
 		most = max(most, s.within(now))
 	}
 	return most
+}
+
+// recent are the epochs that began in the last ten minutes, by member; those without are left out.
+func (t *startTracker) recent(now time.Duration) map[string][]uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	recent := make(map[string][]uint64)
+	for name, s := range t.mu.nodes {
+		for _, start := range s.at {
+			if now-start.at < startsWindow {
+				recent[name] = append(recent[name], start.epoch)
+			}
+		}
+	}
+	return recent
 }

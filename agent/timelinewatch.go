@@ -11,6 +11,7 @@ import (
 	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/membership"
+	"github.com/parley-mesh/parley/ops"
 	"github.com/parley-mesh/parley/state"
 )
 
@@ -24,7 +25,7 @@ type timelineWatch struct {
 	agent    *Agent
 	term     uint64 // of which this agent said that it leads
 	revision uint64 // of the timeline that last is from
-	last     map[string]string
+	last     lastWords
 	failing  bool // the last renewal of the certificate did
 }
 
@@ -70,28 +71,38 @@ func (w *timelineWatch) lookAtCore() {
 		w.term = st.Term
 		a.timeline.report(api.EventLeader, a.ids.Node, fmt.Sprintf("term %d", st.Term))
 	}
-	for _, c := range memberChanges(a.ids.Node, a.memberList(), w.lastWords()) {
+	last := w.lastWords()
+	for _, c := range memberChanges(a.ids.Node, a.memberList(), last.members) {
 		a.timeline.report(c.kind, c.node, c.message)
+	}
+	for _, c := range alertChanges(a.watcher.board.Snapshot().Alerts, last.alerts) {
+		a.reportAlert(c.ID, c.State == ops.StateFiring, c.Summary)
 	}
 }
 
-// lastWords is the kind of the last event about each member: dead, left or back. What waits to be written counts.
-func (w *timelineWatch) lastWords() map[string]string {
-	v := w.agent.hub.View()
-	if r := v.TableRevision(state.TableEvent); w.last == nil || r != w.revision {
-		w.last, w.revision = make(map[string]string), r
-		v.Events(0, func(e state.Event) bool {
-			if memberKinds[e.Kind] {
-				w.last[e.Subject] = e.Kind
-			}
-			return true
-		})
+// lastWords are the kinds of the last events about each member (dead, left or back), and about each alert (firing or
+// resolved).
+type lastWords struct{ members, alerts map[string]string }
+
+func (l lastWords) note(kind, subject string) {
+	switch {
+	case memberKinds[kind]:
+		l.members[subject] = kind
+	case kind == api.EventAlert || kind == api.EventResolved:
+		l.alerts[subject] = kind
 	}
-	last := maps.Clone(w.last)
+}
+
+// lastWords reads the timeline. What waits to be written counts.
+func (w *timelineWatch) lastWords() lastWords {
+	v := w.agent.hub.View()
+	if r := v.TableRevision(state.TableEvent); w.last.members == nil || r != w.revision {
+		w.last, w.revision = lastWords{make(map[string]string), make(map[string]string)}, r
+		v.Events(0, func(e state.Event) bool { w.last.note(e.Kind, e.Subject); return true })
+	}
+	last := lastWords{maps.Clone(w.last.members), maps.Clone(w.last.alerts)}
 	for _, e := range w.agent.timeline.pending() {
-		if memberKinds[e.Kind] {
-			last[e.Subject] = e.Kind
-		}
+		last.note(e.Kind, e.Subject)
 	}
 	return last
 }
@@ -125,30 +136,23 @@ func memberChanges(self string, members []membership.Member, last map[string]str
 	return changes
 }
 
-// reportAlert puts the beginning or the end of an alert into the timeline.
-func (a *Agent) reportAlert(id string, firing bool, summary string) {
-	kind := api.EventResolved
-	if firing {
-		kind = api.EventAlert
-	}
-	a.timeline.report(kind, id, summary)
-}
-
 // reportStart says how this agent came to run.
 func (a *Agent) reportStart() {
 	if a.joined {
 		a.timeline.report(api.EventJoined, a.ids.Node, "version "+a.opts.Version)
 	}
-	message := "after a clean stop"
+	var message string
 	switch {
 	case a.ledger == nil:
 		message = "the ledger of starts cannot be written"
 	case a.ledger.first():
-		message = "for the first time"
+		message = startFirst
 	case !a.ledger.clean():
 		message = "the run before ended without a clean stop"
+	default:
+		message = cleanStart(a.ledger.cleanRun())
 	}
-	a.timeline.report(api.EventStarted, a.ids.Node, fmt.Sprintf("start %d, %s", a.incarnation, message))
+	a.timeline.report(api.EventStarted, a.ids.Node, fmt.Sprintf(startMessage, a.incarnation)+message)
 }
 
 // lookAtRenewals reports when renewals of this agent's certificate begin to fail, and when they work again.
@@ -207,7 +211,7 @@ func (a *Agent) countStop(failed error) {
 
 // sayStopping is the last event of this run. It waits for it to be written for a moment, if anybody leads.
 func (a *Agent) sayStopping() {
-	a.timeline.report(api.EventStopping, a.ids.Node, "")
+	a.timeline.report(api.EventStopping, a.ids.Node, fmt.Sprintf(stopMessage, a.incarnation))
 	if a.coreStatus().Leader == nil {
 		return
 	}

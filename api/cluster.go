@@ -83,12 +83,15 @@ type NodeStatus struct {
 	State       string `json:"state"`
 	Incarnation uint64 `json:"incarnation"`
 	Starts10m   int    `json:"starts_10m"`
-	SafeMode    int    `json:"safe_mode"`
-	Core        string `json:"core"`
-	Address     string `json:"address"`
-	Zone        string `json:"zone"`
-	Version     string `json:"version"`
-	Reachable   bool   `json:"reachable"`
+	// CrashStarts10m are those of them that came after an end that was not clean.
+	CrashStarts10m int `json:"crash_starts_10m"`
+
+	SafeMode  int    `json:"safe_mode"`
+	Core      string `json:"core"`
+	Address   string `json:"address"`
+	Zone      string `json:"zone"`
+	Version   string `json:"version"`
+	Reachable bool   `json:"reachable"`
 }
 
 func orEmpty[T any](rows []T) []T {

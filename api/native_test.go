@@ -63,7 +63,7 @@ func TestJSONShapes(t *testing.T) {
 		{"GET", "/parley/v1/net/matrix", "", 200,
 			`{"agents":["a1","a2"],"links":[{"from":"a1","to":"a2","udp":"fallback","tcp":"ok","rtt_ms":0.5}],"unreachable":0,"udp_fallback":1,"asymmetric":0,"unknown":0}`},
 		{"GET", "/parley/v1/node/a1", "", 200,
-			`{"name":"a1","state":"alive","incarnation":3,"starts_10m":1,"safe_mode":0,"core":"leader","address":"127.0.0.1:8310","zone":"z1","version":"0.1.0","reachable":true}`},
+			`{"name":"a1","state":"alive","incarnation":3,"starts_10m":1,"crash_starts_10m":0,"safe_mode":0,"core":"leader","address":"127.0.0.1:8310","zone":"z1","version":"0.1.0","reachable":true}`},
 		{"GET", "/parley/v1/node/a9", "", 404, `{"error":{"code":"not_found","message":"there is no agent \"a9\"","hint":"list the agents: parley members","leader":null,"request_id":"ID","exit_code":1,"retryable":false}}`},
 		{"GET", "/parley/v1/check", "", 200, `{"ok":true,"checks":[{"id":"leader","status":"ok","message":"the core has a leader","hint":"","runbook":""}]}`},
 		{"GET", "/parley/v1/storage/scrub", "", 200, `{"errors":0,"segments":1,"entries":2,"snapshots":0,"bytes":33554432,"problems":[]}`},

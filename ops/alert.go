@@ -66,7 +66,8 @@ type Alert struct {
 	For      time.Duration
 	Severity Severity
 	Runbook  string
-	Summary  string // one line for whoever is woken
+	Summary  string // one line for whoever is woken, which also reads well behind "fires when"
+	Core     bool   // about the core, which every agent sees: the leader tells the timeline, once for all
 }
 
 // Alerts returns every alert of an agent, those of the SLOs last. The slice is the caller's own.
@@ -85,23 +86,23 @@ const (
 var alerts = []Alert{
 	{
 		ID: "quorum-margin", Condition: Condition{CoreQuorumMargin, AtMost, 0}, Guard: &Condition{CoreVoters, AtLeast, 3},
-		For: 2 * time.Second, Severity: Page, Runbook: runbookServerDown,
+		For: 2 * time.Second, Severity: Page, Runbook: runbookServerDown, Core: true,
 		Summary: "one more lost core member stops writes, or they have stopped",
 	},
 	{
 		ID: "no-leader", Condition: Condition{CoreLeaderKnown, Below, 1},
-		For: 3 * time.Second, Severity: Page, Runbook: runbookServerDown,
+		For: 3 * time.Second, Severity: Page, Runbook: runbookServerDown, Core: true,
 		Summary: "the core has no leader: writes and linearizable reads wait",
 	},
 	{
 		ID: "voter-unhealthy", Condition: Condition{CoreUnhealthyVoters, Above, 0},
-		For: 2 * time.Second, Severity: Warn, Runbook: runbookServerDown,
+		For: 2 * time.Second, Severity: Warn, Runbook: runbookServerDown, Core: true,
 		Summary: "a voter of the core does not answer",
 	},
 	{
-		ID: "crash-loop", Condition: Condition{AgentStarts, AtLeast, 3},
+		ID: "crash-loop", Condition: Condition{AgentCrashes, AtLeast, 3},
 		Severity: Page, Runbook: runbookCrashLoop,
-		Summary: "an agent was started three times or more within ten minutes",
+		Summary: "an agent was started three times or more within ten minutes, each time after an end that was not clean",
 	},
 	{
 		ID: "digest-mismatch", Condition: Condition{DigestMinority, Above, 0},

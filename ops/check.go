@@ -54,7 +54,8 @@ type CheckFacts struct {
 	Size           int // the wanted number of voters
 	Voters         []CheckMember
 	Learners       []CheckMember
-	AllowedInCore  int // agents that hold the core grant and have not left
+	Dead           []string // agents outside the core that gossip holds dead, by name
+	AllowedInCore  int      // agents that hold the core grant and have not left
 	AnonymousRole  string
 	DiskFreeBytes  uint64
 	DiskKnown      bool
@@ -78,7 +79,7 @@ type CheckMember struct {
 // Check judges a running agent. The order is the order in which one would look.
 func Check(f CheckFacts) CheckReport {
 	return reportOf([]CheckResult{
-		f.certificate(), f.leader(), f.margin(), f.voters(), f.coreSize(), f.allowed(), f.zones(), f.learners(),
+		f.certificate(), f.leader(), f.margin(), f.voters(), f.members(), f.coreSize(), f.allowed(), f.zones(), f.learners(),
 		f.versions(), f.clock(), f.disk(), f.files(), f.storage(), f.anonymous(),
 	})
 }
@@ -178,6 +179,25 @@ func (f CheckFacts) voters() CheckResult {
 			with(runbookFirewall)
 	}
 	return pass("voters", "%s reached", count(len(f.Voters), "voter"))
+}
+
+// maxNamedDead bounds the names in one line; how many there are is said in any case.
+const maxNamedDead = 8
+
+func (f CheckFacts) members() CheckResult {
+	n := len(f.Dead)
+	if n == 0 {
+		return pass("members", "no agent outside the core is dead")
+	}
+	names, are := f.Dead[:min(n, maxNamedDead)], "are"
+	if n == 1 {
+		are = "is"
+	}
+	r := pass("members", "%s %s dead: %s", count(n, "agent"), are, strings.Join(names, ", "))
+	if n > len(names) {
+		r.Message += " and others"
+	}
+	return r.warn("start it on its host; if the host is gone for good, this is forgotten 72 hours after it died").with(runbookServerDown)
 }
 
 func (f CheckFacts) coreSize() CheckResult {

@@ -40,6 +40,7 @@ func TestCheck(t *testing.T) {
 			"quorum-margin fail server-down, voters warn firewall"},
 		{"one voter", func(f *CheckFacts) { f.Voters = f.Voters[:1] }, "quorum-margin warn , core-size warn "},
 		{"no voters known", func(f *CheckFacts) { f.Voters = nil }, "quorum-margin fail server-down, core-size warn "},
+		{"an agent outside the core is dead", func(f *CheckFacts) { f.Dead = []string{"n4"} }, "members warn server-down"},
 		{"five wanted", func(f *CheckFacts) { f.Size = 5 }, "core-size warn , core-allowed warn "},
 		{"no spare", func(f *CheckFacts) { f.AllowedInCore = 3 }, "core-allowed warn "},
 		{"one zone", func(f *CheckFacts) { f.Voters[1].Zone, f.Voters[2].Zone = "z1", "z1" }, "zones warn "},
@@ -164,10 +165,22 @@ func TestCheckIDs(t *testing.T) {
 	}
 	want := []string{
 		"advertise", "anonymous-role", "certificate", "clock", "consul", "core-allowed", "core-size", "data-dir", "disk", "file-system",
-		"files", "fsync", "http.bind-tcp", "join-tcp", "join-udp", "leader", "learners", "mesh.bind-udp", "name", "open-files", "platform",
+		"files", "fsync", "http.bind-tcp", "join-tcp", "join-udp", "leader", "learners", "members", "mesh.bind-udp", "name", "open-files", "platform",
 		"quorum-margin", "storage", "versions", "voters", "zones",
 	}
 	if got := slices.Sorted(maps.Keys(ids)); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// The dead are named, so many as fit into a line.
+func TestCheckNamesTheDead(t *testing.T) {
+	names := strings.Fields("n1 n2 n3 n4 n5 n6 n7 n8 n9")
+	for n, want := range map[int]string{1: "1 agent is dead: n1", 2: "2 agents are dead: n1, n2", 9: "9 agents are dead: n1, n2, n3, n4, n5, n6, n7, n8 and others"} {
+		f := well()
+		f.Dead = names[:n]
+		if got := f.members().Message; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 }

@@ -11,6 +11,16 @@ type Facts struct {
 	Core        []CoreFact
 	Members     []MemberFact
 	Certificate time.Time // its end
+	Unreachable []string  // live agents that this one cannot reach; nil when only their number is known
+	Crashing    string    // who has the starts that the reading counts, "" when nobody has
+	Burns       []BurnFact
+}
+
+// A BurnFact is when an objective counted a bad event last, and how long ago by the clock that decides.
+type BurnFact struct {
+	Objective string
+	LastBad   time.Time
+	Quiet     time.Duration
 }
 
 // A CoreFact is one voter or learner. Member is what gossip holds of it: alive, suspect, dead, left, or

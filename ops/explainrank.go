@@ -14,12 +14,16 @@ const (
 	expiringPage = 1.0 / 6
 	diskFloor    = 64 << 20 // bytes: less than one segment of the log
 	clockSlack   = 1.0      // seconds that the state's stamps may be ahead of this host's clock
+
+	// burnedOut is how long an objective has had no bad event when its trouble counts as over. Core members have one
+	// probe a second.
+	burnedOut = 30 * time.Second
 )
 
-// explainers are in the order of the ranks: what explains most of the rest comes first. A dead voter may
-// well be why there is no leader, never the other way round.
+// explainers are in the order of the ranks: that writes have stopped comes first, then what explains most of the rest.
+// A dead voter may well be why there is no leader, never the other way round.
 var explainers = []func(*inquiry){
-	(*inquiry).deadCore, (*inquiry).silentCore, (*inquiry).noQuorum, (*inquiry).corruption, (*inquiry).crashLoop, (*inquiry).diskFull,
+	(*inquiry).noQuorum, (*inquiry).deadCore, (*inquiry).silentCore, (*inquiry).noLeader, (*inquiry).corruption, (*inquiry).crashLoop, (*inquiry).diskFull,
 	(*inquiry).certificate, (*inquiry).links, (*inquiry).clock, (*inquiry).deadAgents, (*inquiry).otherAlerts, (*inquiry).noData,
 }
 
@@ -65,6 +69,25 @@ func (q *inquiry) alertLine(id string) string {
 	return ""
 }
 
+// severity is that of an alert that fires. One that does not fire yet wakes nobody, so neither does its cause; of one
+// that is not known the cause's own severity has to do.
+func (q *inquiry) severity(id string, own Severity) Severity {
+	for _, a := range q.alerts {
+		switch {
+		case a.ID != id:
+		case a.State == StateFiring:
+			return a.Severity
+		case own == Page:
+			return Warn
+		}
+	}
+	return own
+}
+
+func (q *inquiry) fires(id string) bool {
+	return slices.ContainsFunc(q.alerts, func(a AlertStatus) bool { return a.ID == id && a.State == StateFiring })
+}
+
 // evidence drops the lines that have nothing to say.
 func evidence(lines ...string) []string {
 	return slices.DeleteFunc(lines, func(line string) bool { return line == "" })
@@ -84,10 +107,8 @@ func (q *inquiry) deadCore() {
 		return cmp.Or(compareBool(a.Learner, b.Learner), cmp.Compare(a.Name, b.Name))
 	})
 	for _, c := range dead {
-		what, severity, alert := "voter", Page, "quorum-margin"
-		if q.marginIsSafe() {
-			severity, alert = Warn, "voter-unhealthy"
-		}
+		what := "voter"
+		severity, alert := q.voterAlert()
 		if c.Learner {
 			what, severity, alert = "learner", Warn, ""
 		}
@@ -104,6 +125,14 @@ func (q *inquiry) deadCore() {
 			Command:  "parley runbook run server-down --var node=" + c.Name,
 		})
 	}
+}
+
+// voterAlert is the alert that a missing voter is behind.
+func (q *inquiry) voterAlert() (Severity, string) {
+	if q.marginIsSafe() {
+		return q.severity("voter-unhealthy", Warn), "voter-unhealthy"
+	}
+	return q.severity("quorum-margin", Page), "quorum-margin"
 }
 
 func compareBool(a, b bool) int {
@@ -125,44 +154,47 @@ func (q *inquiry) marginLine() string {
 	margin, ok := q.readings[CoreQuorumMargin]
 	voters := q.readings[CoreVoters]
 	switch {
-	case !ok:
+	case !ok, margin < 0 && !q.lostQuorum():
 		return ""
-	case q.noMajority():
-		return fmt.Sprintf("no majority of the %g voters is healthy", voters)
 	case margin < 0:
-		return "writes have stopped, although a majority of the voters is healthy"
+		return fmt.Sprintf("no majority of the %g voters is healthy", voters)
 	}
 	return fmt.Sprintf("%g of %g voters may still fail", margin, voters)
 }
 
-// noMajority reports a core that cannot have a leader. A margin below 0 does not say that: it is below 0 as well while
-// a majority that is healthy has not elected one.
-func (q *inquiry) noMajority() bool {
-	voters, ok := q.readings[CoreVoters]
-	unhealthy, measured := q.readings[CoreUnhealthyVoters]
-	return ok && measured && 2*(voters-unhealthy) <= voters
-}
-
-// noQuorum tells a core that cannot have a leader from one that has none at the moment.
+// noQuorum names a core that cannot have a leader.
 func (q *inquiry) noQuorum() {
-	_, measured := q.readings[CoreQuorumMargin]
-	known, ok := q.readings[CoreLeaderKnown]
-	switch {
-	case q.noMajority():
+	if q.lostQuorum() {
 		q.add(Cause{
-			Cause: CauseNoQuorum, Subject: "core", Severity: Page, Alert: "no-leader", Runbook: runbookServerDown,
+			Cause: CauseNoQuorum, Subject: "core", Severity: q.severity("no-leader", Page), Alert: "no-leader", Runbook: runbookServerDown,
 			Evidence: evidence(q.marginLine(), q.alertLine("no-leader")), Command: "parley core",
 		})
-	case ok && known < 1:
-		line := "this agent knows no leader"
-		if !measured {
-			line = "no core member tells this agent who leads"
-		}
-		q.add(Cause{
-			Cause: CauseNoLeader, Subject: "core", Severity: Page, Alert: "no-leader", Runbook: runbookServerDown,
-			Evidence: evidence(line, q.marginLine(), q.alertLine("no-leader")), Command: "parley core",
-		})
 	}
+}
+
+// lostQuorum tells a majority that is not there from a majority that has no leader at the moment, which is below 0 as
+// well.
+func (q *inquiry) lostQuorum() bool {
+	margin, measured := q.readings[CoreQuorumMargin]
+	unhealthy, counted := q.readings[CoreUnhealthyVoters]
+	voters := q.readings[CoreVoters]
+	return measured && margin < 0 && (!counted || voters-unhealthy < math.Floor(voters/2)+1)
+}
+
+// noLeader names a core that has none at the moment.
+func (q *inquiry) noLeader() {
+	known, ok := q.readings[CoreLeaderKnown]
+	if !ok || known >= 1 || q.lostQuorum() {
+		return
+	}
+	line := "this agent knows no leader"
+	if _, measured := q.readings[CoreQuorumMargin]; !measured {
+		line = "no core member tells this agent who leads"
+	}
+	q.add(Cause{
+		Cause: CauseNoLeader, Subject: "core", Severity: q.severity("no-leader", Page), Alert: "no-leader", Runbook: runbookServerDown,
+		Evidence: evidence(line, q.marginLine(), q.alertLine("no-leader")), Command: "parley core",
+	})
 }
 
 func (q *inquiry) corruption() {
@@ -183,13 +215,19 @@ func (q *inquiry) corruption() {
 }
 
 func (q *inquiry) crashLoop() {
-	if n := q.readings[AgentStarts]; n >= 3 {
-		q.add(Cause{
-			Cause: CauseCrashLoop, Subject: "agents", Severity: Page, Alert: "crash-loop", Runbook: runbookCrashLoop,
-			Evidence: evidence(fmt.Sprintf("%g starts of one agent within 10 minutes", n), q.alertLine("crash-loop")),
-			Command:  "parley runbook run crash-loop",
-		})
+	n := q.readings[AgentCrashes]
+	if n < 3 {
+		return
 	}
+	subject, command := "agents", "parley runbook run crash-loop"
+	if who := q.facts.Crashing; who != "" {
+		subject, command = who, command+" --var node="+who
+	}
+	q.add(Cause{
+		Cause: CauseCrashLoop, Subject: subject, Severity: Page, Alert: "crash-loop", Runbook: runbookCrashLoop,
+		Evidence: evidence(fmt.Sprintf("%g starts of one agent within 10 minutes, each after an end that was not clean", n), q.alertLine("crash-loop")),
+		Command:  command,
+	})
 }
 
 func (q *inquiry) diskFull() {
@@ -235,13 +273,7 @@ func (q *inquiry) certificate() {
 }
 
 func (q *inquiry) links() {
-	if n, ok := q.above(NetUnreachable, 0); ok {
-		q.add(Cause{
-			Cause: CauseLinksDown, Subject: q.facts.Node, Severity: Page, Alert: "link-unreachable", Runbook: runbookFirewall,
-			Evidence: evidence(fmt.Sprintf("%g live agents cannot be reached from %s", n, q.facts.Node), q.alertLine("link-unreachable")),
-			Command:  "parley net matrix",
-		})
-	}
+	q.linksDown()
 	if _, ok := q.above(NetUDPFallback, 0.05); ok {
 		q.add(Cause{
 			Cause: CauseUDPFallback, Subject: q.facts.Node, Severity: Warn, Alert: "udp-fallback", Runbook: runbookFirewall,
@@ -249,6 +281,36 @@ func (q *inquiry) links() {
 			Command:  "parley net matrix",
 		})
 	}
+}
+
+// linksDown leaves out whom another cause accounts for: an agent that was killed is not reached for some seconds before
+// gossip is sure. Once the alert fires it is the network, whatever else is said of that agent.
+func (q *inquiry) linksDown() {
+	n, ok := q.above(NetUnreachable, 0)
+	if !ok {
+		return
+	}
+	line := fmt.Sprintf("%g live agents cannot be reached from %s", n, q.facts.Node)
+	if q.facts.Unreachable != nil {
+		names := q.facts.Unreachable
+		if !q.fires("link-unreachable") {
+			names = slices.DeleteFunc(slices.Clone(names), q.inDoubt)
+		}
+		if len(names) == 0 {
+			return
+		}
+		line = fmt.Sprintf("%s cannot reach %s", q.facts.Node, strings.Join(names, ", "))
+	}
+	q.add(Cause{
+		Cause: CauseLinksDown, Subject: q.facts.Node, Severity: q.severity("link-unreachable", Page), Alert: "link-unreachable",
+		Runbook: runbookFirewall, Evidence: evidence(line, q.alertLine("link-unreachable")), Command: "parley net matrix",
+	})
+}
+
+// inDoubt reports an agent that gossip does not hold alive, or a core member that does not answer.
+func (q *inquiry) inDoubt(name string) bool {
+	return slices.ContainsFunc(q.facts.Members, func(m MemberFact) bool { return m.Name == name }) ||
+		slices.ContainsFunc(q.facts.Core, func(c CoreFact) bool { return c.Name == name && !c.Healthy })
 }
 
 func (q *inquiry) clock() {
@@ -267,9 +329,10 @@ func (q *inquiry) silentCore() {
 		if c.Healthy || c.Learner || c.isDead() {
 			continue
 		}
+		severity, alert := q.voterAlert()
 		q.add(Cause{
-			Cause: CauseCoreMemberUnhealthy, Subject: c.Name, Severity: Warn, Alert: "voter-unhealthy", Runbook: runbookServerDown,
-			Evidence: evidence(fmt.Sprintf("voter %s does not answer, gossip holds it %s", c.Name, c.Member), q.marginLine(), q.alertLine("voter-unhealthy")),
+			Cause: CauseCoreMemberUnhealthy, Subject: c.Name, Severity: severity, Alert: alert, Runbook: runbookServerDown,
+			Evidence: evidence(fmt.Sprintf("voter %s does not answer, gossip holds it %s", c.Name, c.Member), q.marginLine(), q.alertLine(alert)),
 			Command:  "parley node status " + c.Name,
 		})
 	}
@@ -301,11 +364,23 @@ func (q *inquiry) otherAlerts() {
 		if a.State != StateFiring || named {
 			continue
 		}
+		over, command := q.burnedOut(a.ID)
 		q.add(Cause{
 			Cause: CauseAlert, Subject: a.ID, Severity: a.Severity, Alert: a.ID, Runbook: a.Runbook,
-			Evidence: evidence(a.Summary, q.alertLine(a.ID)), Command: "parley runbook run " + a.Runbook,
+			Evidence: evidence(a.Summary, q.alertLine(a.ID), over), Command: cmp.Or(command, "parley runbook run "+a.Runbook),
 		})
 	}
+}
+
+// burnedOut says of an objective's alert that its trouble is over, if it is: its runbook would find nothing.
+func (q *inquiry) burnedOut(alert string) (line, command string) {
+	for _, b := range q.facts.Burns {
+		if strings.HasPrefix(alert, "slo-"+b.Objective+"-") && b.Quiet >= burnedOut {
+			return fmt.Sprintf("it burned until %s, and nothing was bad since: the alert ends by itself when the bad minutes have left its windows",
+				clockTime(b.LastBad)), "parley slo " + b.Objective
+		}
+	}
+	return "", ""
 }
 
 func isSLO(id string) bool { return strings.HasPrefix(id, "slo-") }

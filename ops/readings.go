@@ -36,6 +36,7 @@ const (
 
 	AgentReady        = "parley_agent_ready"
 	AgentStarts       = "parley_agent_starts_10m"
+	AgentCrashes      = "parley_agent_crash_starts_10m"
 	IdentityRemaining = "parley_identity_remaining_ratio"
 	ViewIndex         = "parley_view_index"
 	ViewLag           = "parley_view_lag_entries"
@@ -81,6 +82,7 @@ var metrics = []Metric{
 	{MembersLeft, "Agents that said that they leave."},
 	{AgentReady, "1 while this agent can serve linearizable requests, else 0."},
 	{AgentStarts, "Starts within 10 minutes, of this agent or of the member with the most, whichever is more."},
+	{AgentCrashes, "Those of them that came after an end that was not clean, of this agent or of the member with the most; the alert goes by these."},
 	{IdentityRemaining, "Part of the certificate's life that is left, 0 once it has expired."},
 	{ViewIndex, "Raft index of the state that this agent shows."},
 	{ViewLag, "Committed entries that this agent does not show yet."},

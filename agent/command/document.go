@@ -60,11 +60,11 @@ var jsonShapes = map[string]string{
 	"events add":     `{"hlc","time","node"}`,
 	"digest compare": `{"groups","index","members":[{"name","digest"}],"minority":[...],"unreachable":[...],"behind":[...],"absent":[...],"differences":[{"member","table","key"}]}`,
 	"net matrix":     `{"agents":[...],"links":[{"from","to","udp","tcp","rtt_ms"}],"unreachable","udp_fallback","asymmetric","unknown"}`,
-	"node status":    `{"name","state","incarnation","starts_10m","safe_mode","core","address","zone","version","reachable"}`,
+	"node status":    `{"name","state","incarnation","starts_10m","crash_starts_10m","safe_mode","core","address","zone","version","reachable"}`,
 
 	"runbook list": `[{"id","title","failure_mode","alerts","severity","last_drill"}]`,
 	"runbook show": `{"schema","id","title","failure_mode","fail_types","layers","alerts","severity","data_at_risk","owner","requires","automatic","never","budget","drill","related","last_drill","inputs","sections","steps"}`,
-	"runbook run":  `{"id","result":"pass|fail|escalate","not_this","dry_run","reason","steps":[{"id","kind","command","exit","ok","branch","output","error"}]}`,
+	"runbook run":  `{"id","result":"pass|fail|escalate|unverified","not_this","dry_run","reason","notes","steps":[{"id","kind","command","exit","ok","branch","output","error"}]}`,
 
 	"check":         checkShape,
 	"storage scrub": scrubShape,

@@ -112,7 +112,7 @@ func (a *app) nodeCommand() *cobra.Command {
 				n, err := c.Node(ctx, args[0])
 				return answer{value: n, table: func(w io.Writer) {
 					fields(w, "name", n.Name, "state", n.State, "reachable", yesNo(n.Reachable), "core", n.Core,
-						"starts in all", n.Incarnation, "starts in 10 minutes", n.Starts10m, "safe mode", n.SafeMode,
+						"starts in all", n.Incarnation, "starts in 10 minutes", n.Starts10m, "of them after a crash", n.CrashStarts10m, "safe mode", n.SafeMode,
 						"address", n.Address, "zone", orDash(n.Zone), "version", orDash(n.Version))
 				}}, err
 			})(cmd, nil)

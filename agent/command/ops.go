@@ -96,7 +96,7 @@ func (a *app) alertsCommand() *cobra.Command {
 }
 
 func alertTable(w io.Writer, alerts []client.Alert) {
-	row(w, "ALERT", "STATE", "SEVERITY", "VALUE", "SINCE", "RUNBOOK", "SUMMARY")
+	row(w, "ALERT", "STATE", "SEVERITY", "VALUE", "SINCE", "RUNBOOK", "FIRES WHEN")
 	for _, a := range alerts {
 		row(w, a.ID, a.State, a.Severity, number(a.Value), instant(a.Since), a.Runbook, a.Summary)
 	}
@@ -149,5 +149,8 @@ func explanationText(w io.Writer, e client.Explanation) {
 			_, _ = fmt.Fprintf(w, "   %s\n", line)
 		}
 		_, _ = fmt.Fprintf(w, "   run: %s\n", c.Command)
+		if c.Runbook != "" && !strings.Contains(c.Command, " run "+c.Runbook) {
+			_, _ = fmt.Fprintf(w, "   runbook: parley runbook run %s\n", c.Runbook)
+		}
 	}
 }

@@ -42,7 +42,7 @@ func TestDiagnoseStepsAreReadOnly(t *testing.T) {
 		return run
 	}
 	diagnosis := run("", false).Steps[0]
-	if *diagnosis.Exit != exitDenied || diagnosis.OK || !strings.Contains(diagnosis.Error, "the caller asked to read only") || proposed != 0 {
+	if *diagnosis.Exit != exitDenied || diagnosis.Passed() || !strings.Contains(diagnosis.Error, "the caller asked to read only") || proposed != 0 {
 		t.Errorf("diagnose: %+v, %d commands reached the log", diagnosis, proposed)
 	}
 	if verify := run("verify", false).Steps[0]; *verify.Exit != exitDenied || proposed != 0 {

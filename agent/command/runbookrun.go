@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/ops/runbook"
 )
 
@@ -27,7 +29,7 @@ func (a *app) runbookRunCommand() *cobra.Command {
 		Long: "Run executes the steps of a runbook. Steps that look only read: the agent refuses them everything else.\n" +
 			"Before a step that changes something it says the risk and asks. What only a person can do it shows, and\n" +
 			"waits until it is done. It exits with 0 when the verify steps hold, and with 1 when they do not, or when\n" +
-			"the runbook knows no more.",
+			"the runbook knows no more. A dry run that leaves something out ends unverified, with 0: it shows the way.",
 		Example: "  parley runbook run server-down\n  parley runbook run server-down --from verify\n" +
 			"  parley runbook run data-corruption --dry-run -o json",
 		Args: takes("ID"),
@@ -71,6 +73,7 @@ func (a *app) runRunbook(cmd *cobra.Command, book *runbook.Runbook, o runbook.Op
 	if err != nil {
 		return usageError("`parley runbook show "+book.ID+"` has the steps and their variables", "%w", err)
 	}
+	run.Notes = a.stillFiring(ctx, o.Execute, run)
 	if err := a.say(cmd, answer{value: run, table: func(w io.Writer) { runTable(w, run) }}); err != nil {
 		return err
 	}
@@ -78,11 +81,33 @@ func (a *app) runRunbook(cmd *cobra.Command, book *runbook.Runbook, o runbook.Op
 	case run.Refused:
 		return &failure{code: exitDenied, err: errors.New(run.Reason),
 			hint: "answer yes, or say --yes; --dry-run shows what would happen, --from goes on at a step"}
-	case run.Result != runbook.Pass:
+	case run.Result != runbook.Pass && run.Result != runbook.Unverified:
 		return &failure{code: exitFailed, err: fmt.Errorf("%s: %s: %s", run.ID, run.Result, run.Reason),
 			hint: "parley runbook show " + run.ID + " has the way on under Escalate"}
 	}
 	return nil
+}
+
+// stillFiring says of each alert of the runbook that fires at the end of a walk that found nothing wrong, or nothing
+// more, why it still does: an objective goes on burning by its windows when the trouble is long over.
+func (a *app) stillFiring(ctx context.Context, execute func(context.Context, runbook.Call) runbook.Outcome, run runbook.Run) []string {
+	if run.Result != runbook.Pass {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	var e client.Explanation
+	out := execute(ctx, runbook.Call{Args: []string{"health", "explain"}, ReadOnly: true})
+	if out.Exit != exitOK || json.Unmarshal(out.Stdout, &e) != nil {
+		return nil // the walk has its result without
+	}
+	var notes []string
+	for _, c := range e.Causes {
+		if c.Runbook == run.ID && c.Cause == "alert" {
+			notes = append(notes, fmt.Sprintf("%s: %s", c.Alert, strings.Join(c.Evidence, "; ")))
+		}
+	}
+	return notes
 }
 
 // executor runs the commands of steps in this process, with the agent that this command was given.
@@ -115,16 +140,23 @@ func (a *app) sameAgent(cmd *cobra.Command, args []string) []string {
 func runTable(w io.Writer, run runbook.Run) {
 	row(w, "STEP", "KIND", "OK", "THEN")
 	for _, s := range run.Steps {
-		row(w, s.ID, string(s.Kind), yesNo(s.OK), s.Branch)
+		ok := "-"
+		if s.OK != nil {
+			ok = yesNo(*s.OK)
+		}
+		row(w, s.ID, string(s.Kind), ok, orDash(s.Branch))
 	}
 	verdict := string(run.Result)
 	if run.NotThis {
 		verdict += ", and the failure is not this one"
 	}
-	if run.DryRun {
-		verdict += " (dry run: nothing was changed)"
+	if run.Result == runbook.Unverified {
+		verdict += " (" + run.Reason + ")"
 	}
 	row(w, "\n"+run.ID+": "+verdict)
+	for _, note := range run.Notes {
+		row(w, note)
+	}
 }
 
 // desk is the person in front of the terminal: it shows the walk and asks.
@@ -157,19 +189,23 @@ func (d *desk) End(r runbook.StepResult) {
 	if r.Error != "" {
 		d.Say(r.Error)
 	}
+	if r.Branch == "" {
+		return // the walk stopped here, and the error says why
+	}
 	verdict := "not as expected"
 	switch {
-	case r.OK && r.Exit == nil:
+	case r.OK == nil:
+		verdict = "left out"
+	case r.Passed() && r.Exit == nil && d.yes:
 		verdict = "taken as done"
-	case r.OK:
+	case r.Passed() && r.Exit == nil:
+		verdict = "done"
+	case r.Passed():
 		verdict = "as expected"
 	case r.Exit != nil && *r.Exit != exitOK && *r.Exit != exitExpectFalse:
 		verdict = "not as expected (exit " + strconv.Itoa(*r.Exit) + ")"
 	}
-	if r.Branch != "" {
-		verdict += ", go to " + r.Branch
-	}
-	d.Say(verdict)
+	d.Say(verdict + ", go to " + r.Branch)
 }
 
 func (d *desk) confirm(ctx context.Context, question string) bool {

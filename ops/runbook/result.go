@@ -8,6 +8,8 @@ const (
 	Pass     Result = "pass"     // the verify steps say that the failure is not there
 	Fail     Result = "fail"     // the walk could not go on; Reason says why
 	Escalate Result = "escalate" // the runbook knows no more: call the owner
+	// Unverified is the end of a dry run that left something out: it shows the way, and nothing is known to be mended.
+	Unverified Result = "unverified"
 )
 
 // Run is what a walk did.
@@ -19,6 +21,8 @@ type Run struct {
 	DryRun  bool         `json:"dry_run"`
 	Reason  string       `json:"reason,omitempty"`
 	Steps   []StepResult `json:"steps"`
+	// Notes are what else there is to know at the end. Whoever called Run adds them.
+	Notes []string `json:"notes,omitempty"`
 
 	// Refused: a guard, or whoever was asked, said no.
 	Refused bool `json:"-"`
@@ -30,9 +34,9 @@ type StepResult struct {
 	Kind    Kind   `json:"kind"`
 	Command string `json:"command"` // as it can be pasted; empty for what a person does
 	Exit    *int   `json:"exit"`    // null when nothing was executed
-	OK      bool   `json:"ok"`
-	Branch  string `json:"branch"` // the id of the step that followed, or the word that ended the walk
-	Output  any    `json:"output"` // the JSON of the answer, null when there was none
+	OK      *bool  `json:"ok"`      // null when the step was left out, so that nobody knows
+	Branch  string `json:"branch"`  // the id of the step that followed, or the word that ended the walk
+	Output  any    `json:"output"`  // the JSON of the answer, null when there was none
 	Error   string `json:"error,omitempty"`
 
 	// answered: there was an answer, so that "no" is more than silence.
@@ -48,3 +52,9 @@ type Reporter interface {
 	// End is called when it is known where the walk goes on.
 	End(r StepResult)
 }
+
+// Passed reports a step that is known to be as expected.
+func (r StepResult) Passed() bool { return r.OK != nil && *r.OK }
+
+// set notes how the step ended.
+func (r *StepResult) set(ok bool) { r.OK = &ok }

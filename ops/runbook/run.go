@@ -52,6 +52,7 @@ func (b *Runbook) Run(ctx context.Context, o Options) (Run, error) {
 	}
 	w := &walk{book: b, Options: o, values: make(map[string]string), run: Run{ID: b.ID, DryRun: o.DryRun}}
 	maps.Copy(w.values, o.Vars)
+	w.askInputs(ctx, start)
 	for at := start; at >= 0; {
 		at = w.take(ctx, at)
 	}
@@ -105,16 +106,18 @@ func (w *walk) take(ctx context.Context, at int) int {
 		err = fmt.Errorf("interrupted at the step %s", s.ID)
 	}
 	if err != nil {
-		w.stop(err)
-		r.Error = err.Error()
+		w.stop(s, err)
+		r.set(false)
+		r.Error = w.run.Reason
 		w.end(r)
 		return -1
 	}
+	bad := r.OK != nil && !*r.OK // what was left out goes on as if it were done
 	to := w.book.edges[at][0]
-	if !r.OK {
+	if bad {
 		to = w.book.edges[at][1]
 	}
-	if !r.OK && !r.answered && (s.Expect.JQ != "" || to.word == wordNot) {
+	if bad && !r.answered && (s.Expect.JQ != "" || to.word == wordNot) {
 		to = target{word: wordEscalate, step: -1} // silence is no answer, neither good nor bad
 		w.Report.Say("there was no answer to judge by")
 	}
@@ -127,7 +130,7 @@ func (w *walk) take(ctx context.Context, at int) int {
 	case wordDone:
 		w.run.Result = Pass
 		if w.skipped {
-			w.run.Reason = "dry run: nothing was changed, so nothing was verified"
+			w.run.Result, w.run.Reason = Unverified, "dry run: nothing was changed, so nothing was verified"
 		}
 	case wordEscalate:
 		w.run.Result, w.run.Reason = Escalate, w.escalation(s)
@@ -155,12 +158,12 @@ type refusedError string
 func (e refusedError) Error() string { return string(e) }
 
 // stop ends the walk where it stands.
-func (w *walk) stop(err error) {
+func (w *walk) stop(s *Step, err error) {
 	w.run.Result, w.run.Reason = Fail, err.Error()
 	var refused refusedError
 	w.run.Refused = errors.As(err, &refused)
 	var missing missingError
 	if errors.As(err, &missing) {
-		w.run.Reason += fmt.Sprintf(": give it with --var %s=VALUE", string(missing))
+		w.run.Reason += ": go on with " + w.again(s.ID, string(missing))
 	}
 }

@@ -43,14 +43,14 @@ func (w *walk) manual(ctx context.Context, s *Step, r *StepResult) error {
 	}
 	w.Report.Begin(s, "")
 	w.Report.Say(text)
-	r.OK = true
 	if w.DryRun {
 		w.skipped = true
 		return nil
 	}
 	if !w.confirmed(ctx, question) {
-		return refusedError("nobody said that the step " + s.ID + " is done")
+		return notConfirmed(s)
 	}
+	r.set(true)
 	return nil
 }
 
@@ -60,7 +60,7 @@ func (w *walk) leaveOut(ctx context.Context, s *Step, r *StepResult) error {
 	if err != nil {
 		return err
 	}
-	r.Command, r.OK = paste(args, bind(s.Expect.JQ, w.values)), true
+	r.Command = paste(args, bind(s.Expect.JQ, w.values))
 	w.Report.Begin(s, r.Command)
 	if !s.Kind.ReadOnly() {
 		w.skipped = true
@@ -108,7 +108,7 @@ func (w *walk) change(ctx context.Context, s *Step, r *StepResult) error {
 		if err := w.look(ctx, &guard, &seen); err != nil {
 			return err
 		}
-		if !seen.OK {
+		if !seen.Passed() {
 			return refusedError(fmt.Sprintf("the guard of the step %s does not hold: %s", s.ID, seen.Command))
 		}
 	}
@@ -121,7 +121,7 @@ func (w *walk) change(ctx context.Context, s *Step, r *StepResult) error {
 	}
 	w.Report.Say("risk: " + s.Risk)
 	if !w.confirmed(ctx, question) {
-		return refusedError("the step " + s.ID + " was not confirmed")
+		return notConfirmed(s)
 	}
 	w.execute(ctx, s, args, r)
 	if *r.Exit == exitUnknown && s.Idempotent {
@@ -129,6 +129,10 @@ func (w *walk) change(ctx context.Context, s *Step, r *StepResult) error {
 		w.execute(ctx, s, args, r)
 	}
 	return nil
+}
+
+func notConfirmed(s *Step) error {
+	return refusedError("the step " + s.ID + " was not confirmed, stopped here")
 }
 
 func (w *walk) confirmed(ctx context.Context, question string) bool {
@@ -162,14 +166,15 @@ func (w *walk) execute(ctx context.Context, s *Step, args []string, r *StepResul
 	out := w.Execute(ctx, Call{Args: args, ReadOnly: s.Kind.ReadOnly()})
 	r.Exit, r.Error = &out.Exit, strings.TrimSpace(string(out.Stderr))
 	r.Output, r.answered = keep(out.Stdout)
-	r.OK = out.Exit == s.Expect.Exit
-	if r.OK && s.Expect.JQ != "" {
+	ok := out.Exit == s.Expect.Exit
+	if ok && s.Expect.JQ != "" {
 		result, err := evaluate(ctx, s.Expect.JQ, w.values, out.Stdout)
 		if err != nil {
 			r.answered, r.Error = false, fmt.Sprintf("jq %q: %v", s.Expect.JQ, err)
 		}
-		r.OK = err == nil && result != nil && result != false
+		ok = err == nil && result != nil && result != false
 	}
+	r.set(ok)
 	if r.answered {
 		w.capture(ctx, s, r, out.Stdout)
 	}

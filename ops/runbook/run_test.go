@@ -47,13 +47,21 @@ func (f *fake) asked() string {
 	return strings.Join(lines, "\n")
 }
 
+// verdict is true, false, or - for what was left out.
+func verdict(s StepResult) string {
+	if s.OK == nil {
+		return "-"
+	}
+	return fmt.Sprint(*s.OK)
+}
+
 func yes(context.Context, string) bool { return true }
 
 // trail is a walk in one line.
 func trail(run Run) string {
 	var steps []string
 	for _, s := range run.Steps {
-		steps = append(steps, fmt.Sprintf("%s %t", s.ID, s.OK))
+		steps = append(steps, s.ID+" "+verdict(s))
 	}
 	return strings.Join(steps, ", ") + ": " + string(run.Result)
 }
@@ -111,7 +119,7 @@ func TestWalks(t *testing.T) {
 		},
 		{
 			"not confirmed", answers(0, broken).then(0, there), Options{},
-			"look false, which true, by-hand true: fail", "core\nnode status a2",
+			"look false, which true, by-hand false: fail", "core\nnode status a2",
 		},
 		{
 			"a command is not confirmed", answers(0, broken).then(0, gone).then(0, whole), Options{},
@@ -123,11 +131,15 @@ func TestWalks(t *testing.T) {
 		},
 		{
 			"dry run", answers(0, broken).then(0, gone), Options{DryRun: true, Confirm: yes},
-			"look false, which false, evict true, whole true: pass", "core\nnode status a2\nevict a2 --dry-run",
+			"look false, which false, evict -, whole -: unverified", "core\nnode status a2\nevict a2 --dry-run",
 		},
 		{
 			"dry run by hand", answers(0, broken).then(0, there), Options{DryRun: true},
-			"look false, which true, by-hand true, whole true: pass", "core\nnode status a2",
+			"look false, which true, by-hand -, whole -: unverified", "core\nnode status a2",
+		},
+		{
+			"dry run of what is another failure", answers(0, whole), Options{DryRun: true},
+			"look true, whole true: pass", "",
 		},
 		{
 			"from verify", answers(0, whole), Options{From: "verify"},
@@ -204,10 +216,10 @@ func TestRunSaysWhy(t *testing.T) {
 	if run := walk(answers(0, whole), Options{}); !run.NotThis || run.Refused || run.Steps[0].Branch != "not-this-runbook" || run.Steps[1].Branch != "done" {
 		t.Errorf("healthy: %+v", run)
 	}
-	if run := walk(answers(0, broken).then(0, there), Options{}); !run.Refused || !strings.Contains(run.Reason, "by-hand") || run.Steps[1].Branch != "by-hand" {
+	if run := walk(answers(0, broken).then(0, there), Options{}); !run.Refused || run.Reason != "the step by-hand was not confirmed, stopped here" || run.Steps[2].Branch != "" || run.Steps[1].Branch != "by-hand" {
 		t.Errorf("refused: %+v", run)
 	}
-	if run := walk(answers(0, `{"margin":0,"voters":[]}`), Options{}); run.Refused || !strings.Contains(run.Reason, "--var node=VALUE") {
+	if run := walk(answers(0, `{"margin":0,"voters":[]}`), Options{}); run.Refused || !strings.Contains(run.Reason, "parley runbook run example --from which --var node=VALUE") {
 		t.Errorf("missing: %+v", run)
 	}
 	asked := ""
@@ -293,7 +305,9 @@ type diary []string
 
 func (d *diary) Begin(s *Step, command string) { *d = append(*d, "begin "+s.ID+" "+command) }
 func (d *diary) Say(text string)               { *d = append(*d, "say "+text) }
-func (d *diary) End(r StepResult)              { *d = append(*d, fmt.Sprintf("end %s %t %s", r.ID, r.OK, r.Branch)) }
+func (d *diary) End(r StepResult) {
+	*d = append(*d, fmt.Sprintf("end %s %s %s", r.ID, verdict(r), r.Branch))
+}
 
 // Whoever watches sees what is going to happen before it is asked for, with words that can be pasted.
 func TestReporterSeesTheWalk(t *testing.T) {

@@ -28,6 +28,9 @@ func Windows() []string {
 type Tracker struct {
 	objective Objective
 	rings     []ring
+	paging    bool          // a page has begun, and its rules still exceed
+	lastBad   time.Duration // when there was a bad event last
+	everBad   bool
 }
 
 // NewTracker returns one that has seen nothing.
@@ -48,7 +51,15 @@ func (t *Tracker) Add(now time.Duration, good, bad uint64) {
 		t.rings[i].advance(now)
 		t.rings[i].add(counts{good, bad})
 	}
+	if bad > 0 {
+		t.lastBad, t.everBad = now, true
+	}
+	excess, _ := t.excess(now, Page)
+	t.paging = excess > 1 && (t.paging || bad > 0)
 }
+
+// LastBad returns when a bad event was counted last; ok is false when none was.
+func (t *Tracker) LastBad() (at time.Duration, ok bool) { return t.lastBad, t.everBad }
 
 // Status describes the objective as of now.
 func (t *Tracker) Status(now time.Duration) Status {
@@ -78,7 +89,19 @@ func (t *Tracker) Status(now time.Duration) Status {
 // Excess is how far the worst rule of a severity is over its factor: the smaller of its two burn rates,
 // divided by it. It is 0 for a rule whose short window has too few events to judge. Without any event in
 // the short window of one of the rules there is no data, unless another rule fires.
+//
+// A page begins with a bad event. The windows may come to exceed their factor by a good one as well, when it makes
+// the events enough to judge: majority gone for 104 seconds, back for 38, and the 208th event of the five minutes is a
+// good write. Nobody is woken for what is over; until then the excess is 1.
 func (t *Tracker) Excess(now time.Duration, s Severity) (excess float64, ok bool) {
+	excess, ok = t.excess(now, s)
+	if s == Page && excess > 1 && !t.paging {
+		excess = 1
+	}
+	return excess, ok
+}
+
+func (t *Tracker) excess(now time.Duration, s Severity) (excess float64, ok bool) {
 	ok = true
 	for _, r := range Rules() {
 		if r.Severity != s {

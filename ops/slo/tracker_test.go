@@ -157,6 +157,44 @@ func TestPageNeedsLongAndShortWindow(t *testing.T) {
 	}
 }
 
+// Nobody is woken for what is over: three minutes of health, the majority gone for 104 seconds, and the events become
+// enough to judge only when it is back. It used to page 38 seconds after the end. A bad event then does page, and what
+// has begun stays until its windows are better. The control pages while it is down, by more events a second.
+func TestPageBeginsWithABadEvent(t *testing.T) {
+	firing := func(tracker *Tracker, now time.Duration) bool {
+		e, _ := tracker.Excess(now, Page)
+		return e > 1 || len(tracker.Status(now).Firing) == 2
+	}
+	tracker := NewTracker(write)
+	now := load(tracker, 1000*time.Hour, 80*time.Second, 1, 0)
+	if now = load(tracker, now, 104*time.Second, 1, 1); firing(tracker, now) {
+		t.Fatal("184 events are enough to judge, so that this test shows nothing")
+	}
+	for range 100 {
+		if now = load(tracker, now, time.Second, 1, 0); firing(tracker, now) {
+			t.Fatalf("it pages %v after the last bad event", now-tracker.lastBad)
+		}
+	}
+	if excess, _ := tracker.excess(now, Page); excess <= 1 {
+		t.Errorf("control: the windows are at %v, so that nothing was held back", excess)
+	}
+	if at, ok := tracker.LastBad(); !ok || now-at < 100*time.Second || now-at > 102*time.Second {
+		t.Errorf("the last bad event was %v ago, %v", now-at, ok)
+	}
+	if now = load(tracker, now, time.Second, 1, 1); !firing(tracker, now) {
+		t.Error("a bad event more does not page")
+	}
+	if now = load(tracker, now, time.Minute, 1, 0); !firing(tracker, now) {
+		t.Error("a page that has begun does not last")
+	}
+
+	control := NewTracker(write)
+	now = load(control, 1000*time.Hour, 80*time.Second, 2, 0)
+	if now = load(control, now, 104*time.Second, 2, 1); !firing(control, now) {
+		t.Error("control: with enough events it does not page during the outage")
+	}
+}
+
 // Without events nothing is good: SLI, budget and burn are null, and there is no excess.
 func TestNoDataIsNotGood(t *testing.T) {
 	tracker := NewTracker(write)

@@ -112,6 +112,86 @@ func TestTimelineWithoutAQuorum(t *testing.T) {
 	})
 }
 
+// TestOneLostVoterIsToldOnce: a voter that is killed and comes back makes one line for each end of each alert about the
+// core, not one an agent. Meanwhile an agent is restarted three times by SIGTERM, which is no crash loop on any agent;
+// killed as often it is one, with its name (the control).
+func TestOneLostVoterIsToldOnce(t *testing.T) {
+	t.Parallel() // it mostly waits
+	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute})
+	clients := clientsOf(t, l)
+	whole(t, clients)
+	outside, voter := agentInRole(t, clients, "none"), agentInRole(t, clients, "voter")
+	asked := clients[agentInRole(t, clients, "leader")]
+	lose(t, l, voter, syscall.SIGKILL, func() {
+		eventually(t, alertWithin, "it is told", func(ctx context.Context) error {
+			return toldInOrder(ctx, asked, "alert-firing quorum-margin")
+		})
+	})
+	for range 3 {
+		lose(t, l, outside, syscall.SIGTERM, func() {})
+	}
+	eventually(t, 20*time.Second, "its end is told", func(ctx context.Context) error {
+		return toldInOrder(ctx, asked, "alert-resolved quorum-margin: is over: ")
+	})
+	eventually(t, 20*time.Second, "three starts were seen, and nothing is wrong with the core or with them", func(ctx context.Context) error {
+		n, err := asked.Node(ctx, outside)
+		if err == nil && (n.Starts10m != 3 || n.CrashStarts10m != 0) {
+			err = fmt.Errorf("%+v", n)
+		}
+		if err != nil {
+			return err
+		}
+		return everywhere(clients, "", func(c *client.Client) error {
+			alerts, err := c.Alerts(ctx)
+			if slices.ContainsFunc(alerts, func(a client.Alert) bool {
+				return a.State != "ok" && slices.Contains([]string{"crash-loop", "quorum-margin", "voter-unhealthy", "no-leader"}, a.ID)
+			}) {
+				return fmt.Errorf("alerts %+v", alerts)
+			}
+			return err
+		})
+	})
+	events, err := asked.Events(t.Context(), client.EventOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]int{}
+	for _, e := range events {
+		if strings.HasPrefix(e.Kind, "alert-") {
+			told[e.Kind+" "+e.Subject]++
+		}
+	}
+	for _, line := range []string{"alert-firing quorum-margin", "alert-firing voter-unhealthy", "alert-resolved quorum-margin", "alert-resolved voter-unhealthy"} {
+		if told[line] != 1 {
+			t.Errorf("%q was told %d times, want once", line, told[line])
+		}
+	}
+	for range 3 { // the control
+		lose(t, l, outside, syscall.SIGKILL, func() {})
+	}
+	eventually(t, 20*time.Second, "a crash loop is named", func(ctx context.Context) error {
+		e, err := asked.Explain(ctx)
+		if err == nil && !slices.ContainsFunc(e.Causes, func(c client.Cause) bool { return c.Cause == "crash-loop" && c.Subject == outside }) {
+			err = fmt.Errorf("causes %+v", e.Causes)
+		}
+		return err
+	})
+}
+
+// lose ends an agent, does something meanwhile, and starts it again.
+func lose(t *testing.T, l *lab.Lab, name string, by syscall.Signal, meanwhile func()) {
+	t.Helper()
+	if err := l.Kill(name, by); err != nil {
+		t.Fatal(err)
+	}
+	meanwhile()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := l.Restart(ctx, name); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // toldInOrder complains unless the timeline has events that begin with these, as "kind subject: message", in this order.
 func toldInOrder(ctx context.Context, c *client.Client, want ...string) error {
 	events, err := c.Events(ctx, client.EventOptions{})
