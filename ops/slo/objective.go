@@ -72,6 +72,6 @@ func Rules() []Rule {
 	}
 }
 
-// minEvents is how many events the short window needs before the rule may fire: fewer, and less than three
-// bad ones would be enough.
+// minEvents is how many events the short window is taken to have at least: with fewer, less than three bad
+// ones would be enough for the rule to fire.
 func (r Rule) minEvents(o Objective) float64 { return 3 / (r.Factor * o.Budget()) }

@@ -28,7 +28,6 @@ func Windows() []string {
 type Tracker struct {
 	objective Objective
 	rings     []ring
-	paging    bool          // a page has begun, and its rules still exceed
 	lastBad   time.Duration // when there was a bad event last
 	everBad   bool
 }
@@ -54,8 +53,6 @@ func (t *Tracker) Add(now time.Duration, good, bad uint64) {
 	if bad > 0 {
 		t.lastBad, t.everBad = now, true
 	}
-	excess, _ := t.excess(now, Page)
-	t.paging = excess > 1 && (t.paging || bad > 0)
 }
 
 // LastBad returns when a bad event was counted last; ok is false when none was.
@@ -87,35 +84,28 @@ func (t *Tracker) Status(now time.Duration) Status {
 }
 
 // Excess is how far the worst rule of a severity is over its factor: the smaller of its two burn rates,
-// divided by it. It is 0 for a rule whose short window has too few events to judge. Without any event in
-// the short window of one of the rules there is no data, unless another rule fires.
-//
-// A page begins with a bad event. The windows may come to exceed their factor by a good one as well, when it makes
-// the events enough to judge: majority gone for 104 seconds, back for 38, and the 208th event of the five minutes is a
-// good write. Nobody is woken for what is over; until then the excess is 1.
+// divided by it. Where a window has too few events to judge, those that are missing count as good. So a few
+// bad events wake nobody; an outage in which hardly anything is even tried still does, as soon as it would on
+// an agent that has run for long; and a good event never makes it worse, so nobody is woken for what is over.
+// Without any event in the short window of one of the rules there is no data, unless another rule fires.
 func (t *Tracker) Excess(now time.Duration, s Severity) (excess float64, ok bool) {
-	excess, ok = t.excess(now, s)
-	if s == Page && excess > 1 && !t.paging {
-		excess = 1
-	}
-	return excess, ok
-}
-
-func (t *Tracker) excess(now time.Duration, s Severity) (excess float64, ok bool) {
 	ok = true
 	for _, r := range Rules() {
 		if r.Severity != s {
 			continue
 		}
-		long, short := t.over(now, r.Long), t.over(now, r.Short)
-		burnLong, _ := t.burn(long)
-		burnShort, any := t.burn(short)
-		ok = ok && any
-		if float64(short.total()) >= r.minEvents(t.objective) {
-			excess = max(excess, min(burnLong, burnShort)/r.Factor)
-		}
+		short := t.over(now, r.Short)
+		ok = ok && short.total() > 0
+		enough := r.minEvents(t.objective)
+		burn := min(t.atLeast(t.over(now, r.Long), enough*r.Long.Seconds()/r.Short.Seconds()), t.atLeast(short, enough))
+		excess = max(excess, burn/r.Factor)
 	}
 	return excess, ok || excess > 1
+}
+
+// atLeast is the burn rate of c, filled up with good events.
+func (t *Tracker) atLeast(c counts, events float64) float64 {
+	return float64(c.bad) / max(float64(c.total()), events) / t.objective.Budget()
 }
 
 // burn is how many times faster than it may the budget is used up; ok is false without events.
