@@ -260,7 +260,6 @@ func TestHostOverUnixSocket(t *testing.T) {
 		transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, l.Addr().String())
 		}}
-		defer transport.CloseIdleConnections()
 		request, err := http.NewRequest(http.MethodGet, "http://x/livez", nil)
 		if err != nil {
 			t.Fatal(err)
@@ -270,6 +269,7 @@ func TestHostOverUnixSocket(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = response.Body.Close()
+		transport.CloseIdleConnections()
 		if response.StatusCode != want {
 			t.Errorf("%s: %d, want %d", network, response.StatusCode, want)
 		}

@@ -40,7 +40,6 @@ func TestWayBackToUDP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, connecting := range []bool{false, true} {
 			u := idleUnderlay(time.Now)
-			defer u.cancel()
 			for range cap(u.dials) {
 				u.dials <- struct{}{} // no dial gets through: that one was started is all we look at
 			}
@@ -55,6 +54,7 @@ func TestWayBackToUDP(t *testing.T) {
 				t.Error("tried again before the pause was over")
 			}
 			synctest.Wait()
+			u.cancel()
 		}
 	})
 }
