@@ -12,11 +12,6 @@ import (
 // mdLink is an inline link of Markdown: its target up to a fragment.
 var mdLink = regexp.MustCompile(`\]\(([^)#\s]+)(?:#[^)\s]*)?\)`)
 
-// missingPages may be linked to before they are there.
-var missingPages = map[string]bool{
-	"docs/benchmarks.md": true,
-}
-
 // Every relative link of the Markdown files leads to a file that exists. A renamed page once left dead links behind.
 func TestLinks(t *testing.T) {
 	files := 0
@@ -53,7 +48,7 @@ func TestLinks(t *testing.T) {
 
 func exists(name string) bool {
 	_, err := os.Stat(name)
-	return err == nil || missingPages[filepath.ToSlash(name)]
+	return err == nil
 }
 
 // deadLinks lists the files that a page links to and that are not there. What is in code is no link.

@@ -35,7 +35,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	// Tests that mostly wait run beside each other, more of them than there are processors.
-	if err := flag.Set("test.parallel", "3"); err != nil {
+	if err := flag.Set("test.parallel", "4"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
