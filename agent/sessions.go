@@ -171,7 +171,7 @@ func (k *sessionKeeper) contact(node string) {
 	now := k.now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.mu.heard != nil && len(k.mu.heard) < state.MaxNodes {
+	if _, known := k.mu.heard[node]; k.mu.heard != nil && (known || len(k.mu.heard) < state.MaxNodes) {
 		k.mu.heard[node] = now
 	}
 }

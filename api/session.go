@@ -100,6 +100,11 @@ func (s *Service) renewHere(ctx context.Context, id state.SessionID) (SessionAns
 	if err := s.local.RenewSession(session); err != nil {
 		return SessionAnswer{}, AsError(err)
 	}
+	// The session may have ended between the two, and the keeper knows nothing of it any more: then it has counted a
+	// time that nobody has. What it had not decided by now ends later, if at all.
+	if _, still := s.local.Hub.View().Session(id); !still {
+		return SessionAnswer{}, Errorf(CodeNotFound, "session %s has ended", id).WithHint("create a new session")
+	}
 	return s.sessionsFrom(view, SessionQuery{ID: &id})
 }
 

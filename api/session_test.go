@@ -110,6 +110,29 @@ func TestRenewalOfWhatIsNotHeldYet(t *testing.T) {
 	wantCode(t, err, CodeNoLeader)
 }
 
+// A session that ends between the look at the state and the count of its time is not renewed: its holder must hear of it.
+// Without the end in between it is, which is the control.
+func TestRenewalDuringTheEnd(t *testing.T) {
+	for _, ends := range []bool{true, false} {
+		c := newFake(t, 1, 1)
+		s := c.session("a1")
+		a1 := c.agents["a1"].service
+		a1.local.RenewSession = func(state.Session) error { // as a keeper that has forgotten it, and begins anew
+			if !ends {
+				return nil
+			}
+			_, err := a1.Execute(t.Context(), operator, state.SessionDestroy{ID: s.ID, Reason: state.ReasonAsked})
+			return err
+		}
+		_, err := a1.RenewSession(t.Context(), operator, s.ID)
+		if ends {
+			wantCode(t, err, CodeNotFound)
+		} else if err != nil {
+			t.Errorf("the control: %v", err)
+		}
+	}
+}
+
 // What an agent asks for its caller is capped at the role that the cluster gave the agent.
 func TestForwardedSessionsAreCapped(t *testing.T) {
 	c := newFake(t, 4, 3) // a4 is outside the core, with the role discovery
