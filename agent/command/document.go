@@ -39,7 +39,7 @@ var jsonShapes = map[string]string{
 	"members":    memberShape,
 	"core":       coreShape,
 	"core allow": `{"node","allow","role","stays"}`,
-	"core size":  `{"size"}`,
+	"core size":  `{"size"}, and "dry_run" of a dry run`,
 
 	"kv get":    pairShape,
 	"kv list":   "[" + pairShape + "]",

@@ -59,14 +59,20 @@ func isMember(core client.CoreStatus, node string) bool {
 }
 
 func (a *app) coreSizeCommand() *cobra.Command {
-	return &cobra.Command{
+	var yes, dryRun bool
+	cmd := &cobra.Command{
 		Use:   "size N",
 		Short: "Set how many voters the core should have",
-		Args:  takes("N"),
+		Long: "N is 1, 3, 5 or 7. A smaller core asks first: those that leave it delete their logs. With --dry-run it only says\n" +
+			"what would happen.",
+		Args: takes("N"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n, err := strconv.Atoi(args[0])
 			if err != nil {
 				return usageError("like parley core size 5", "%q is not a number of voters", args[0])
+			}
+			if done, err := a.guardSize(cmd, n, yes, dryRun); done || err != nil {
+				return err
 			}
 			return a.change(func(ctx context.Context, c *client.Client) (answer, error) {
 				err := c.SetCoreSize(ctx, n)
@@ -76,6 +82,38 @@ func (a *app) coreSizeCommand() *cobra.Command {
 			})(cmd, nil)
 		},
 	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would happen")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask before the core becomes smaller")
+	return cmd
+}
+
+// guardSize shows what a smaller core costs and wants that confirmed. done means that a dry run was all that was wanted.
+func (a *app) guardSize(cmd *cobra.Command, n int, yes, dryRun bool) (done bool, err error) {
+	if yes && !dryRun {
+		return false, nil
+	}
+	c, err := a.connect(cmd)
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	core, err := c.Core(cmd.Context())
+	if err != nil {
+		return false, err
+	}
+	radius := fmt.Sprintf("the core has %s and is to have %d", plural(len(core.Voters), "voter"), n)
+	if n < len(core.Voters) {
+		radius += fmt.Sprintf(": %d of them leave it and delete their logs, and it survives %s instead of %d",
+			len(core.Voters)-n, plural((n-1)/2, "failure"), (len(core.Voters)-1)/2)
+	}
+	switch {
+	case dryRun:
+		value := map[string]any{"size": n, "dry_run": true}
+		return true, a.say(cmd, answer{value: value, table: func(w io.Writer) { row(w, radius) }})
+	case n >= len(core.Voters):
+		return false, nil
+	}
+	return false, a.confirm(cmd.Context(), c, yes, radius)
 }
 
 func (a *app) agentRoleCommand() *cobra.Command {

@@ -212,7 +212,7 @@ func TestRolesAtTheDoors(t *testing.T) {
 	before := settled(t, l)
 
 	t.Run("an agent with the role discovery", func(t *testing.T) {
-		for _, args := range []string{"kv put k v", "kv get works/a1", "kv delete k", "token create", "token list", "core size 1", "core allow small", "agent role small operator"} {
+		for _, args := range []string{"kv put k v", "kv get works/a1", "kv delete k", "token create", "token list", "core size 1 --yes", "core allow small", "agent role small operator"} {
 			s := parley(t, append(strings.Fields(args), "--data-dir", dir)...)
 			if strings.HasPrefix(args, "core") || strings.HasPrefix(args, "agent") {
 				if s.code != 4 {
