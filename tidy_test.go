@@ -31,7 +31,7 @@ const anyOfOurs = "*"
 
 // parts are what the agent composes.
 var parts = []string{
-	"api", "api/consul", "clock", "consensus", "membership", "mesh/dns", "mesh/health", "mesh/proxy",
+	"api", "api/consul", "clock", "consensus", "membership", "mutant", "mesh/dns", "mesh/health", "mesh/proxy",
 	"mesh/xds", "ops", "ops/runbook", "ops/slo", "runbooks", "security", "security/policy", "state", "state/watch", "storage", "transport",
 }
 
@@ -41,15 +41,16 @@ var mayImport = map[string][]string{
 	".": nil,
 
 	"clock":           nil,
+	"mutant":          nil, // constant false without its build tag; what is to be broken imports it
 	"runbooks":        nil,
 	"security/policy": nil,
-	"storage":         nil, // implements consensus.Log by shape
+	"storage":         {"mutant"}, // implements consensus.Log by shape
 	"transport":       nil,
 
-	"state":       {"clock", "security/policy"},
-	"state/watch": {"clock", "state"},
-	"consensus":   {"clock"}, // defines StateMachine, Log and Snapshots for itself
-	"security":    {"security/policy", "transport"},
+	"state":       {"clock", "mutant", "security/policy"},
+	"state/watch": {"clock", "mutant", "state"},
+	"consensus":   {"clock", "mutant"}, // defines StateMachine, Log and Snapshots for itself
+	"security":    {"mutant", "security/policy", "transport"},
 	"membership":  {"transport"},
 
 	"mesh/dns":    {"state", "state/watch"},
@@ -74,7 +75,7 @@ var mayImport = map[string][]string{
 	"agent/command/consul": {"agent/command", "agent/config", "api/client", "api/consul"}, // api/consul: the version that it claims
 	"cmd/agent":            {"agent/command", "agent/command/consul"},                     // chooses by the program's name
 
-	"sim":         {"clock", "consensus", "state", "state/watch", "storage"},
+	"sim":         {"clock", "consensus", "mutant", "state", "state/watch", "storage"},
 	"test/bench":  {anyOfOurs},
 	"test/compat": nil, // a module of its own: the client's tests and what runs them
 	"test/e2e":    {anyOfOurs},

@@ -20,6 +20,7 @@ type effects struct {
 	installs []*installTask
 	saves    []*saveTask
 	reports  []snapReport
+	notes    []note
 	compact  uint64 // compact the log on disk up to here; 0 = no
 	changed  bool   // leader, role, term or membership changed: publish the status
 	clockErr error  // a stamp from a peer that the clock refused

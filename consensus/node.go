@@ -94,6 +94,7 @@ const (
 type inbound struct {
 	messages []*raftpb.Message
 	reports  []peerReport
+	notes    []note
 }
 
 // New builds a node from what was recovered and restores the machine from the snapshot. It starts

@@ -151,6 +151,11 @@ func (n *Node) receive(in inbound) {
 	for _, r := range in.reports {
 		n.core.report(r.from, r.ok)
 	}
+	for _, heard := range in.notes {
+		if err := n.core.hear(heard); err != nil {
+			n.refused.note(n.log, n.core.ticks, heard, err)
+		}
+	}
 }
 
 func describe(m *raftpb.Message) string {
@@ -202,6 +207,9 @@ func (n *Node) perform() {
 	n.installs.put(out.installs...)
 	for _, r := range out.reports {
 		n.peers.report(r.to, peerReport{from: n.opts.ID, index: r.index, ok: r.ok})
+	}
+	for _, told := range out.notes {
+		n.peers.tell(n.opts.ID, told)
 	}
 	for _, a := range out.answers {
 		a.to.reply(a.outcome)

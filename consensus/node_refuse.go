@@ -19,11 +19,19 @@ type refusals struct {
 }
 
 func (r *refusals) log(log *zap.Logger, tick uint64, m *raftpb.Message, err error) {
+	r.line(log, tick, m.GetFrom(), err)
+}
+
+func (r *refusals) note(log *zap.Logger, tick uint64, n note, err error) {
+	r.line(log, tick, n.peer, err)
+}
+
+func (r *refusals) line(log *zap.Logger, tick, peer uint64, err error) {
 	r.count++
 	if tick < r.next {
 		return
 	}
-	log.Warn("peer message refused", zap.Uint64("peer", m.GetFrom()), zap.Error(err), zap.Int("count", r.count))
+	log.Warn("peer message refused", zap.Uint64("peer", peer), zap.Error(err), zap.Int("count", r.count))
 	r.next, r.count = tick+refusalPause, 0
 }
 

@@ -103,6 +103,13 @@ func (p *peers) report(to uint64, r peerReport) {
 	}
 }
 
+// tell queues a note for its receiver.
+func (p *peers) tell(from uint64, n note) {
+	if q := p.peer(n.peer); q != nil {
+		q.queue.tell(sentNote{n, from})
+	}
+}
+
 // peer returns the peer's queue, making it when needed.
 func (p *peers) peer(id uint64) *peer {
 	p.mu.Lock()
@@ -223,7 +230,7 @@ func (q *peer) write(ctx context.Context, conn net.Conn) (worked bool, err error
 		case <-q.queue.signal:
 		}
 		messages, reports := q.queue.next(frameTarget)
-		if buf, err = q.writeFrame(conn, buf[:0], messages, reports); err != nil {
+		if buf, err = q.writeFrame(conn, buf[:0], messages, reports, q.queue.takeNotes()); err != nil {
 			q.drop(len(messages), hasSnapshot(messages))
 			return worked, err
 		}
@@ -235,8 +242,11 @@ func (q *peer) write(ctx context.Context, conn net.Conn) (worked bool, err error
 }
 
 // writeFrame encodes and writes one frame. A message over the limit is left out and reported.
-func (q *peer) writeFrame(conn net.Conn, buf []byte, messages []*raftpb.Message, reports []peerReport) ([]byte, error) {
+func (q *peer) writeFrame(conn net.Conn, buf []byte, messages []*raftpb.Message, reports []peerReport, notes []sentNote) ([]byte, error) {
 	buf = append(buf, 0, 0, 0, 0)
+	for _, n := range notes {
+		buf = appendNote(buf, n.from, n.note)
+	}
 	for _, r := range reports {
 		buf = appendReport(buf, r)
 	}
@@ -323,6 +333,11 @@ func (n *Node) checkInbound(in inbound, node string) error {
 	}
 	for _, r := range in.reports {
 		if err := n.checkSender(r.from, node); err != nil {
+			return err
+		}
+	}
+	for _, told := range in.notes {
+		if err := n.checkSender(told.peer, node); err != nil {
 			return err
 		}
 	}

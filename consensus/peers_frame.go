@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,14 +15,16 @@ import (
 //
 //	length 4 | items: kind 1, length 4, bytes      (big endian)
 //
-// An item is a Raft message (protobuf) or the report of a receiver on a snapshot. Kinds that we do
-// not know are refused: what may be sent depends on the version agreed before.
+// An item is a Raft message (protobuf), the report of a receiver on a snapshot, or a note (from 8, kind 1,
+// bytes). Kinds that we do not know are refused: what may be sent depends on the version agreed before.
 const (
 	frameHeader  = 4
 	itemHeader   = 1 + 4
 	itemMessage  = 1
 	itemReport   = 2
+	itemNote     = 3
 	reportSize   = 8 + 8 + 1
+	noteHeader   = 8 + 1
 	maxFrame     = 16 << 20 // refused beyond, on both sides
 	maxFrameItem = 8192
 	frameTarget  = 1 << 20 // coalesce up to about here, so that heartbeats wait for little
@@ -60,6 +63,15 @@ func appendReport(b []byte, r peerReport) []byte {
 		return append(b, 1)
 	}
 	return append(b, 0)
+}
+
+// appendNote adds a note of ours to a frame under construction.
+func appendNote(b []byte, from uint64, n note) []byte {
+	b = append(b, itemNote)
+	b = binary.BigEndian.AppendUint32(b, uint32(noteHeader+len(n.body))) //nolint:gosec // at most maxNoteBytes
+	b = binary.BigEndian.AppendUint64(b, from)
+	b = append(b, byte(n.kind))
+	return append(b, n.body...)
 }
 
 // readFrame reads one frame's body into buf, which it may grow, and returns the body.
@@ -112,6 +124,10 @@ func (in *inbound) add(kind byte, item []byte) error {
 	case kind == itemReport && len(item) == reportSize && item[16] <= 1:
 		in.reports = append(in.reports, peerReport{
 			from: binary.BigEndian.Uint64(item), index: binary.BigEndian.Uint64(item[8:]), ok: item[16] == 1,
+		})
+	case kind == itemNote && len(item) >= noteHeader && len(item) <= noteHeader+maxNoteBytes:
+		in.notes = append(in.notes, note{
+			peer: binary.BigEndian.Uint64(item), kind: noteKind(item[8]), body: bytes.Clone(item[noteHeader:]),
 		})
 	default:
 		return fmt.Errorf("kind %d of %d bytes", kind, len(item))

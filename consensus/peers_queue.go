@@ -24,6 +24,7 @@ type peerQueue struct {
 		bulk       []*raftpb.Message
 		bytes      int // in bulk
 		reports    []peerReport
+		notes      []sentNote
 	}
 }
 
@@ -66,6 +67,35 @@ func (q *peerQueue) report(r peerReport) {
 	notify(q.signal)
 }
 
+// sentNote is a note on its way to a peer.
+type sentNote struct {
+	note
+	from uint64
+}
+
+// maxPeerNotes is how many notes may wait for one peer; the oldest go first.
+const maxPeerNotes = 64
+
+// tell adds a note.
+func (q *peerQueue) tell(n sentNote) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.mu.notes = append(q.mu.notes, n)
+	if over := len(q.mu.notes) - maxPeerNotes; over > 0 {
+		q.mu.notes = q.mu.notes[over:]
+	}
+	notify(q.signal)
+}
+
+// takeNotes takes all notes.
+func (q *peerQueue) takeNotes() []sentNote {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	notes := q.mu.notes
+	q.mu.notes = nil
+	return notes
+}
+
 // next takes what fits into one frame: everything urgent, then entries up to about target bytes.
 func (q *peerQueue) next(target int) (messages []*raftpb.Message, reports []peerReport) {
 	q.mu.Lock()
@@ -92,7 +122,7 @@ func (q *peerQueue) clear() (dropped int, snapshot bool) {
 	defer q.mu.Unlock()
 	dropped = len(q.mu.urgent) + len(q.mu.bulk)
 	snapshot = hasSnapshot(q.mu.bulk)
-	q.mu.urgent, q.mu.bulk, q.mu.bytes, q.mu.reports = nil, nil, 0, nil
+	q.mu.urgent, q.mu.bulk, q.mu.bytes, q.mu.reports, q.mu.notes = nil, nil, 0, nil, nil
 	return dropped, snapshot
 }
 

@@ -41,6 +41,7 @@ type packet struct {
 	from, to uint64
 	m        *raftpb.Message
 	report   *snapReport
+	note     *note
 }
 
 // simNode is one replica: its disks survive a crash, the rest does not.
@@ -164,6 +165,9 @@ func (n *simNode) do(f func()) {
 	n.send(out.messages)
 	for _, r := range out.reports {
 		n.s.net = append(n.s.net, packet{from: n.id, to: r.to, report: &r})
+	}
+	for _, told := range out.notes {
+		n.s.net = append(n.s.net, packet{from: n.id, to: told.peer, note: &note{peer: n.id, kind: told.kind, body: told.body}})
 	}
 	for _, a := range out.answers {
 		a.to.reply(a.outcome)
@@ -321,6 +325,10 @@ func (s *sim) deliver(i int) {
 	}
 	if p.report != nil {
 		to.do(func() { to.core.report(p.from, p.report.ok) })
+		return
+	}
+	if p.note != nil {
+		to.do(func() { _ = to.core.hear(*p.note) })
 		return
 	}
 	b, err := proto.Marshal(p.m)
