@@ -21,7 +21,9 @@ type cluster struct {
 	timeline
 	rnd    *rand.Rand
 	hosts  []*host
+	size   int // voters wanted
 	nextID uint64
+	frozen bool // nobody plans
 	net    network
 	log    history
 	fired  map[string]int // how often each fault and buggify point has happened
@@ -33,7 +35,7 @@ type cluster struct {
 }
 
 func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
-	c := &cluster{rnd: rnd, nextID: 1, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
+	c := &cluster{rnd: rnd, size: o.Nodes, nextID: 1, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
 	c.net = newNetwork()
 	c.log = newHistory()
 	genesis := state.Genesis(state.GenesisOptions{
@@ -42,13 +44,15 @@ func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
 		Bundle: state.Bundle{Sequence: 1, Roots: [][]byte{[]byte("root")}}, Sealed: []byte("sealed"),
 	}).View()
 	var voters []uint64
-	for range o.Nodes {
+	for i := range o.Nodes + o.Spares {
 		h := &host{c: c, name: fmt.Sprintf("n%d", len(c.hosts)+1), id: c.nextID, disk: storage.NewMem(), slow: 1}
 		c.nextID++
-		voters = append(voters, h.id)
+		if i < o.Nodes {
+			voters = append(voters, h.id)
+		}
 		c.hosts = append(c.hosts, h)
 	}
-	for _, h := range c.hosts {
+	for _, h := range c.hosts[:o.Nodes] {
 		if err := h.found(voters, genesis); err != nil {
 			return nil, err
 		}
@@ -67,7 +71,7 @@ func (c *cluster) boot(h *host) {
 		return
 	}
 	if h.lied {
-		c.damaged(h)
+		c.lose(h)
 		return
 	}
 	err := h.start()
@@ -75,7 +79,7 @@ func (c *cluster) boot(h *host) {
 	switch {
 	case errors.As(err, &damage) || errors.Is(err, consensus.ErrLost):
 		c.trace("%s is damaged: %v", h.name, err)
-		c.damaged(h)
+		c.lose(h)
 	case err != nil:
 		c.fail("%s does not start: %v", h.name, err)
 	}

@@ -5,8 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"go.etcd.io/raft/v3/raftpb"
-
 	"github.com/parley-mesh/parley/storage"
 )
 
@@ -286,13 +284,18 @@ func (c *cluster) mayLose(h *host) bool {
 		return false
 	}
 	for _, o := range c.hosts {
-		if o.lied || o.joining || o.damaged {
+		if o.lied || o.damaged {
 			return false
 		}
 	}
 	s := l.rep.Status()
-	if len(s.Outgoing) > 0 || len(s.Learners) > 0 || !s.Confirmed {
+	if len(s.Outgoing) > 0 || !s.Confirmed {
 		return false
+	}
+	for _, id := range s.Voters {
+		if c.byID(id) == nil {
+			return false // it was lost, and is not replaced yet
+		}
 	}
 	others, quorum := 0, len(s.Voters)/2+1
 	for _, id := range s.Voters {
@@ -303,72 +306,30 @@ func (c *cluster) mayLose(h *host) bool {
 	return others >= quorum
 }
 
-// damaged gives up a host's Raft id: it comes back empty, under a new one, as a learner.
-func (c *cluster) damaged(h *host) {
+// lose gives up a host's Raft id: it comes back empty, under a new one, as a learner.
+func (c *cluster) lose(h *host) {
 	c.note("rejoin under a new id")
+	c.renew(h)
+}
+
+func (c *cluster) renew(h *host) {
 	old := h.id
 	h.past, h.id = old, c.nextID
 	c.nextID++
-	h.disk, h.life, h.lied, h.damaged, h.joining = storage.NewMem(), h.life+1, false, false, true
+	h.disk, h.life, h.lied, h.damaged = storage.NewMem(), h.life+1, false, false
 	c.trace("%s gives up id %d for %d", h.name, old, h.id)
 	if err := h.start(); err != nil {
 		c.fail("%s does not start empty: %v", h.name, err)
 		return
 	}
-	c.replace(h, old)
 }
 
 // replaceOne gives a host a new Raft id though its disk is well.
 func (c *cluster) replaceOne() {
 	if h := c.anyHost(); h != nil && c.mayLose(h) {
 		h.crash(storage.KeepUnsynced)
-		c.damaged(h)
+		c.lose(h)
 	}
-}
-
-// replace leads the new id of a host to a voter in place of the old one, by steps that are repeated until they hold.
-func (c *cluster) replace(h *host, old uint64) {
-	id := h.id
-	c.after(100*time.Millisecond, func() {
-		if h.id != id {
-			return // it was lost again
-		}
-		if l := c.leader(); l != nil && c.replaceStep(l, id, old) {
-			h.joining = false
-			return
-		}
-		c.replace(h, old)
-	})
-}
-
-func (c *cluster) replaceStep(l *host, id, old uint64) (done bool) {
-	s := l.rep.Status()
-	voter, learner, oldIn := contains(s.Voters, id), contains(s.Learners, id), contains(s.Voters, old) || contains(s.Learners, old)
-	change := &raftpb.ConfChangeV2{}
-	add := func(t raftpb.ConfChangeType, id uint64) {
-		change.Changes = append(change.Changes, &raftpb.ConfChangeSingle{Type: t.Enum(), NodeId: new(id)})
-	}
-	switch {
-	case len(s.Outgoing) > 0 || !s.Confirmed:
-		return false
-	case voter && !oldIn:
-		return true
-	case !voter && !learner:
-		add(raftpb.ConfChangeAddLearnerNode, id)
-	case learner && s.Progress[id].Match+50 < s.Commit:
-		return false // not caught up
-	default:
-		if !voter {
-			add(raftpb.ConfChangeAddNode, id)
-		}
-		if oldIn {
-			add(raftpb.ConfChangeRemoveNode, old)
-		}
-		change.Transition = raftpb.ConfChangeTransitionJointImplicit.Enum()
-		c.note("joint replacement")
-	}
-	l.do(func() error { return l.rep.ChangeCore(change, func(error) {}) })
-	return false
 }
 
 func contains(ids []uint64, id uint64) bool {

@@ -36,7 +36,8 @@ type host struct {
 	damaged, joining bool          // its files were spoiled and not read since; it comes back under a new id
 	slow             float64       // its disk takes so many times as long
 
-	life    uint64 // counts starts: events of an earlier life do nothing
+	since   time.Duration // up or down
+	life    uint64        // counts starts: events of an earlier life do nothing
 	up      bool
 	paused  bool
 	missed  []func() // what arrived during the pause
@@ -132,7 +133,7 @@ func (h *host) start() error {
 	if h.rep, err = consensus.NewReplica(o); err != nil {
 		return errors.Join(err, snaps.Damage()) // a snapshot that is damaged may leave a gap
 	}
-	h.up, h.damaged = true, false
+	h.up, h.damaged, h.since = true, false, h.c.now
 	h.do(h.rep.Start)
 	h.tickSoon()
 	return nil
@@ -171,7 +172,7 @@ func (h *host) crash(mode storage.CrashMode) {
 	if !h.up {
 		return
 	}
-	h.up, h.rep = false, nil
+	h.up, h.rep, h.since = false, nil, h.c.now
 	h.life++
 	h.disk = h.disk.Crash(mode, h.c.rnd.Uint64())
 	h.c.clients.crashed(h)
