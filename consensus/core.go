@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/mutant"
 )
 
 // Limits of the Raft library, from measurements: larger messages delay heartbeats, smaller ones
@@ -52,10 +53,8 @@ type coreConfig struct {
 // raft: memLog ends where raft's log ends, and the entries that show up while an event is handled
 // are the ones that this event caused. Proposals learn their index that way.
 //
-// A restarted voter votes at once. Reads here always take a read-index round, so that is safe.
-// With lease reads it would not be: a voter must then ignore votes for one election timeout after
-// its start, because it forgot the promise it made before. That rule belongs in admit, with the
-// other checks that need our state.
+// A voter that hears its leader promises not to vote for one election timeout. A restarted voter has
+// forgotten whom it heard, so it keeps the promise that it may have made: see mayVote.
 type core struct {
 	cfg coreConfig
 	rn  *raft.RawNode
@@ -74,6 +73,7 @@ type core struct {
 	issued    uint64 // as leader: highest read position sent out in a heartbeat of this term
 	maxStamp  clock.Stamp
 	written   *raftpb.HardState  // last one handed out to be written
+	restarted bool               // this id has run before
 	unsynced  bool               // entries, term or vote were handed out since the last sync
 	halted    error              // applying stopped for good; the log goes on
 	heard     map[uint64]uint64  // tick of the last message from each peer
@@ -87,6 +87,7 @@ type core struct {
 	change   *confChange
 	transfer *transfer
 	snaps    snapshots
+	planted  planted
 }
 
 // newCore builds a core from the recovered log. It performs no event; start does.
@@ -100,7 +101,7 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 		Storage: log, Applied: log.snap.Index, AsyncStorageWrites: true,
 		MaxSizePerMsg: maxSizePerMsg, MaxCommittedSizePerReady: maxCommittedSize,
 		MaxUncommittedEntriesSize: maxUncommittedSize, MaxInflightMsgs: maxInflightMsgs,
-		MaxInflightBytes: maxInflightBytes, CheckQuorum: true, PreVote: true,
+		MaxInflightBytes: maxInflightBytes, CheckQuorum: !mutant.On(mutant.NoCheckQuorum), PreVote: !mutant.On(mutant.NoPreVote),
 		DisableProposalForwarding: true, StepDownOnRemoval: true, Logger: cfg.logger,
 	}
 	if err := checkRaftConfig(rc); err != nil {
@@ -114,6 +115,7 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	c.term, c.commit = log.hard.GetTerm(), max(log.hard.GetCommit(), log.snap.Index)
 	c.applying, c.applied = log.snap.Index, log.snap.Index
 	c.snaps.last = log.snap.Index
+	c.restarted = log.hard.GetTerm() > 1 || len(log.entries) > 0
 	c.written = log.hard
 	c.observe(log.entries)
 	return c, nil
@@ -149,6 +151,7 @@ func (c *core) tick() {
 	c.rn.Tick()
 	c.drain()
 	c.campaignAlone()
+	c.plantedCommit()
 	c.watchProgress()
 	c.tickProposals()
 	c.tickReads()
@@ -174,7 +177,11 @@ func (c *core) step(m *raftpb.Message) error {
 	if err := c.admit(m); err != nil {
 		return err
 	}
+	if !c.mayVote(m) {
+		return nil
+	}
 	c.heard[m.GetFrom()] = c.ticks
+	c.plantedVote(m)
 	if m.GetType() == raftpb.MsgSnap && m.GetSnapshot().GetMetadata().GetIndex() > c.commit {
 		c.offerSnapshot(m)
 		return nil
@@ -193,6 +200,7 @@ func (c *core) appended(responses []*raftpb.Message) {
 		_ = c.rn.Step(m)
 		c.drain()
 	}
+	c.plantedAck()
 }
 
 // appliedTask reports that everything in t is applied (or skipped by a halt, which never reports).

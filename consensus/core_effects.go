@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/mutant"
 )
 
 // effects is what a turn of the core asks the shell to do. appends and applies must be performed
@@ -211,6 +212,9 @@ func (c *core) onAppend(m *raftpb.Message) {
 	t := &appendTask{entries: m.GetEntries()}
 	if m.Term != nil || m.Vote != nil || m.Commit != nil {
 		t.hard = &raftpb.HardState{Term: new(m.GetTerm()), Vote: new(m.GetVote()), Commit: new(m.GetCommit())}
+		if mutant.On(mutant.VoteNotPersisted) {
+			t.hard.Vote = new(uint64(0))
+		}
 	}
 	if !raft.IsEmptySnap(m.GetSnapshot()) {
 		t.snapshot = c.restored(m.GetSnapshot())
@@ -263,7 +267,11 @@ func (c *core) ownEntry(e *raftpb.Entry) {
 
 // onApply hands committed entries to the applier together with the proposers that wait for them.
 func (c *core) onApply(m *raftpb.Message) {
-	ents := m.GetEntries()
+	ents := c.notPlanted(m.GetEntries())
+	if len(ents) == 0 {
+		c.hand(&applyTask{responses: m.GetResponses(), index: c.applying, term: c.term})
+		return
+	}
 	last := ents[len(ents)-1]
 	t := &applyTask{
 		entries: ents, batches: make([]*batch, len(ents)), responses: m.GetResponses(),

@@ -140,6 +140,12 @@ func (r *Replica) Term() uint64    { return r.n.core.term }
 func (r *Replica) Commit() uint64  { return r.n.core.commit }
 func (r *Replica) Applied() uint64 { return r.n.waits.applied.Load() }
 
+// Reached reports whether a read at index, which ReadIndex returned, may be answered: what WaitApplied waits for.
+func (r *Replica) Reached(index uint64) bool { return r.n.waits.reached(index) }
+
+// Voted returns the candidate that this replica gave its vote in its term, 0 for none.
+func (r *Replica) Voted() uint64 { return r.n.core.written.GetVote() }
+
 // LogWaits, ApplyWaits, SaveWaits and InstallWaits report whether there is work of that kind.
 func (r *Replica) LogWaits() bool     { return len(r.redo) > 0 || r.n.logTasks.waits() }
 func (r *Replica) ApplyWaits() bool   { return r.n.applies.waits() }

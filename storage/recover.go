@@ -12,6 +12,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/mutant"
 )
 
 const (
@@ -142,10 +144,10 @@ func (r *recovery) noteHeaders(scan *segmentScan) {
 func (r *recovery) judgeTail() error {
 	missing := r.replay.tip.seq + 1
 	durable, torn := r.last.evidence(missing)
-	if durable {
+	if durable && !mutant.On(mutant.TruncateMidlog) {
 		return r.damage(r.last, "frame is bad, and a later frame says that it was durable")
 	}
-	if r.replay.anchor.tip.seq >= missing && !r.log.ignoreAnchor {
+	if r.replay.anchor.tip.seq >= missing && !r.log.ignoreAnchor && !mutant.On(mutant.NoAnchor) {
 		return r.damage(r.last, fmt.Sprintf("frame is bad or missing, and the anchor says that frame %d was durable", r.replay.anchor.tip.seq))
 	}
 	r.torn = torn
