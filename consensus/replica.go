@@ -143,8 +143,15 @@ func (r *Replica) Applied() uint64 { return r.n.waits.applied.Load() }
 // Reached reports whether a read at index, which ReadIndex returned, may be answered: what WaitApplied waits for.
 func (r *Replica) Reached(index uint64) bool { return r.n.waits.reached(index) }
 
-// Voted returns the candidate that this replica gave its vote in its term, 0 for none.
-func (r *Replica) Voted() uint64 { return r.n.core.written.GetVote() }
+// Voted returns the term that is durable, and the candidate that got this replica's vote in it, 0 for none. Before the
+// first write since the start it is what was recovered.
+func (r *Replica) Voted() (term, candidate uint64) {
+	h := r.n.synced
+	if h == nil {
+		h = r.n.core.log.hard
+	}
+	return h.GetTerm(), h.GetVote()
+}
 
 // LogWaits, ApplyWaits, SaveWaits and InstallWaits report whether there is work of that kind.
 func (r *Replica) LogWaits() bool     { return len(r.redo) > 0 || r.n.logTasks.waits() }

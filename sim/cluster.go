@@ -19,14 +19,15 @@ var clusterID = [16]byte{0: 0x51, 15: 0x15}
 // cluster is the whole simulated world.
 type cluster struct {
 	timeline
-	rnd    *rand.Rand
-	hosts  []*host
-	size   int // voters wanted
-	nextID uint64
-	frozen bool // nobody plans
-	net    network
-	log    history
-	fired  map[string]int // how often each fault and buggify point has happened
+	rnd        *rand.Rand
+	hosts      []*host
+	size       int // voters wanted
+	nextID     uint64
+	frozen     bool          // nobody plans
+	transferAt time.Duration // of the last transfer that was asked for
+	net        network
+	log        history
+	fired      map[string]int // how often each fault and buggify point has happened
 
 	clients *clients
 	err     error
@@ -241,6 +242,7 @@ func (c *cluster) observe(h *host) {
 			c.fail("%s and %s both lead term %d", other, name, h.rep.Term())
 		}
 	}
+	h.watchPromises()
 	if commit := h.rep.Commit(); commit < h.commit {
 		c.fail("%s: the commit index went back from %d to %d", h.name, h.commit, commit)
 	} else {

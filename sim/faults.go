@@ -234,6 +234,7 @@ func (c *cluster) transferLead() {
 	if l == nil || to == nil {
 		return
 	}
+	c.transferAt = c.now
 	l.do(func() error { return l.rep.TransferLeader(to.id, func(error) {}) })
 }
 

@@ -49,6 +49,8 @@ type host struct {
 	logBusy, applyBusy, saveBusy, fetchBusy, anchorBusy bool
 
 	commit uint64 // highest seen in this life
+	vote   vote
+	led    time.Duration // since when it leads without having been able to ask a majority
 }
 
 func (h *host) wall() time.Time {

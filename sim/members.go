@@ -45,6 +45,7 @@ func (c *cluster) plan(l *host) {
 	switch {
 	case a.Kind == consensus.ActionTransfer:
 		c.trace("plan: transfer to %d: %s", a.To, a.Reason)
+		c.transferAt = c.now
 		l.do(func() error { return l.rep.TransferLeader(a.To, func(error) {}) })
 	case a.Kind == consensus.ActionRetire:
 		if h := c.byID(a.RaftID); h != nil && h.up {
@@ -68,6 +69,9 @@ func (c *cluster) checkPlan(s consensus.Status, a consensus.Action) {
 		if s.Progress[id].Match+1000 < s.Commit {
 			c.fail("the plan makes %d a voter that is at %d of %d", id, s.Progress[id].Match, s.Commit)
 		}
+	}
+	if len(a.DropVoters) > 1 && len(a.AddVoters) > 0 {
+		c.fail("the plan replaces %v at once", a.DropVoters)
 	}
 	if after := len(s.Voters) + len(a.AddVoters) - len(a.DropVoters); after < len(s.Voters) {
 		c.fail("the plan makes the core smaller: %d voters of %d", after, len(s.Voters))

@@ -73,6 +73,7 @@ func Run(o Options) Result {
 func (c *cluster) run(o Options) {
 	c.clients.start()
 	c.control()
+	c.watchLeads()
 	if !o.Calm {
 		c.trouble(o.For)
 	}
