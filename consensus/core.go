@@ -10,10 +10,8 @@ import (
 	"github.com/parley-mesh/parley/mutant"
 )
 
-// Limits of the Raft library, from measurements: larger messages delay heartbeats, smaller ones
-// cost round trips; the uncommitted limit is what a leader without followers may pile up.
+// Limits of the Raft library, from measurements: the uncommitted limit is what a leader without followers may pile up.
 const (
-	maxSizePerMsg       = 1 << 20
 	maxCommittedSize    = 16 << 20
 	maxUncommittedSize  = 64 << 20
 	maxInflightMsgs     = 512
@@ -40,6 +38,7 @@ type coreConfig struct {
 	snapshotBytes   int
 	trailingEntries uint64
 	maxLogBytes     int
+	maxMessage      uint64
 	pairSync        bool
 	snapshotTimeout int // ticks
 	stamp           clock.Stamp
@@ -99,7 +98,7 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	rc := &raft.Config{
 		ID: cfg.id, ElectionTick: cfg.electionTicks, HeartbeatTick: cfg.heartbeatTicks,
 		Storage: log, Applied: log.snap.Index, AsyncStorageWrites: true,
-		MaxSizePerMsg: maxSizePerMsg, MaxCommittedSizePerReady: maxCommittedSize,
+		MaxSizePerMsg: cfg.maxMessage, MaxCommittedSizePerReady: maxCommittedSize,
 		MaxUncommittedEntriesSize: maxUncommittedSize, MaxInflightMsgs: maxInflightMsgs,
 		MaxInflightBytes: maxInflightBytes, CheckQuorum: !mutant.On(mutant.NoCheckQuorum), PreVote: !mutant.On(mutant.NoPreVote),
 		DisableProposalForwarding: true, StepDownOnRemoval: true, Logger: cfg.logger,

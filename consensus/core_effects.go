@@ -8,7 +8,6 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/parley-mesh/parley/clock"
-	"github.com/parley-mesh/parley/mutant"
 )
 
 // effects is what a turn of the core asks the shell to do. appends and applies must be performed
@@ -212,9 +211,6 @@ func (c *core) onAppend(m *raftpb.Message) {
 	t := &appendTask{entries: m.GetEntries()}
 	if m.Term != nil || m.Vote != nil || m.Commit != nil {
 		t.hard = &raftpb.HardState{Term: new(m.GetTerm()), Vote: new(m.GetVote()), Commit: new(m.GetCommit())}
-		if mutant.On(mutant.VoteNotPersisted) {
-			t.hard.Vote = new(uint64(0))
-		}
 	}
 	if !raft.IsEmptySnap(m.GetSnapshot()) {
 		t.snapshot = c.restored(m.GetSnapshot())

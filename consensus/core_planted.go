@@ -25,6 +25,14 @@ func (c *core) plantedVote(m *raftpb.Message) {
 	}
 }
 
+// plantedHard is vote-not-persisted.
+func plantedHard(h *raftpb.HardState) *raftpb.HardState {
+	if h == nil || !mutant.On(mutant.VoteNotPersisted) {
+		return h
+	}
+	return &raftpb.HardState{Term: new(h.GetTerm()), Vote: new(raft.None), Commit: new(h.GetCommit())}
+}
+
 // plantedAck is count-self-twice: what is on our own disk counts for another voter too.
 func (c *core) plantedAck() {
 	if !mutant.On(mutant.CountSelfTwice) || !c.leads() || c.termStart == 0 {
@@ -73,7 +81,7 @@ func (c *core) plantedCommit() {
 	for i, e := range entries {
 		t.batches[i] = c.props.committed(c, e)
 	}
-	c.applying, c.planted.handed = index, index
+	c.applying, c.planted.handed, c.commit = index, index, max(c.commit, index)
 	c.hand(t)
 }
 

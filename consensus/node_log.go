@@ -137,7 +137,7 @@ func (n *Node) writeGroup(ctx context.Context, g *group) error {
 		return nil
 	}
 	if len(g.entries) > 0 || g.hard != nil || g.sync { // a sync alone is for a hard state that was written before
-		write := func() error { return n.opts.Log.Append(g.entries, g.hard, g.sync) }
+		write := func() error { return n.opts.Log.Append(g.entries, plantedHard(g.hard), g.sync) }
 		if err := n.persist(ctx, "append to log", write); err != nil {
 			return err
 		}

@@ -19,15 +19,16 @@ var clusterID = [16]byte{0: 0x51, 15: 0x15}
 // cluster is the whole simulated world.
 type cluster struct {
 	timeline
-	rnd        *rand.Rand
-	hosts      []*host
-	size       int // voters wanted
-	nextID     uint64
-	frozen     bool          // nobody plans
-	transferAt time.Duration // of the last transfer that was asked for
-	net        network
-	log        history
-	fired      map[string]int // how often each fault and buggify point has happened
+	rnd          *rand.Rand
+	hosts        []*host
+	size         int // voters wanted
+	nextID       uint64
+	messageBytes int           // of entries in one message, at most
+	frozen       bool          // nobody plans
+	transferAt   time.Duration // of the last transfer that was asked for
+	net          network
+	log          history
+	fired        map[string]int // how often each fault and buggify point has happened
 
 	clients *clients
 	err     error
@@ -36,7 +37,10 @@ type cluster struct {
 }
 
 func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
-	c := &cluster{rnd: rnd, size: o.Nodes, nextID: 1, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
+	c := &cluster{rnd: rnd, size: o.Nodes, nextID: 1, messageBytes: 1 << 20, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
+	if o.Seed%4 == 3 {
+		c.messageBytes = 1 // one entry
+	}
 	c.net = newNetwork()
 	c.log = newHistory()
 	genesis := state.Genesis(state.GenesisOptions{
@@ -243,6 +247,7 @@ func (c *cluster) observe(h *host) {
 		}
 	}
 	h.watchPromises()
+	h.watchCommit()
 	if commit := h.rep.Commit(); commit < h.commit {
 		c.fail("%s: the commit index went back from %d to %d", h.name, h.commit, commit)
 	} else {

@@ -50,6 +50,8 @@ type host struct {
 
 	commit uint64 // highest seen in this life
 	vote   vote
+	deaf   deafness
+	lead   leadMark
 	led    time.Duration // since when it leads without having been able to ask a majority
 }
 
@@ -129,7 +131,7 @@ func (h *host) start() error {
 		ID: h.id, Clock: clk, Log: log, Recovered: recovered, Snapshots: snapshots{snaps}, Machine: &applier{h},
 		MachineStamp: func() clock.Stamp { return h.machine.View().Stamp() },
 		Peers:        consensus.PeerOptions{NodeOf: h.c.nodeOf}, Fetch: h.fetch, Tick: tick,
-		SnapshotEntries: 150, TrailingEntries: 30,
+		SnapshotEntries: 150, TrailingEntries: 30, MaxMessageBytes: h.c.messageBytes,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 	}
 	if h.rep, err = consensus.NewReplica(o); err != nil {

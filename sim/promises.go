@@ -42,12 +42,61 @@ func (h *host) watchPromises() {
 // handed reports whether the term may come from a transfer of the lead, for which votes are given at once.
 func (c *cluster) handed(uint64) bool { return c.now-c.transferAt < 2*time.Second }
 
+// leadMark is where a leader's commit index was when it began to lead.
+type leadMark struct {
+	life, term, commit uint64
+}
+
+// watchCommit checks that a leader commits entries of earlier terms only along with one of its own (Raft 5.4.2): such an
+// entry can be on a majority and still be replaced.
+func (h *host) watchCommit() {
+	if !h.rep.Leads() {
+		h.lead = leadMark{}
+		return
+	}
+	commit, term := h.rep.Commit(), h.rep.Term()
+	if h.lead.term != term || h.lead.life != h.life {
+		h.lead = leadMark{h.life, term, commit}
+	}
+	if start := h.rep.TermStart(); commit > h.lead.commit && commit < start {
+		h.c.fail("%s leads term %d from %d on, and committed %d of an earlier term by counting", h.name, term, start, commit)
+	}
+}
+
+// deafness is since when a host has heard nobody, and its term then.
+type deafness struct {
+	since time.Duration
+	life  uint64
+	term  uint64
+}
+
+// watchDeaf checks that a voter that hears nobody does not raise its term: it would depose the leader at its return.
+func (h *host) watchDeaf() {
+	deaf := h.up && !h.paused
+	for _, o := range h.c.hosts {
+		deaf = deaf && (o == h || h.c.isCut(o, h) || !o.up)
+	}
+	now := h.c.now
+	switch {
+	case !deaf || h.deaf.life != h.life || h.deaf.since == 0:
+		h.deaf = deafness{life: h.life}
+		if deaf {
+			h.deaf.since, h.deaf.term = now, h.rep.Term()
+		}
+	case now-h.deaf.since < 4*tick: // what was on its way
+		h.deaf.term = h.rep.Term()
+	case h.rep.Term() > h.deaf.term && len(h.rep.Status().Voters) > 1:
+		h.c.fail("%s hears nobody and raised its term from %d to %d", h.name, h.deaf.term, h.rep.Term())
+	}
+}
+
 // watchLeads checks that who leads can be heard: a leader that reaches no majority for two election timeouts must have
 // stepped down.
 func (c *cluster) watchLeads() {
 	c.after(tick, func() {
 		c.watchLeads()
 		for _, h := range c.hosts {
+			h.watchDeaf()
 			if !h.up || h.paused || !h.rep.Leads() || c.reachesQuorum(h) {
 				h.led = c.now
 				continue
