@@ -24,6 +24,7 @@ type cluster struct {
 	size         int // voters wanted
 	nextID       uint64
 	messageBytes int           // of entries in one message, at most
+	healed       bool          // the faults have ended
 	frozen       bool          // nobody plans
 	transferAt   time.Duration // of the last transfer that was asked for
 	net          network
@@ -194,6 +195,7 @@ func (c *cluster) send(from *host, f consensus.Frame) {
 		if to.id != f.To {
 			return // the receiver has another id by now
 		}
+		to.deaf = deafness{}
 		to.do(func() error {
 			err := to.rep.Receive(name, body)
 			var panicked *consensus.PanicError

@@ -40,11 +40,24 @@ func (c *cluster) trouble(end time.Duration) {
 		if c.now >= end {
 			return
 		}
-		f := faults[c.rnd.IntN(len(faults))]
+		list := faults
+		if c.chance(3) {
+			list = attacks
+		}
+		f := list[c.rnd.IntN(len(list))]
 		c.trace("fault: %s", f.name)
 		c.note(f.name)
 		f.do(c)
 		c.trouble(end)
+	})
+}
+
+// later makes f happen d from now, unless the faults have ended by then.
+func (c *cluster) later(d time.Duration, f func()) {
+	c.after(d, func() {
+		if !c.healed {
+			f()
+		}
 	})
 }
 
@@ -146,7 +159,7 @@ func (c *cluster) isolateLeader() {
 	}
 	c.cutFor(500*time.Millisecond+c.upTo(3*time.Second), pairs...)
 	if c.chance(2) { // and a voter that promised it its lead restarts
-		c.after(c.upTo(300*time.Millisecond), func() {
+		c.later(c.upTo(300*time.Millisecond), func() {
 			if h := c.anyHost(); h != nil && h != l {
 				h.crash(c.crashMode())
 				c.after(20*time.Millisecond, func() { c.boot(h) })
@@ -173,7 +186,7 @@ func (c *cluster) partial() {
 func (c *cluster) flap() {
 	a, b := c.twoHosts()
 	for i := range 8 {
-		c.after(time.Duration(i)*200*time.Millisecond, func() { c.cutFor(100*time.Millisecond, both(a, b)...) })
+		c.later(time.Duration(i)*200*time.Millisecond, func() { c.cutFor(100*time.Millisecond, both(a, b)...) })
 	}
 }
 
@@ -212,7 +225,7 @@ func (c *cluster) lyingDisk() {
 	}
 	h.disk.Lie(func(string) bool { return true })
 	h.lied = true
-	c.after(c.upTo(time.Second), func() {
+	c.later(c.upTo(time.Second), func() {
 		if h.up && h.lied {
 			h.crash(storage.LoseUnsynced)
 			c.boot(h)
@@ -285,7 +298,7 @@ func (c *cluster) mayLose(h *host) bool {
 		return false
 	}
 	for _, o := range c.hosts {
-		if o.lied || o.damaged {
+		if o.lied || o.damaged || o.doomed {
 			return false
 		}
 	}
@@ -344,12 +357,14 @@ func contains(ids []uint64, id uint64) bool {
 
 // heal ends all faults and starts everybody.
 func (c *cluster) heal() {
+	c.healed = true
 	clear(c.net.cut)
 	c.calmNetwork()
 	for _, h := range c.hosts {
 		h.slow = 1
 		h.disk.Limit(0)
 		h.disk.Lie(nil)
+		h.doomed = false
 		if h.paused {
 			h.thaw()
 		}

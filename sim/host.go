@@ -29,12 +29,13 @@ type host struct {
 	past uint64 // the highest that it gave up
 	disk *storage.Mem
 
-	skew             time.Duration // of its wall clock
-	drift            float64       // of its wall clock, and of its ticks
-	mark             clock.Stamp   // of the clock, durable
-	lied             bool          // its disk said that it synced, and did not
-	damaged, joining bool          // its files were spoiled and not read since; it comes back under a new id
-	slow             float64       // its disk takes so many times as long
+	skew    time.Duration // of its wall clock
+	drift   float64       // of its wall clock, and of its ticks
+	mark    clock.Stamp   // of the clock, durable
+	lied    bool          // its disk said that it synced, and did not
+	doomed  bool          // its files will be spoiled
+	damaged bool          // its files were spoiled, and not read since
+	slow    float64       // its disk takes so many times as long
 
 	since   time.Duration // up or down
 	life    uint64        // counts starts: events of an earlier life do nothing

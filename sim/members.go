@@ -66,7 +66,7 @@ func (c *cluster) checkPlan(s consensus.Status, a consensus.Action) {
 		return
 	}
 	for _, id := range a.AddVoters {
-		if s.Progress[id].Match+1000 < s.Commit {
+		if s.Progress[id].Match+300 < s.Commit {
 			c.fail("the plan makes %d a voter that is at %d of %d", id, s.Progress[id].Match, s.Commit)
 		}
 	}
