@@ -43,7 +43,7 @@ func (r *Replica) Tick() error {
 
 // event runs one event and performs its effects.
 func (r *Replica) event(what string, f func(*core)) error {
-	err := r.n.guard(what, func() {
+	err := r.n.guard(named(what), func() {
 		f(r.n.core)
 		r.n.core.flush()
 	})
@@ -58,7 +58,7 @@ func (r *Replica) settle() error {
 		if len(events) == 0 {
 			return nil
 		}
-		err := r.event("", func(c *core) {
+		err := r.event("a local event", func(c *core) {
 			for _, f := range events {
 				f(c)
 			}
@@ -88,7 +88,7 @@ func (r *Replica) Receive(node string, body []byte) error {
 	if err != nil {
 		return err
 	}
-	return r.event("", func(*core) { r.n.receive(in) })
+	return r.event("a local event", func(*core) { r.n.receive(in) })
 }
 
 // Lost says that what was sent to a peer did not arrive, as a broken connection does.

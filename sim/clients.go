@@ -40,9 +40,9 @@ type asked struct {
 }
 
 const (
-	clientCount = 24
+	clientCount = 128
 	patience    = 2 * time.Second
-	liveKeys    = 6
+	liveKeys    = 32
 	keyUses     = 90 // operations after which a key is retired: the checker's work grows faster than a history
 )
 

@@ -167,7 +167,7 @@ func (c *cluster) send(from *host, f consensus.Frame) {
 		from.lostSoon(f.To)
 		return
 	}
-	at := c.now + 200*time.Microsecond + c.upTo(time.Millisecond+c.net.slow)
+	at := c.now + 500*time.Microsecond + c.upTo(2*time.Millisecond+c.net.slow)
 	link := [2]string{from.name, to.name}
 	if c.rnd.IntN(1000) < c.net.reorder {
 		c.note("frame reordered")

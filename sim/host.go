@@ -17,7 +17,7 @@ import (
 
 const (
 	dataDir      = "/data"
-	segmentBytes = 64 << 10
+	segmentBytes = 128 << 10
 	tick         = 50 * time.Millisecond
 )
 
@@ -126,7 +126,7 @@ func (h *host) start() error {
 		ID: h.id, Clock: clk, Log: log, Recovered: recovered, Snapshots: snapshots{snaps}, Machine: &applier{h},
 		MachineStamp: func() clock.Stamp { return h.machine.View().Stamp() },
 		Peers:        consensus.PeerOptions{NodeOf: h.c.nodeOf}, Fetch: h.fetch, Tick: tick,
-		SnapshotEntries: 60, TrailingEntries: 20,
+		SnapshotEntries: 150, TrailingEntries: 30,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 	}
 	if h.rep, err = consensus.NewReplica(o); err != nil {
@@ -210,7 +210,7 @@ func (h *host) work(busy *bool, waits func() bool, d time.Duration, step func() 
 
 // syncTime is how long the disk takes for a write and a sync.
 func (h *host) syncTime() time.Duration {
-	return time.Duration(h.slow * float64(500*time.Microsecond+h.c.upTo(2*time.Millisecond)))
+	return time.Duration(h.slow * float64(time.Millisecond+h.c.upTo(5*time.Millisecond)))
 }
 
 // fetch reads a chunk from the disk of a peer.

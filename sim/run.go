@@ -15,7 +15,7 @@ import (
 type Options struct {
 	Seed  uint64
 	Nodes int           // 3 or 5; 3
-	For   time.Duration // of virtual time with faults; 12 s
+	For   time.Duration // of virtual time with faults; 6 s
 	Think time.Duration // a client's pause between operations, in the mean; 30 ms
 	Calm  bool          // no faults
 	Trace func(line string)
@@ -41,7 +41,7 @@ func Run(o Options) Result {
 		o.Nodes = 3
 	}
 	if o.For == 0 {
-		o.For = 12 * time.Second
+		o.For = 6 * time.Second
 	}
 	if o.Think == 0 {
 		o.Think = 30 * time.Millisecond

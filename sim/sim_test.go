@@ -2,6 +2,7 @@ package sim
 
 import (
 	"flag"
+	"runtime/debug"
 	"testing"
 	"time"
 )
@@ -18,6 +19,7 @@ func TestSeeds(t *testing.T) {
 	if n == 0 {
 		n = 40
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(800))
 	started, ops := time.Now(), 0
 	fired := map[string]int{}
 	for i := range n {
