@@ -44,9 +44,12 @@ type Snapshots struct {
 	// turn has one place: who is in it writes files.
 	turn chan struct{}
 
+	damaged chan struct{} // capacity 1: a read found damage
+
 	mu struct {
 		sync.Mutex // no I/O under it
 		kept       []savedManifest
+		partial    *savedManifest // being fetched, nil if none
 		pins       map[hash]int // chunks that readers and writers need
 		damage     error
 	}
@@ -73,7 +76,7 @@ func OpenSnapshots(o SnapshotOptions) (*Snapshots, error) {
 	}
 	s := &Snapshots{
 		fs: o.FS, dir: filepath.Join(o.Dir, "snap"), cluster: o.ClusterID, log: o.Log,
-		chunkBytes: o.chunkBytes, turn: make(chan struct{}, 1),
+		chunkBytes: o.chunkBytes, turn: make(chan struct{}, 1), damaged: make(chan struct{}, 1),
 	}
 	s.mu.pins = map[hash]int{}
 	for _, dir := range []string{o.Dir, s.dir, s.chunkDir()} {
@@ -86,7 +89,10 @@ func OpenSnapshots(o SnapshotOptions) (*Snapshots, error) {
 			return nil, classifySoft("sync", dir, err)
 		}
 	}
-	return s, s.load()
+	if err := s.load(); err != nil {
+		return s, err
+	}
+	return s, s.loadPartial()
 }
 
 func (s *Snapshots) chunkDir() string              { return filepath.Join(s.dir, "chunks") }
@@ -223,7 +229,11 @@ func (s *Snapshots) Chunk(name [32]byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w %x: %w", ErrChunk, name, err)
 	}
-	return stored, chunkRef{name: name, stored: uint32(len(stored))}.verify(stored)
+	err = chunkRef{name: name, stored: uint32(len(stored))}.verify(stored)
+	if err != nil {
+		raise(s.damaged)
+	}
+	return stored, err
 }
 
 // pin keeps chunks from being collected; unpin takes it back.
