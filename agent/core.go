@@ -105,6 +105,7 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 		Peers:        consensus.PeerOptions{Dial: c.dialPeer, NodeOf: c.nodeOf},
 		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
+		Final:     isFatal,
 		Fatal: func(err error) {
 			c.log.Fatal("storage failed, the process ends so that nothing unsynced is trusted", zap.Error(err))
 		},
