@@ -145,6 +145,7 @@ func (s *Snapshots) commit(m manifest, data []byte) error {
 	kept = append(kept[:len(kept):len(kept)], savedManifest{m, data})
 	s.mu.kept = kept[max(0, len(kept)-keptSnapshots):]
 	s.mu.damage = nil
+	s.mu.saves++
 	if s.mu.partial != nil && s.mu.partial.meta.Index <= m.meta.Index {
 		s.mu.partial = nil
 	}

@@ -61,6 +61,13 @@ func (s *Snapshots) Mend(ctx context.Context, fetch func(ctx context.Context, na
 // capacity 1, for one reader.
 func (s *Snapshots) Damaged() <-chan struct{} { return s.damaged }
 
+// Saves counts the snapshots that were saved or installed since OpenSnapshots.
+func (s *Snapshots) Saves() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.saves
+}
+
 // drop forgets snapshots.
 func (s *Snapshots) drop(indexes []uint64) {
 	s.mu.Lock()

@@ -229,8 +229,8 @@ func TestFetchGoesOn(t *testing.T) {
 			if forget {
 				s.setPartial(nil)
 			}
-			saveBody(t, s, uint64(tries+1)) // collects what nobody needs
-			fsys = fsys.Crash(KeepUnsynced, 0)               // what a killed process leaves
+			saveBody(t, s, uint64(tries+1))    // collects what nobody needs
+			fsys = fsys.Crash(KeepUnsynced, 0) // what a killed process leaves
 		}
 		repeated := 0
 		for _, n := range asked {

@@ -50,8 +50,9 @@ type Snapshots struct {
 		sync.Mutex // no I/O under it
 		kept       []savedManifest
 		partial    *savedManifest // being fetched, nil if none
-		pins       map[hash]int // chunks that readers and writers need
+		pins       map[hash]int   // chunks that readers and writers need
 		damage     error
+		saves      uint64 // that succeeded
 	}
 }
 
@@ -62,8 +63,8 @@ type savedManifest struct {
 }
 
 // OpenSnapshots lists the snapshots in options.Dir and verifies the newest, or if that is damaged the
-// one before. It returns *DamageError if there are snapshots and none is intact, and *ForeignError if
-// they are another cluster's.
+// one before. It returns *DamageError if there are snapshots and none is intact (beside Snapshots into
+// which another member's can be installed), and *ForeignError if they are another cluster's.
 func OpenSnapshots(o SnapshotOptions) (*Snapshots, error) {
 	if o.FS == nil || o.Dir == "" {
 		return nil, errors.New("snapshots: FS and Dir are required")
@@ -152,7 +153,12 @@ func (s *Snapshots) read(index uint64, verify bool) (savedManifest, error) {
 	path := s.manifestPath(index)
 	data, err := ReadFile(s.fs, path, MaxManifestBytes)
 	if err != nil {
-		return savedManifest{}, readError(path, err, hintSnapshot)
+		err = readError(path, err, hintSnapshot)
+		var damage *DamageError
+		if errors.As(err, &damage) {
+			damage.Snapshot = true
+		}
+		return savedManifest{}, err
 	}
 	m, err := decodeManifest(data)
 	if errors.Is(err, errFormat) {
@@ -162,7 +168,7 @@ func (s *Snapshots) read(index uint64, verify bool) (savedManifest, error) {
 		err = fmt.Errorf("%w: of index %d", ErrManifest, m.meta.Index)
 	}
 	if err != nil {
-		return savedManifest{}, &DamageError{Path: path, Detail: err.Error(), Hint: hintSnapshot}
+		return savedManifest{}, &DamageError{Path: path, Detail: err.Error(), Hint: hintSnapshot, Snapshot: true}
 	}
 	if m.cluster != s.cluster {
 		return savedManifest{}, s.foreign(path, m.cluster)
@@ -172,7 +178,7 @@ func (s *Snapshots) read(index uint64, verify bool) (savedManifest, error) {
 			break
 		}
 		if _, err := s.stored(ref); err != nil {
-			return savedManifest{}, &DamageError{Path: s.chunkPath(ref), Detail: err.Error(), Hint: hintSnapshot}
+			return savedManifest{}, &DamageError{Path: s.chunkPath(ref), Detail: err.Error(), Hint: hintSnapshot, Snapshot: true}
 		}
 	}
 	return savedManifest{m, data}, nil
