@@ -6,6 +6,9 @@ import (
 )
 
 var (
+	// ErrLost is returned, wrapped, by New when log and snapshots together hold less than this id once
+	// had. It must not vote again.
+	ErrLost = errors.New("log and snapshots are incomplete")
 	// ErrBusy is returned by Propose, ReadIndex and ChangeCore when a queue of this node is full.
 	// Nothing happened; back off and try again.
 	ErrBusy = errors.New("consensus: too many requests are waiting on this node, retry after a pause")

@@ -33,7 +33,7 @@ func recoverLog(r Recovered) (log *memLog, reset bool, err error) {
 	l := &memLog{offset: first - 1, term0: r.PrevTerm}
 	for i, e := range r.Entries {
 		if e.GetIndex() != first+uint64(i) {
-			return nil, false, fmt.Errorf("recovered log has entry %d where %d belongs", e.GetIndex(), first+uint64(i))
+			return nil, false, fmt.Errorf("%w: recovered log has entry %d where %d belongs", ErrLost, e.GetIndex(), first+uint64(i))
 		}
 	}
 	l.append(r.Entries)
@@ -42,8 +42,8 @@ func recoverLog(r Recovered) (log *memLog, reset bool, err error) {
 	}
 	snap := l.snap
 	if l.offset > snap.Index {
-		return nil, false, fmt.Errorf("recovered log begins at %d, after the snapshot at %d: the entries between "+
-			"are missing; restore a snapshot or rejoin this node under a new id", first, snap.Index)
+		return nil, false, fmt.Errorf("%w: recovered log begins at %d, after the snapshot at %d: the entries between "+
+			"are missing; restore a snapshot or rejoin this node under a new id", ErrLost, first, snap.Index)
 	}
 	if term, err := l.Term(snap.Index); err != nil || term != snap.Term {
 		l.reset(snap)
@@ -62,8 +62,8 @@ func recoverLog(r Recovered) (log *memLog, reset bool, err error) {
 func recoverHardState(saved *raftpb.HardState, l *memLog) (*raftpb.HardState, error) {
 	term, vote, commit := saved.GetTerm(), saved.GetVote(), max(saved.GetCommit(), l.snap.Index)
 	if commit > l.last() {
-		return nil, fmt.Errorf("the log ends at %d but %d was committed: acknowledged entries are lost; "+
-			"rejoin this node under a new id", l.last(), commit)
+		return nil, fmt.Errorf("%w: the log ends at %d but %d was committed: acknowledged entries are lost; "+
+			"rejoin this node under a new id", ErrLost, l.last(), commit)
 	}
 	lastTerm, err := l.Term(l.last())
 	if err != nil {

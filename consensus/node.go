@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -81,6 +82,7 @@ type Node struct {
 	started    atomic.Bool
 	done       chan struct{} // closed when Run has returned
 	refused    refusals
+	pause      func(ctx context.Context, d time.Duration) bool // false: give up
 	closings   closings
 }
 
@@ -127,7 +129,7 @@ func New(options Options) (*Node, error) {
 		control: make(chan *request, controlSize), inbound: make(chan inbound, inboundSize),
 		events: newQueue[func(*core)](), logTasks: newQueue[logTask](), applies: newQueue[*applyTask](),
 		saves: newQueue[*saveTask](), installs: newQueue[*installTask](),
-		waits: newAppliedWaits(mem.snap.Index), changed: make(chan struct{}, 1), done: make(chan struct{}),
+		pause: sleep, waits: newAppliedWaits(mem.snap.Index), changed: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	n.peers = newPeers(o.Peers, o.Logger, n.lost)
 	n.publish()

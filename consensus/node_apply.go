@@ -115,15 +115,19 @@ func (n *Node) runSave(ctx context.Context) error {
 		case <-n.saves.signal:
 		}
 		for _, t := range n.saves.take() {
-			ref := t.ref
-			manifest, err := n.opts.Snapshots.Save(ref, t.write)
-			if err != nil {
-				n.log.Error("snapshot not written", zap.Uint64("index", ref.Index), zap.Error(err))
-			}
-			ref.Manifest = manifest
-			n.events.put(func(c *core) { c.saved(ref, err) })
+			n.save(t)
 		}
 	}
+}
+
+func (n *Node) save(t *saveTask) {
+	ref := t.ref
+	manifest, err := n.opts.Snapshots.Save(ref, t.write)
+	if err != nil {
+		n.log.Error("snapshot not written", zap.Uint64("index", ref.Index), zap.Error(err))
+	}
+	ref.Manifest = manifest
+	n.events.put(func(c *core) { c.saved(ref, err) })
 }
 
 // runInstall fetches snapshots that peers offer, one at a time.
@@ -135,13 +139,17 @@ func (n *Node) runInstall(ctx context.Context) error {
 		case <-n.installs.signal:
 		}
 		for _, t := range n.installs.take() {
-			err := n.install(ctx, t)
-			if err != nil {
-				n.log.Warn("snapshot not installed", zap.Uint64("peer", t.from), zap.Uint64("index", t.ref.Index), zap.Error(err))
-			}
-			n.events.put(func(c *core) { c.installed(t, err) })
+			n.fetch(ctx, t)
 		}
 	}
+}
+
+func (n *Node) fetch(ctx context.Context, t *installTask) {
+	err := n.install(ctx, t)
+	if err != nil {
+		n.log.Warn("snapshot not installed", zap.Uint64("peer", t.from), zap.Uint64("index", t.ref.Index), zap.Error(err))
+	}
+	n.events.put(func(c *core) { c.installed(t, err) })
 }
 
 var errForged = errors.New("the manifest is not of the snapshot that the message names")

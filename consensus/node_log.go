@@ -150,6 +150,16 @@ func (n *Node) writeGroup(ctx context.Context, g *group) error {
 	return nil
 }
 
+// sleep waits for d and reports whether ctx goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
 // persist repeats an operation that failed for a passing reason, such as a full disk, until it
 // works. Meanwhile proposals are refused, this node acknowledges nothing, and heartbeats go on.
 // Any other error ends the process: after a failed sync nobody knows what the disk holds.
@@ -169,10 +179,8 @@ func (n *Node) persist(ctx context.Context, what string, op func() error) error 
 		if n.full.Swap(&err) == nil {
 			n.log.Error("log cannot be written, writes are refused", zap.Error(err))
 		}
-		select {
-		case <-ctx.Done():
+		if !n.pause(ctx, pause) {
 			return errGivenUp
-		case <-time.After(pause):
 		}
 	}
 }

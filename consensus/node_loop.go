@@ -29,14 +29,14 @@ func (n *Node) loop(ctx, inner context.Context) error {
 	ticker := time.NewTicker(n.opts.Tick)
 	defer ticker.Stop()
 	defer n.stopping.Store(true)
-	if err := n.guard("start", n.core.start); err != nil {
+	if err := n.guard(named("start"), n.core.start); err != nil {
 		return err
 	}
 	n.perform()
 	stop, limit := ctx.Done(), (<-chan time.Time)(nil)
 	for {
 		ended, ticked := false, false
-		err := n.guard("", func() { ended, ticked = n.turn(inner, ticker.C, stop, limit) })
+		err := n.guard(named("a local event"), func() { ended, ticked = n.turn(inner, ticker.C, stop, limit) })
 		if err != nil {
 			return err
 		}
@@ -139,7 +139,7 @@ func (n *Node) handleControl(r *request) {
 // receive hands a peer's frame to the core, message by message.
 func (n *Node) receive(in inbound) {
 	for _, m := range in.messages {
-		err := n.guard(describe(m), func() {
+		err := n.guard(func() string { return describe(m) }, func() {
 			if err := n.core.step(m); err != nil {
 				n.refused.log(n.log, n.core.ticks, m, err)
 			}
@@ -163,19 +163,18 @@ func describe(m *raftpb.Message) string {
 		m.GetType(), m.GetFrom(), m.GetTerm(), m.GetLogTerm(), m.GetIndex(), m.GetCommit(), len(m.GetEntries()))
 }
 
-// guard turns a panic into a *PanicError.
-func (n *Node) guard(what string, f func()) (err error) {
+func named(what string) func() string { return func() string { return what } }
+
+// guard turns a panic into a *PanicError. what names the event, and is only asked then.
+func (n *Node) guard(what func() string, f func()) (err error) {
 	defer func() {
 		switch p := recover().(type) {
 		case nil:
 		case *PanicError:
 			err = p
 		default:
-			if what == "" {
-				what = "a local event"
-			}
-			err = &PanicError{Value: p, Message: what, Stack: debug.Stack()}
-			n.log.Error("consensus core panicked", zap.Any("error", p), zap.String("message", what), zap.ByteString("stack", debug.Stack()))
+			err = &PanicError{Value: p, Message: what(), Stack: debug.Stack()}
+			n.log.Error("consensus core panicked", zap.Any("error", p), zap.String("message", what()), zap.ByteString("stack", debug.Stack()))
 		}
 	}()
 	f()
@@ -185,7 +184,7 @@ func (n *Node) guard(what string, f func()) (err error) {
 func (n *Node) beginHandOver() bool {
 	n.stopping.Store(true)
 	under := false
-	err := n.guard("the hand-over", func() { under = n.core.handOver() })
+	err := n.guard(named("the hand-over"), func() { under = n.core.handOver() })
 	n.perform()
 	return err == nil && under
 }

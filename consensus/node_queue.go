@@ -37,6 +37,13 @@ func (q *queue[T]) take() []T {
 	return items
 }
 
+// waits reports whether there is something to take.
+func (q *queue[T]) waits() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.mu.items) > 0
+}
+
 // notify raises a level signal.
 func notify(c chan struct{}) {
 	select {

@@ -2,11 +2,13 @@ package consensus
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -241,8 +243,8 @@ func (q *peer) write(ctx context.Context, conn net.Conn) (worked bool, err error
 	}
 }
 
-// writeFrame encodes and writes one frame. A message over the limit is left out and reported.
-func (q *peer) writeFrame(conn net.Conn, buf []byte, messages []*raftpb.Message, reports []peerReport, notes []sentNote) ([]byte, error) {
+// encode makes one frame of what waits, header included. A message over the limit is left out and reported.
+func (q *peer) encode(buf []byte, messages []*raftpb.Message, reports []peerReport, notes []sentNote) []byte {
 	buf = append(buf, 0, 0, 0, 0)
 	for _, n := range notes {
 		buf = appendNote(buf, n.from, n.note)
@@ -261,6 +263,27 @@ func (q *peer) writeFrame(conn net.Conn, buf []byte, messages []*raftpb.Message,
 			q.drop(1, m.GetType() == raftpb.MsgSnap)
 		}
 	}
+	return buf
+}
+
+// takeFrames makes one frame for each peer for whom something waits, in ascending order of ids.
+func (p *peers) takeFrames() []Frame {
+	p.mu.Lock()
+	queues := slices.SortedFunc(maps.Values(p.mu.out), func(a, b *peer) int { return cmp.Compare(a.id, b.id) })
+	p.mu.Unlock()
+	var frames []Frame
+	for _, q := range queues {
+		messages, reports := q.queue.next(frameTarget)
+		if b := q.encode(nil, messages, reports, q.queue.takeNotes()); len(b) > frameHeader {
+			frames = append(frames, Frame{To: q.id, Body: b[frameHeader:]})
+		}
+	}
+	return frames
+}
+
+// writeFrame writes one frame.
+func (q *peer) writeFrame(conn net.Conn, buf []byte, messages []*raftpb.Message, reports []peerReport, notes []sentNote) ([]byte, error) {
+	buf = q.encode(buf, messages, reports, notes)
 	if len(buf) == frameHeader {
 		return buf, nil
 	}

@@ -179,3 +179,35 @@ func FuzzChunk(f *testing.F) {
 		}
 	})
 }
+
+// FuzzBackup: any bytes are a backup file or give ErrBackup, also behind a manifest whose checksum is
+// right; what is read encodes to a file that is read the same.
+func FuzzBackup(f *testing.F) {
+	head := len(backupBytes(f, []byte(`{"index":1}`), nil)) - backupTailBytes
+	for _, content := range []string{"", "hello, hello", "x"} {
+		data := backupBytes(f, []byte(`{"index":1}`), []byte(content))
+		f.Add([]byte(`{"index":1}`), data[head:])
+		f.Add([]byte(nil), data)
+	}
+	f.Fuzz(func(t *testing.T, manifest, rest []byte) {
+		if _, _, err := readBackup(rest); err != nil && !errors.Is(err, ErrBackup) {
+			t.Fatalf("err = %v, want ErrBackup", err)
+		}
+		if len(manifest) > MaxBackupManifestBytes {
+			return
+		}
+		begun := backupBytes(t, manifest, nil)
+		data := append(begun[:len(begun)-backupTailBytes:len(begun)-backupTailBytes], rest...)
+		got, content, err := readBackup(data)
+		if err != nil {
+			if !errors.Is(err, ErrBackup) {
+				t.Fatalf("err = %v, want ErrBackup", err)
+			}
+			return
+		}
+		again, same, err := readBackup(backupBytes(t, got, content))
+		if err != nil || !bytes.Equal(again, manifest) || !bytes.Equal(same, content) {
+			t.Fatalf("again: %v", err)
+		}
+	})
+}

@@ -87,6 +87,17 @@ func (m *Mem) FailReads(path string) {
 	m.mu.bad[filepath.Clean(path)] = true
 }
 
+// Size returns the bytes of a file, 0 if there is none.
+func (m *Mem) Size(path string) int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	node := m.mu.names[filepath.Clean(path)]
+	if node == nil {
+		return 0
+	}
+	return int64(len(node.data))
+}
+
 // Flip inverts the bits of mask in the byte of path at offset, on the disk and in the cache.
 func (m *Mem) Flip(path string, offset int64, mask byte) {
 	m.mu.Lock()

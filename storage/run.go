@@ -96,6 +96,24 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// Background does once what Run does for ever, for an owner without goroutines: the anchor is written if it is
+// due, and the next segment made if there is none.
+func (l *Log) Background(ctx context.Context) error {
+	select {
+	case <-l.anchorDue:
+		if err := l.syncAnchor(); err != nil {
+			return err
+		}
+	default:
+	}
+	select {
+	case <-l.spareDue:
+		return l.fail(l.prepareSpare(ctx))
+	default:
+		return nil
+	}
+}
+
 // Close writes what was held back, marks the log as cleanly closed and releases its files. End Run
 // first. A second Close does nothing.
 func (l *Log) Close() error {

@@ -66,7 +66,6 @@ func newChunkWriter(s *Snapshots, meta SnapshotMeta) *chunkWriter {
 		snapshots: s,
 		manifest:  manifest{meta: meta, cluster: s.cluster},
 		sum:       sha256.New(),
-		buf:       make([]byte, 0, s.chunkBytes),
 	}
 }
 
@@ -90,9 +89,9 @@ func (w *chunkWriter) run(write func(io.Writer) error) ([]byte, error) {
 func (w *chunkWriter) Write(p []byte) (int, error) {
 	written := 0
 	for len(p) > 0 {
-		n := min(len(p), cap(w.buf)-len(w.buf))
+		n := min(len(p), w.snapshots.chunkBytes-len(w.buf))
 		w.buf, p = append(w.buf, p[:n]...), p[n:]
-		if written += n; len(w.buf) == cap(w.buf) {
+		if written += n; len(w.buf) == w.snapshots.chunkBytes {
 			if err := w.cut(); err != nil {
 				return written, err
 			}
@@ -107,7 +106,7 @@ func (w *chunkWriter) cut() error {
 		return nil
 	}
 	if len(w.manifest.chunks) == maxChunks {
-		return fmt.Errorf("state is larger than a snapshot can hold (%d chunks of %d bytes)", maxChunks, cap(w.buf))
+		return fmt.Errorf("state is larger than a snapshot can hold (%d chunks of %d bytes)", maxChunks, w.snapshots.chunkBytes)
 	}
 	w.sum.Write(w.buf)
 	stored, ref := compress(w.buf)

@@ -1,0 +1,199 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// Replica is a Node without goroutines: its owner decides what happens next, one step at a time. All that a
+// step does is done by the code of Node, the codec of frames and the checks of what peers send included.
+// The simulator drives clusters of these. Not safe for concurrent use.
+//
+// Work piles up in four queues, as it does between the goroutines of a Node: the log's, the applier's, the
+// snapshot writer's and the snapshot fetcher's. Each step takes from one of them.
+type Replica struct {
+	n    *Node
+	redo []logTask // appends that found no room, to be done again before anything else
+}
+
+// NewReplica is New. Peers.Dial is not used: frames are taken by TakeFrames.
+func NewReplica(options Options) (*Replica, error) {
+	options.Peers.Dial = func(context.Context, uint64) (net.Conn, error) { return nil, errors.New("nobody dials for a replica") }
+	n, err := New(options)
+	if err != nil {
+		return nil, err
+	}
+	n.pause = func(context.Context, time.Duration) bool { return false }
+	return &Replica{n: n}, nil
+}
+
+// Start performs what is due before the first event.
+func (r *Replica) Start() error { return r.event("start", func(c *core) { c.start() }) }
+
+// Tick advances the timers.
+func (r *Replica) Tick() error {
+	err := r.event("a tick", func(c *core) { c.tick() })
+	r.n.publish()
+	return err
+}
+
+// event runs one event and performs its effects.
+func (r *Replica) event(what string, f func(*core)) error {
+	err := r.n.guard(named(what), func() {
+		f(r.n.core)
+		r.n.core.flush()
+	})
+	r.n.perform()
+	return err
+}
+
+// settle handles what the workers have to tell the core.
+func (r *Replica) settle() error {
+	for {
+		events := r.n.events.take()
+		if len(events) == 0 {
+			return nil
+		}
+		err := r.event("a local event", func(c *core) {
+			for _, f := range events {
+				f(c)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// A Frame is what one replica sends to another at once, as it is on the wire without its length.
+type Frame struct {
+	To   uint64
+	Body []byte
+}
+
+// TakeFrames returns what waits for the peers, in ascending order of their ids, at most one frame each.
+func (r *Replica) TakeFrames() []Frame { return r.n.peers.takeFrames() }
+
+// Receive handles a frame of the node with that name in its certificate. An error that is not a *PanicError
+// is about the frame: a Node would close the connection.
+func (r *Replica) Receive(node string, body []byte) error {
+	in, err := decodeFrame(body)
+	if err == nil {
+		err = r.n.checkInbound(in, node)
+	}
+	if err != nil {
+		return err
+	}
+	return r.event("a local event", func(*core) { r.n.receive(in) })
+}
+
+// Lost says that what was sent to a peer did not arrive, as a broken connection does.
+func (r *Replica) Lost(to uint64, snapshot bool) error {
+	r.n.lost(to, snapshot)
+	return r.settle()
+}
+
+// Propose is Node.Propose. It reports whether the command was taken; done is called once, later or at once.
+func (r *Replica) Propose(command []byte, done func(Proposed, error)) error {
+	if why := r.n.full.Load(); why != nil && r.n.core.leads() {
+		done(Proposed{}, &UnavailableError{Cause: *why})
+		return nil
+	}
+	if r.n.core.room() == 0 {
+		done(Proposed{}, ErrBusy)
+		return nil
+	}
+	req := &request{command: command, reply: func(o outcome) { done(o.done, o.err) }}
+	return r.event("a proposal", func(c *core) { c.submit(req) })
+}
+
+// ReadIndex is Node.ReadIndex. The reader then waits until Applied is at least the index.
+func (r *Replica) ReadIndex(done func(index uint64, err error)) error {
+	req := &request{reply: func(o outcome) { done(o.index, o.err) }}
+	return r.event("a read", func(c *core) { c.read(req) })
+}
+
+// ChangeCore is Node.ChangeCore.
+func (r *Replica) ChangeCore(change *raftpb.ConfChangeV2, done func(error)) error {
+	req := &request{change: change, reply: func(o outcome) { done(o.err) }}
+	return r.event("a change of the core", func(c *core) { c.changeCore(req) })
+}
+
+// TransferLeader is Node.TransferLeader.
+func (r *Replica) TransferLeader(to uint64, done func(error)) error {
+	req := &request{target: to, reply: func(o outcome) { done(o.err) }}
+	return r.event("a transfer", func(c *core) { c.transferTo(req) })
+}
+
+// Status is Node.Status.
+func (r *Replica) Status() Status { return r.n.Status() }
+
+// Leads reports whether this replica believes to lead. Cheap, unlike Status.
+func (r *Replica) Leads() bool { return r.n.core.leads() }
+
+// Term, Commit and Applied are where the replica is.
+func (r *Replica) Term() uint64    { return r.n.core.term }
+func (r *Replica) Commit() uint64  { return r.n.core.commit }
+func (r *Replica) Applied() uint64 { return r.n.waits.applied.Load() }
+
+// LogWaits, ApplyWaits, SaveWaits and InstallWaits report whether there is work of that kind.
+func (r *Replica) LogWaits() bool     { return len(r.redo) > 0 || r.n.logTasks.waits() }
+func (r *Replica) ApplyWaits() bool   { return r.n.applies.waits() }
+func (r *Replica) SaveWaits() bool    { return r.n.saves.waits() }
+func (r *Replica) InstallWaits() bool { return r.n.installs.waits() }
+
+// LogWork does what waits for the log writer: one group commit, or one job that stands alone. When the log
+// has no room the work stays for the next call. An error is final: the process would end.
+func (r *Replica) LogWork() error {
+	tasks := append(r.redo, r.n.logTasks.take()...)
+	n := firstGroup(tasks)
+	r.redo = tasks[n:]
+	switch err := r.n.writeAll(context.Background(), tasks[:n]); {
+	case errors.Is(err, errGivenUp):
+		r.redo = tasks
+	case err != nil:
+		return err
+	}
+	return r.settle()
+}
+
+// firstGroup returns how many of the tasks make one write.
+func firstGroup(tasks []logTask) int {
+	for i, t := range tasks {
+		if t.append == nil || t.append.snapshot != nil {
+			return max(i, 1)
+		}
+	}
+	return len(tasks)
+}
+
+// ApplyWork applies what waits. After a halt nothing is applied any more, and it does nothing.
+func (r *Replica) ApplyWork() error {
+	for i, tasks := 0, r.n.applies.take(); i < len(tasks) && r.n.core.halted == nil; i++ {
+		if err := r.n.apply(tasks[i]); err != nil {
+			r.n.halt(err)
+			break
+		}
+	}
+	return r.settle()
+}
+
+// SaveWork writes the captured state that waits.
+func (r *Replica) SaveWork() error {
+	for _, t := range r.n.saves.take() {
+		r.n.save(t)
+	}
+	return r.settle()
+}
+
+// InstallWork fetches the peer's snapshot that waits.
+func (r *Replica) InstallWork(ctx context.Context) error {
+	for _, t := range r.n.installs.take() {
+		r.n.fetch(ctx, t)
+	}
+	return r.settle()
+}

@@ -1,0 +1,273 @@
+package sim
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"math/rand/v2"
+	"time"
+
+	"github.com/parley-mesh/parley/consensus"
+	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/storage"
+)
+
+var clusterID = [16]byte{0: 0x51, 15: 0x15}
+
+// cluster is the whole simulated world.
+type cluster struct {
+	timeline
+	rnd    *rand.Rand
+	hosts  []*host
+	nextID uint64
+	net    network
+	log    history
+	fired  map[string]int // how often each fault and buggify point has happened
+
+	clients *clients
+	err     error
+	sum     hash.Hash // of the trace
+	lines   func(string)
+}
+
+func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
+	c := &cluster{rnd: rnd, nextID: 1, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
+	c.net = newNetwork()
+	c.log = newHistory()
+	genesis := state.Genesis(state.GenesisOptions{
+		ClusterID: fmt.Sprintf("%x", clusterID), TrustDomain: "sim.test", EpochID: [16]byte{1},
+		Node:   state.Node{Name: "n1", HostKey: []byte("host key"), SealKey: make([]byte, state.SealKeyBytes)},
+		Bundle: state.Bundle{Sequence: 1, Roots: [][]byte{[]byte("root")}}, Sealed: []byte("sealed"),
+	}).View()
+	var voters []uint64
+	for range o.Nodes {
+		h := &host{c: c, name: fmt.Sprintf("n%d", len(c.hosts)+1), id: c.nextID, disk: storage.NewMem(), slow: 1}
+		c.nextID++
+		voters = append(voters, h.id)
+		c.hosts = append(c.hosts, h)
+	}
+	for _, h := range c.hosts {
+		if err := h.found(voters, genesis); err != nil {
+			return nil, err
+		}
+		h.disk = h.disk.Crash(storage.KeepUnsynced, 0)
+	}
+	c.clients = newClients(c, o)
+	for _, h := range c.hosts {
+		c.boot(h)
+	}
+	return c, c.err
+}
+
+// boot starts a host. One whose files are damaged has lost what it acknowledged: it comes back under a new Raft id.
+func (c *cluster) boot(h *host) {
+	if h.up || h.id == 0 {
+		return
+	}
+	if h.lied {
+		c.damaged(h)
+		return
+	}
+	err := h.start()
+	var damage *storage.DamageError
+	switch {
+	case errors.As(err, &damage) || errors.Is(err, consensus.ErrLost):
+		c.trace("%s is damaged: %v", h.name, err)
+		c.damaged(h)
+	case err != nil:
+		c.fail("%s does not start: %v", h.name, err)
+	}
+}
+
+// fail notes the first violation; the run ends there.
+func (c *cluster) fail(format string, args ...any) {
+	if c.err == nil {
+		c.err = fmt.Errorf("at %v: %s", c.now, fmt.Sprintf(format, args...))
+	}
+}
+
+// trace adds a line to the run's record, which must be the same whenever the seed is run again.
+func (c *cluster) trace(format string, args ...any) {
+	line := fmt.Sprintf("%12d ", c.now.Microseconds()) + fmt.Sprintf(format, args...) + "\n"
+	_, _ = c.sum.Write([]byte(line)) // never fails
+	if c.lines != nil {
+		c.lines(line)
+	}
+}
+
+// note counts that something happened.
+func (c *cluster) note(what string) { c.fired[what]++ }
+
+// upTo draws a length of time below d.
+func (c *cluster) upTo(d time.Duration) time.Duration { return time.Duration(c.rnd.Int64N(int64(d))) }
+
+// chance is true once in n draws.
+func (c *cluster) chance(n int) bool { return c.rnd.IntN(n) == 0 }
+
+func (c *cluster) byID(id uint64) *host {
+	for _, h := range c.hosts {
+		if h.id == id {
+			return h
+		}
+	}
+	return nil
+}
+
+// nodeOf is what certificates and the replicated state say: whose the Raft id is.
+func (c *cluster) nodeOf(id uint64) (string, bool) {
+	if h := c.byID(id); h != nil {
+		return h.name, true
+	}
+	return "", false
+}
+
+// leader returns the host that leads the highest term, nil if none does.
+func (c *cluster) leader() *host {
+	var best *host
+	for _, h := range c.hosts {
+		if h.up && !h.paused && h.rep.Leads() && (best == nil || h.rep.Term() > best.rep.Term()) {
+			best = h
+		}
+	}
+	return best
+}
+
+// network is who can reach whom, and how badly.
+type network struct {
+	cut       map[[2]string]bool // from, to
+	drop      int                // in a thousand frames
+	duplicate int
+	reorder   int
+	slow      time.Duration // added to each frame at most
+	lastAt    map[[2]string]time.Duration
+}
+
+func newNetwork() network {
+	return network{cut: map[[2]string]bool{}, lastAt: map[[2]string]time.Duration{}}
+}
+
+func (c *cluster) isCut(from, to *host) bool { return c.net.cut[[2]string{from.name, to.name}] }
+
+// send puts a frame on its way. Frames of one connection keep their order, unless the network reorders them
+// (a connection that broke and was opened again).
+func (c *cluster) send(from *host, f consensus.Frame) {
+	to := c.byID(f.To)
+	if to == nil {
+		return
+	}
+	if c.isCut(from, to) {
+		c.note("frame cut off")
+		from.lostSoon(f.To)
+		return
+	}
+	if c.rnd.IntN(1000) < c.net.drop {
+		c.note("frame dropped")
+		from.lostSoon(f.To)
+		return
+	}
+	at := c.now + 500*time.Microsecond + c.upTo(2*time.Millisecond+c.net.slow)
+	link := [2]string{from.name, to.name}
+	if c.rnd.IntN(1000) < c.net.reorder {
+		c.note("frame reordered")
+		at += c.upTo(30 * time.Millisecond)
+	} else {
+		at = max(at, c.net.lastAt[link])
+		c.net.lastAt[link] = at
+	}
+	deliver := func() {
+		if c.isCut(from, to) {
+			c.note("frame cut off on its way")
+			return
+		}
+		name, body := from.name, f.Body
+		if to.id != f.To {
+			return // the receiver has another id by now
+		}
+		to.do(func() error {
+			err := to.rep.Receive(name, body)
+			var panicked *consensus.PanicError
+			if err != nil && !errors.As(err, &panicked) {
+				c.trace("%s refused a frame of %s: %v", to.name, name, err)
+				return nil
+			}
+			return err
+		})
+	}
+	to.at(at-c.now, deliver)
+	if c.rnd.IntN(1000) < c.net.duplicate {
+		c.note("frame duplicated")
+		to.at(at-c.now+c.upTo(20*time.Millisecond), deliver)
+	}
+}
+
+// lostSoon tells the replica that its connection broke.
+func (h *host) lostSoon(to uint64) {
+	h.at(time.Millisecond, func() { h.do(func() error { return h.rep.Lost(to, true) }) })
+}
+
+// history is what must hold of all replicas together.
+type history struct {
+	entries   map[uint64]entryMark // by index
+	leaders   map[uint64]string    // by term
+	newest    uint64               // highest index applied anywhere
+	revisions uint64
+}
+
+// entryMark is what the first replica that applied an index made of it.
+type entryMark struct {
+	term     uint64
+	commands [32]byte
+	digest   [32]byte
+}
+
+func newHistory() history {
+	return history{entries: map[uint64]entryMark{}, leaders: map[uint64]string{}}
+}
+
+// observe checks a replica after each of its steps.
+func (c *cluster) observe(h *host) {
+	if h.rep.Leads() {
+		name := fmt.Sprintf("%s/%d", h.name, h.id)
+		if other, ok := c.log.leaders[h.rep.Term()]; !ok {
+			c.log.leaders[h.rep.Term()] = name
+			c.trace("%s leads term %d", name, h.rep.Term())
+		} else if other != name {
+			c.fail("%s and %s both lead term %d", other, name, h.rep.Term())
+		}
+	}
+	if commit := h.rep.Commit(); commit < h.commit {
+		c.fail("%s: the commit index went back from %d to %d", h.name, h.commit, commit)
+	} else {
+		h.commit = commit
+	}
+}
+
+// applied checks that all replicas apply the same and become the same.
+func (c *cluster) applied(h *host, index, term uint64, commands [][]byte, _ state.Touched) {
+	sum := sha256.New()
+	for _, command := range commands {
+		_, _ = sum.Write(binary.BigEndian.AppendUint32(nil, uint32(len(command)))) //nolint:gosec // short
+		_, _ = sum.Write(command)
+	}
+	mark := entryMark{term: term, commands: [32]byte(sum.Sum(nil)), digest: h.machine.View().Digest()}
+	first, ok := c.log.entries[index]
+	switch {
+	case !ok:
+		c.log.entries[index] = mark
+		c.log.newest = max(c.log.newest, index)
+	case first.term != term || first.commands != mark.commands:
+		c.fail("%s applied another entry at %d: of term %d, not %d", h.name, index, term, first.term)
+	case first.digest != mark.digest:
+		c.fail("%s has another state at %d", h.name, index)
+	}
+}
+
+// restored checks a snapshot against what was applied at its index.
+func (c *cluster) restored(h *host, index uint64) {
+	c.note("snapshot restored")
+	if mark, ok := c.log.entries[index]; ok && mark.digest != h.machine.View().Digest() {
+		c.fail("%s restored a snapshot of %d with another state", h.name, index)
+	}
+}

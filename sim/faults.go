@@ -1,0 +1,396 @@
+package sim
+
+import (
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/parley-mesh/parley/storage"
+)
+
+// fault is one kind of bad thing. It begins now and ends by itself, or when everything is healed.
+type fault struct {
+	name string
+	do   func(c *cluster)
+}
+
+// faults is drawn from with equal chance.
+var faults = []fault{
+	{"crash", (*cluster).crashOne},
+	{"crash of all", (*cluster).crashAll},
+	{"pause", (*cluster).pauseOne},
+	{"partition", (*cluster).partition},
+	{"isolated leader", (*cluster).isolateLeader},
+	{"one-way cut", (*cluster).oneWay},
+	{"partial partition", (*cluster).partial},
+	{"flapping link", (*cluster).flap},
+	{"bad network", (*cluster).badNetwork},
+	{"slow disk", (*cluster).slowDisk},
+	{"full disk", (*cluster).fullDisk},
+	{"lying disk", (*cluster).lyingDisk},
+	{"clock step", (*cluster).clockStep},
+	{"transfer", (*cluster).transferLead},
+	{"damage", (*cluster).damageOne},
+	{"replacement", (*cluster).replaceOne},
+}
+
+// trouble begins faults until end.
+func (c *cluster) trouble(end time.Duration) {
+	c.after(200*time.Millisecond+c.upTo(700*time.Millisecond), func() {
+		if c.now >= end {
+			return
+		}
+		f := faults[c.rnd.IntN(len(faults))]
+		c.trace("fault: %s", f.name)
+		c.note(f.name)
+		f.do(c)
+		c.trouble(end)
+	})
+}
+
+// anyHost draws one that is up, nil if none is.
+func (c *cluster) anyHost() *host {
+	start := c.rnd.IntN(len(c.hosts))
+	for i := range c.hosts {
+		if h := c.hosts[(start+i)%len(c.hosts)]; h.up {
+			return h
+		}
+	}
+	return nil
+}
+
+func (c *cluster) crashMode() storage.CrashMode {
+	return []storage.CrashMode{storage.LoseUnsynced, storage.KeepUnsynced, storage.LosePart}[c.rnd.IntN(3)]
+}
+
+func (c *cluster) crashOne() {
+	h := c.anyHost()
+	if h == nil {
+		return
+	}
+	mode := c.crashMode()
+	c.trace("%s crashes, mode %d", h.name, mode)
+	h.crash(mode)
+	c.after(100*time.Millisecond+c.upTo(2*time.Second), func() { c.boot(h) })
+}
+
+func (c *cluster) crashAll() {
+	for _, h := range c.hosts {
+		h.crash(c.crashMode())
+		c.after(50*time.Millisecond+c.upTo(500*time.Millisecond), func() { c.boot(h) })
+	}
+}
+
+// pauseOne stops a host as SIGSTOP does; what arrived meanwhile comes at once at the thaw, but for ticks.
+func (c *cluster) pauseOne() {
+	h := c.anyHost()
+	if h == nil || h.paused {
+		return
+	}
+	h.paused = true
+	life := h.life
+	c.after(200*time.Millisecond+c.upTo(3*time.Second), func() {
+		if h.life == life {
+			h.thaw()
+		}
+	})
+}
+
+func (h *host) thaw() {
+	missed := h.missed
+	h.paused, h.missed = false, nil
+	for _, f := range missed {
+		f()
+	}
+}
+
+func (c *cluster) cutFor(d time.Duration, pairs ...[2]*host) {
+	for _, p := range pairs {
+		c.net.cut[[2]string{p[0].name, p[1].name}] = true
+	}
+	c.after(d, func() {
+		for _, p := range pairs {
+			delete(c.net.cut, [2]string{p[0].name, p[1].name})
+		}
+	})
+}
+
+func both(a, b *host) [][2]*host { return [][2]*host{{a, b}, {b, a}} }
+
+func (c *cluster) partition() {
+	side := map[*host]bool{}
+	for _, h := range c.hosts {
+		side[h] = c.chance(2)
+	}
+	var pairs [][2]*host
+	for _, a := range c.hosts {
+		for _, b := range c.hosts {
+			if side[a] != side[b] {
+				pairs = append(pairs, [2]*host{a, b})
+			}
+		}
+	}
+	c.cutFor(500*time.Millisecond+c.upTo(3*time.Second), pairs...)
+}
+
+func (c *cluster) isolateLeader() {
+	l := c.leader()
+	if l == nil {
+		return
+	}
+	var pairs [][2]*host
+	for _, h := range c.hosts {
+		if h != l {
+			pairs = append(pairs, both(h, l)...)
+		}
+	}
+	c.cutFor(500*time.Millisecond+c.upTo(3*time.Second), pairs...)
+	if c.chance(2) { // and a voter that promised it its lead restarts
+		c.after(c.upTo(300*time.Millisecond), func() {
+			if h := c.anyHost(); h != nil && h != l {
+				h.crash(c.crashMode())
+				c.after(20*time.Millisecond, func() { c.boot(h) })
+			}
+		})
+	}
+}
+
+func (c *cluster) twoHosts() (a, b *host) {
+	i := c.rnd.IntN(len(c.hosts))
+	return c.hosts[i], c.hosts[(i+1+c.rnd.IntN(len(c.hosts)-1))%len(c.hosts)]
+}
+
+func (c *cluster) oneWay() {
+	a, b := c.twoHosts()
+	c.cutFor(500*time.Millisecond+c.upTo(3*time.Second), [2]*host{a, b})
+}
+
+func (c *cluster) partial() {
+	a, b := c.twoHosts()
+	c.cutFor(500*time.Millisecond+c.upTo(3*time.Second), both(a, b)...)
+}
+
+func (c *cluster) flap() {
+	a, b := c.twoHosts()
+	for i := range 8 {
+		c.after(time.Duration(i)*200*time.Millisecond, func() { c.cutFor(100*time.Millisecond, both(a, b)...) })
+	}
+}
+
+func (c *cluster) badNetwork() {
+	c.net.drop, c.net.duplicate, c.net.reorder = c.rnd.IntN(150), c.rnd.IntN(100), c.rnd.IntN(300)
+	c.net.slow = c.upTo(20 * time.Millisecond)
+	c.after(500*time.Millisecond+c.upTo(2*time.Second), c.calmNetwork)
+}
+
+func (c *cluster) calmNetwork() { c.net.drop, c.net.duplicate, c.net.reorder, c.net.slow = 0, 0, 0, 0 }
+
+func (c *cluster) slowDisk() {
+	h := c.anyHost()
+	if h == nil {
+		return
+	}
+	h.slow = 10 + float64(c.rnd.IntN(100))
+	c.after(500*time.Millisecond+c.upTo(2*time.Second), func() { h.slow = 1 })
+}
+
+func (c *cluster) fullDisk() {
+	h := c.anyHost()
+	if h == nil {
+		return
+	}
+	h.disk.Limit(h.disk.Used())
+	c.after(500*time.Millisecond+c.upTo(2*time.Second), func() { h.disk.Limit(0) })
+}
+
+// lyingDisk makes the syncs of one host do nothing for a while; then it loses its power. Nothing is promised of
+// such a disk but that the others notice: it is given up with the Raft id.
+func (c *cluster) lyingDisk() {
+	h := c.anyHost()
+	if h == nil || !c.mayLose(h) {
+		return
+	}
+	h.disk.Lie(func(string) bool { return true })
+	h.lied = true
+	c.after(c.upTo(time.Second), func() {
+		if h.up && h.lied {
+			h.crash(storage.LoseUnsynced)
+			c.boot(h)
+		}
+	})
+}
+
+func (c *cluster) clockStep() {
+	h := c.anyHost()
+	if h == nil {
+		return
+	}
+	h.skew = c.upTo(2*time.Second) - time.Second
+	h.drift = (c.rnd.Float64() - 0.5) / 50
+}
+
+func (c *cluster) transferLead() {
+	l, to := c.leader(), c.anyHost()
+	if l == nil || to == nil {
+		return
+	}
+	l.do(func() error { return l.rep.TransferLeader(to.id, func(error) {}) })
+}
+
+// damageOne ends a host and spoils one of its files.
+func (c *cluster) damageOne() {
+	h := c.anyHost()
+	if h == nil || !c.mayLose(h) {
+		return
+	}
+	h.crash(storage.KeepUnsynced)
+	h.damaged = true
+	var files []string
+	for _, path := range h.disk.Paths() {
+		if !strings.Contains(path, "spare") && !strings.Contains(path, "torn") {
+			files = append(files, path)
+		}
+	}
+	path := files[c.rnd.IntN(len(files))]
+	kind := "flip"
+	if c.chance(4) {
+		kind = "lost file"
+		_ = h.disk.Remove(path)
+	} else if size := h.disk.Size(path); size > 0 {
+		h.disk.Flip(path, c.rnd.Int64N(size), byte(1<<c.rnd.IntN(8)))
+	}
+	c.note("damage: " + kind + " of " + fileKind(path))
+	c.trace("%s: %s of %s", h.name, kind, path)
+	c.after(c.upTo(time.Second), func() { c.boot(h) })
+}
+
+func fileKind(path string) string {
+	switch {
+	case strings.Contains(path, "chunks"):
+		return "chunk"
+	case strings.HasSuffix(path, ".manifest"):
+		return "manifest"
+	case strings.HasSuffix(path, ".wal"):
+		return "segment"
+	}
+	return filepath.Base(path)
+}
+
+// mayLose reports whether the core can afford that this host loses its disk: the others, all up, are a quorum, and
+// none of them is being replaced.
+func (c *cluster) mayLose(h *host) bool {
+	l := c.leader()
+	if l == nil {
+		return false
+	}
+	for _, o := range c.hosts {
+		if o.lied || o.joining || o.damaged {
+			return false
+		}
+	}
+	s := l.rep.Status()
+	if len(s.Outgoing) > 0 || len(s.Learners) > 0 || !s.Confirmed {
+		return false
+	}
+	others, quorum := 0, len(s.Voters)/2+1
+	for _, id := range s.Voters {
+		if o := c.byID(id); o != nil && o != h && o.up && s.Progress[id].Match+200 > s.Commit || o == l && o != h {
+			others++
+		}
+	}
+	return others >= quorum
+}
+
+// damaged gives up a host's Raft id: it comes back empty, under a new one, as a learner.
+func (c *cluster) damaged(h *host) {
+	c.note("rejoin under a new id")
+	old := h.id
+	h.past, h.id = old, c.nextID
+	c.nextID++
+	h.disk, h.life, h.lied, h.damaged, h.joining = storage.NewMem(), h.life+1, false, false, true
+	c.trace("%s gives up id %d for %d", h.name, old, h.id)
+	if err := h.start(); err != nil {
+		c.fail("%s does not start empty: %v", h.name, err)
+		return
+	}
+	c.replace(h, old)
+}
+
+// replaceOne gives a host a new Raft id though its disk is well.
+func (c *cluster) replaceOne() {
+	if h := c.anyHost(); h != nil && c.mayLose(h) {
+		h.crash(storage.KeepUnsynced)
+		c.damaged(h)
+	}
+}
+
+// replace leads the new id of a host to a voter in place of the old one, by steps that are repeated until they hold.
+func (c *cluster) replace(h *host, old uint64) {
+	id := h.id
+	c.after(100*time.Millisecond, func() {
+		if h.id != id {
+			return // it was lost again
+		}
+		if l := c.leader(); l != nil && c.replaceStep(l, id, old) {
+			h.joining = false
+			return
+		}
+		c.replace(h, old)
+	})
+}
+
+func (c *cluster) replaceStep(l *host, id, old uint64) (done bool) {
+	s := l.rep.Status()
+	voter, learner, oldIn := contains(s.Voters, id), contains(s.Learners, id), contains(s.Voters, old) || contains(s.Learners, old)
+	change := &raftpb.ConfChangeV2{}
+	add := func(t raftpb.ConfChangeType, id uint64) {
+		change.Changes = append(change.Changes, &raftpb.ConfChangeSingle{Type: t.Enum(), NodeId: new(id)})
+	}
+	switch {
+	case len(s.Outgoing) > 0 || !s.Confirmed:
+		return false
+	case voter && !oldIn:
+		return true
+	case !voter && !learner:
+		add(raftpb.ConfChangeAddLearnerNode, id)
+	case learner && s.Progress[id].Match+50 < s.Commit:
+		return false // not caught up
+	default:
+		if !voter {
+			add(raftpb.ConfChangeAddNode, id)
+		}
+		if oldIn {
+			add(raftpb.ConfChangeRemoveNode, old)
+		}
+		change.Transition = raftpb.ConfChangeTransitionJointImplicit.Enum()
+		c.note("joint replacement")
+	}
+	l.do(func() error { return l.rep.ChangeCore(change, func(error) {}) })
+	return false
+}
+
+func contains(ids []uint64, id uint64) bool {
+	for _, i := range ids {
+		if i == id {
+			return true
+		}
+	}
+	return false
+}
+
+// heal ends all faults and starts everybody.
+func (c *cluster) heal() {
+	clear(c.net.cut)
+	c.calmNetwork()
+	for _, h := range c.hosts {
+		h.slow = 1
+		h.disk.Limit(0)
+		h.disk.Lie(nil)
+		if h.paused {
+			h.thaw()
+		}
+		c.boot(h)
+	}
+}

@@ -1,0 +1,271 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/consensus"
+	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/storage"
+)
+
+const (
+	dataDir      = "/data"
+	segmentBytes = 128 << 10
+	tick         = 50 * time.Millisecond
+)
+
+// host is a machine: a disk that outlives crashes, a clock, and at most one replica.
+type host struct {
+	c    *cluster
+	name string
+	id   uint64 // its Raft id; 0 while it has none
+	past uint64 // the highest that it gave up
+	disk *storage.Mem
+
+	skew             time.Duration // of its wall clock
+	drift            float64       // of its wall clock, and of its ticks
+	mark             clock.Stamp   // of the clock, durable
+	lied             bool          // its disk said that it synced, and did not
+	damaged, joining bool          // its files were spoiled and not read since; it comes back under a new id
+	slow             float64       // its disk takes so many times as long
+
+	life    uint64 // counts starts: events of an earlier life do nothing
+	up      bool
+	paused  bool
+	missed  []func() // what arrived during the pause
+	rep     *consensus.Replica
+	machine *state.Machine
+	log     *storage.Log
+	snaps   *storage.Snapshots
+
+	logBusy, applyBusy, saveBusy, fetchBusy, anchorBusy bool
+
+	commit uint64 // highest seen in this life
+}
+
+func (h *host) wall() time.Time {
+	return time.UnixMilli(1_700_000_000_000).Add(h.c.now + h.skew + time.Duration(h.drift*float64(h.c.now)))
+}
+
+// at makes f happen on this host, unless it crashes before. During a pause it waits for the thaw.
+func (h *host) at(d time.Duration, f func()) {
+	life := h.life
+	var run func()
+	run = func() {
+		switch {
+		case h.life != life || !h.up:
+		case h.paused:
+			h.missed = append(h.missed, run)
+		default:
+			f()
+		}
+	}
+	h.c.after(d, run)
+}
+
+// found writes the first snapshot, which names the voters, on an empty disk.
+func (h *host) found(voters []uint64, genesis *state.View) error {
+	log, _, err := storage.OpenLog(h.logOptions())
+	if err != nil {
+		return err
+	}
+	snaps, err := storage.OpenSnapshots(h.snapshotOptions())
+	if err != nil {
+		return err
+	}
+	meta := storage.SnapshotMeta{Index: genesis.Index(), Term: genesis.Term(), ConfState: &raftpb.ConfState{Voters: voters}}
+	if _, err := snaps.Save(meta, genesis.WriteSnapshot); err != nil {
+		return err
+	}
+	hs := &raftpb.HardState{Term: new(genesis.Term()), Commit: new(genesis.Index())}
+	if err := log.Reset(meta.Index, meta.Term, meta.Chain, hs); err != nil {
+		return err
+	}
+	return log.Close()
+}
+
+func (h *host) logOptions() storage.LogOptions {
+	return storage.LogOptions{FS: h.disk, Dir: dataDir, ClusterID: clusterID, RaftID: h.id, SegmentBytes: segmentBytes}
+}
+
+func (h *host) snapshotOptions() storage.SnapshotOptions {
+	return storage.SnapshotOptions{FS: h.disk, Dir: dataDir, ClusterID: clusterID}
+}
+
+// start boots the replica from its disk. An error is what a process would refuse to start with.
+func (h *host) start() error {
+	h.life++
+	h.up, h.paused, h.missed, h.commit = false, false, nil, 0
+	h.logBusy, h.applyBusy, h.saveBusy, h.fetchBusy, h.anchorBusy = false, false, false, false, false
+	snaps, err := storage.OpenSnapshots(h.snapshotOptions())
+	if err != nil {
+		return fmt.Errorf("snapshots: %w", err)
+	}
+	log, found, err := storage.OpenLog(h.logOptions())
+	if err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	clk, err := clock.New(clock.Options{Physical: h.wall, HighWater: h.mark,
+		Persist: func(s clock.Stamp) error { h.mark = s; return nil }})
+	if err != nil {
+		return err
+	}
+	recovered := consensus.Recovered{FirstIndex: found.FirstIndex, PrevTerm: found.PrevTerm, Entries: found.Entries, HardState: found.HardState}
+	if meta, manifest, ok := snaps.Latest(); ok {
+		recovered.Snapshot = snapshotRef(meta, manifest)
+	}
+	h.log, h.snaps, h.machine = log, snaps, state.NewMachine()
+	o := consensus.Options{
+		ID: h.id, Clock: clk, Log: log, Recovered: recovered, Snapshots: snapshots{snaps}, Machine: &applier{h},
+		MachineStamp: func() clock.Stamp { return h.machine.View().Stamp() },
+		Peers:        consensus.PeerOptions{NodeOf: h.c.nodeOf}, Fetch: h.fetch, Tick: tick,
+		SnapshotEntries: 150, TrailingEntries: 30,
+		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
+	}
+	if h.rep, err = consensus.NewReplica(o); err != nil {
+		return errors.Join(err, snaps.Damage()) // a snapshot that is damaged may leave a gap
+	}
+	h.up, h.damaged = true, false
+	h.do(h.rep.Start)
+	h.tickSoon()
+	return nil
+}
+
+func (h *host) tickSoon() {
+	h.at(time.Duration(float64(tick)*(1+h.drift)), func() {
+		h.do(h.rep.Tick)
+		h.tickSoon()
+	})
+}
+
+// do performs a step of the replica, then looks after what it left to do.
+func (h *host) do(step func() error) {
+	if err := step(); err != nil {
+		h.died(err)
+		return
+	}
+	h.c.observe(h)
+	h.pump()
+}
+
+// died ends the process as production does when its disk or its core fails. A panic is a bug.
+func (h *host) died(err error) {
+	var panicked *consensus.PanicError
+	if errors.As(err, &panicked) {
+		h.c.fail("%s: %v\n%s", h.name, err, panicked.Stack)
+	}
+	h.c.trace("%s died: %v", h.name, err)
+	h.crash(storage.KeepUnsynced)
+	h.c.after(500*time.Millisecond, func() { h.c.boot(h) })
+}
+
+// crash ends the replica; the disk keeps what mode says.
+func (h *host) crash(mode storage.CrashMode) {
+	if !h.up {
+		return
+	}
+	h.up, h.rep = false, nil
+	h.life++
+	h.disk = h.disk.Crash(mode, h.c.rnd.Uint64())
+	h.c.clients.crashed(h)
+}
+
+// pump sends frames and starts the workers that have something to do.
+func (h *host) pump() {
+	for _, f := range h.rep.TakeFrames() {
+		h.c.send(h, f)
+	}
+	h.work(&h.logBusy, h.rep.LogWaits, h.syncTime(), h.rep.LogWork)
+	h.work(&h.applyBusy, h.rep.ApplyWaits, 100*time.Microsecond, h.rep.ApplyWork)
+	h.work(&h.saveBusy, h.rep.SaveWaits, 4*h.syncTime(), h.rep.SaveWork)
+	h.work(&h.fetchBusy, h.rep.InstallWaits, 5*time.Millisecond, func() error { return h.rep.InstallWork(context.Background()) })
+	if !h.anchorBusy {
+		h.anchorBusy = true
+		h.at(15*time.Millisecond, func() {
+			h.anchorBusy = false
+			if err := h.log.Background(context.Background()); err != nil && !errors.Is(err, storage.ErrNoSpace) {
+				h.died(err)
+			}
+		})
+	}
+}
+
+func (h *host) work(busy *bool, waits func() bool, d time.Duration, step func() error) {
+	if *busy || !waits() {
+		return
+	}
+	*busy = true
+	h.at(d, func() {
+		*busy = false
+		h.do(step)
+	})
+}
+
+// syncTime is how long the disk takes for a write and a sync.
+func (h *host) syncTime() time.Duration {
+	return time.Duration(h.slow * float64(time.Millisecond+h.c.upTo(5*time.Millisecond)))
+}
+
+// fetch reads a chunk from the disk of a peer.
+func (h *host) fetch(_ context.Context, id uint64, name [32]byte) ([]byte, error) {
+	from := h.c.byID(id)
+	if from == nil || !from.up || h.c.isCut(from, h) || h.c.isCut(h, from) {
+		return nil, errors.New("the peer cannot be reached")
+	}
+	return from.snaps.Chunk(name)
+}
+
+// applier is the host's state machine, watched by the checkers.
+type applier struct{ h *host }
+
+func (a *applier) Apply(index, term uint64, at clock.Stamp, commands [][]byte) ([][]byte, error) {
+	results, touched, err := a.h.machine.Apply(index, term, at, commands)
+	if err != nil {
+		return nil, err
+	}
+	a.h.c.applied(a.h, index, term, commands, touched)
+	return results, nil
+}
+
+func (a *applier) Capture() func(io.Writer) error { return a.h.machine.View().WriteSnapshot }
+
+func (a *applier) Restore(r io.Reader, index, term uint64) error {
+	if err := a.h.machine.Restore(r); err != nil {
+		return err
+	}
+	if v := a.h.machine.View(); v.Index() != index || v.Term() != term {
+		return fmt.Errorf("the snapshot of %d holds %d", index, v.Index())
+	}
+	a.h.c.restored(a.h, index)
+	return nil
+}
+
+// snapshots gives storage.Snapshots the shape that consensus asks for.
+type snapshots struct{ *storage.Snapshots }
+
+func snapshotRef(meta storage.SnapshotMeta, manifest []byte) *consensus.SnapshotRef {
+	return &consensus.SnapshotRef{Index: meta.Index, Term: meta.Term, Chain: meta.Chain, ConfState: meta.ConfState, Manifest: manifest}
+}
+
+func (s snapshots) Save(ref consensus.SnapshotRef, write func(io.Writer) error) ([]byte, error) {
+	return s.Snapshots.Save(storage.SnapshotMeta{Index: ref.Index, Term: ref.Term, Chain: ref.Chain, ConfState: ref.ConfState}, write)
+}
+
+func (s snapshots) Parse(manifest []byte) (consensus.SnapshotRef, error) {
+	meta, err := storage.ParseManifest(manifest)
+	if err != nil {
+		return consensus.SnapshotRef{}, err
+	}
+	return *snapshotRef(meta, manifest), nil
+}
+
+func (s snapshots) Install(ctx context.Context, manifest []byte, fetch func(context.Context, [32]byte) ([]byte, error)) error {
+	return s.Snapshots.Install(ctx, manifest, fetch)
+}

@@ -1,0 +1,194 @@
+package sim
+
+import (
+	crand "crypto/rand"
+	"encoding/hex"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/parley-mesh/parley/consensus"
+	"github.com/parley-mesh/parley/state"
+)
+
+// Options of a run. The zero value of a field is its default.
+type Options struct {
+	Seed  uint64
+	Nodes int           // 3 or 5; 3
+	For   time.Duration // of virtual time with faults; 6 s
+	Think time.Duration // a client's pause between operations, in the mean; 30 ms
+	Calm  bool          // no faults
+	Trace func(line string)
+}
+
+// Result of a run.
+type Result struct {
+	Seed       uint64
+	Nodes      int
+	Operations int            // that clients were answered
+	Virtual    time.Duration  // simulated time
+	Fired      map[string]int // how often each fault happened
+	Trace      string         // SHA-256 of everything that happened
+	Err        error          // the first violation
+}
+
+// Limits of healing.
+const healTime = 30 * time.Second
+
+// Run simulates one seed.
+func Run(o Options) Result {
+	if o.Nodes == 0 {
+		o.Nodes = 3
+	}
+	if o.For == 0 {
+		o.For = 6 * time.Second
+	}
+	if o.Think == 0 {
+		o.Think = 30 * time.Millisecond
+	}
+	var key [32]byte
+	for i := range 8 {
+		key[i] = byte(o.Seed >> (8 * i))
+	}
+	key[8] = byte(o.Nodes)
+	old := crand.Reader
+	key[31] = 1
+	crand.Reader = rand.NewChaCha8(key)
+	defer func() { crand.Reader = old }()
+	key[31] = 2
+	result := Result{Seed: o.Seed, Nodes: o.Nodes}
+	c, err := newCluster(o, rand.New(rand.NewChaCha8(key)))
+	if err != nil {
+		result.Err = err
+		return result
+	}
+	c.run(o)
+	result.Operations, result.Virtual, result.Fired, result.Err = c.clients.ended, c.now, c.fired, c.err
+	result.Trace = hex.EncodeToString(c.sum.Sum(nil))
+	return result
+}
+
+func (c *cluster) run(o Options) {
+	c.clients.start()
+	if !o.Calm {
+		c.trouble(o.For)
+	}
+	c.until(o.For, func() bool { return false })
+	c.trace("heal")
+	c.heal()
+	c.until(c.now+healTime, c.whole)
+	if c.err == nil && !c.whole() {
+		c.fail("not whole %v after the faults ended: %s", healTime, c.describe())
+	}
+	c.clients.stopped = true
+	c.until(c.now+patience+time.Second, func() bool { return len(c.clients.open) == 0 })
+	c.finish()
+}
+
+// until lets things happen until end, a violation, or done.
+func (c *cluster) until(end time.Duration, done func() bool) {
+	for n := 0; c.err == nil && c.step(end); n++ {
+		if n%200 == 0 && done() {
+			return
+		}
+	}
+}
+
+// whole reports whether the core is healed: a leader that confirmed its lead, everybody a voter, heard and close.
+func (c *cluster) whole() bool {
+	l := c.leader()
+	if l == nil {
+		return false
+	}
+	s := l.rep.Status()
+	if !s.Confirmed || len(s.Outgoing) > 0 || len(s.Voters) != len(c.hosts) || len(s.Learners) > 0 {
+		return false
+	}
+	for _, h := range c.hosts {
+		if !h.up || !contains(s.Voters, h.id) || h != l && !s.Progress[h.id].Healthy() || h.rep.Applied()+100 < l.rep.Commit() {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *cluster) describe() string {
+	text := ""
+	for _, h := range c.hosts {
+		text += h.name
+		if h.up {
+			s := h.rep.Status()
+			text += " " + s.Role
+			if s.Stopped != nil {
+				text += " stopped: " + s.Stopped.Error()
+			}
+		} else {
+			text += " down"
+		}
+		text += "; "
+	}
+	return text
+}
+
+// finish makes a last write reach everybody, compares all states, and checks what the clients saw.
+func (c *cluster) finish() {
+	if c.err != nil {
+		return
+	}
+	last := uint64(0)
+	command, err := state.Encode(state.Envelope{Caller: "sim", Command: state.Put{Key: "the end", Value: []byte("1")}}, state.Version)
+	if err != nil {
+		c.fail("encode: %v", err)
+		return
+	}
+	var try func()
+	try = func() {
+		l := c.leader()
+		if l == nil {
+			c.after(100*time.Millisecond, try)
+			return
+		}
+		l.do(func() error {
+			return l.rep.Propose(command, func(p consensus.Proposed, err error) {
+				var unknown *consensus.OutcomeUnknownError
+				switch {
+				case err == nil:
+					last = p.Index
+				case errors.As(err, &unknown) || last == 0:
+					c.after(100*time.Millisecond, try)
+				}
+			})
+		})
+	}
+	try()
+	c.until(c.now+healTime, func() bool {
+		for _, h := range c.hosts {
+			if last == 0 || !h.up || h.rep.Applied() < last {
+				return false
+			}
+		}
+		return true
+	})
+	if c.err != nil {
+		return
+	}
+	for _, h := range c.hosts {
+		if last == 0 || !h.up || h.rep.Applied() < last {
+			c.fail("the last write (index %d) did not reach %s: %s", last, h.name, c.describe())
+			return
+		}
+	}
+	c.clients.readAll(c.hosts[0])
+	if err := c.clients.check(); err != nil {
+		c.fail("%v", err)
+	}
+}
+
+// readAll adds what every key is in the end, so that nothing acknowledged can be missing.
+func (cl *clients) readAll(h *host) {
+	for i := 1; i <= cl.made; i++ {
+		a := &asked{client: 0, op: kvOp{kind: opGet, key: keyName(i)}, at: cl.c.now, host: h}
+		cl.open[a] = true
+		cl.readAt(a, 0)
+	}
+}
