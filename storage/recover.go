@@ -12,6 +12,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/mutant"
 )
 
 const (
@@ -142,10 +144,14 @@ func (r *recovery) noteHeaders(scan *segmentScan) {
 func (r *recovery) judgeTail() error {
 	missing := r.replay.tip.seq + 1
 	durable, torn := r.last.evidence(missing)
+	if mutant.On(mutant.TruncateMidlog) {
+		r.torn = torn
+		return nil
+	}
 	if durable {
 		return r.damage(r.last, "frame is bad, and a later frame says that it was durable")
 	}
-	if r.replay.anchor.tip.seq >= missing && !r.log.ignoreAnchor {
+	if r.replay.anchor.tip.seq >= missing && !r.log.ignoreAnchor && !mutant.On(mutant.NoAnchor) {
 		return r.damage(r.last, fmt.Sprintf("frame is bad or missing, and the anchor says that frame %d was durable", r.replay.anchor.tip.seq))
 	}
 	r.torn = torn
@@ -247,6 +253,12 @@ func (r *recovery) result() Recovered {
 		Entries:    r.replay.entries,
 		Unclean:    !r.replay.anchor.clean || r.replay.anchor.tip.seq != r.replay.tip.seq,
 		TornBytes:  r.torn - r.last.end,
+	}
+	switch {
+	case r.replay.anchor.doubt:
+		recovered.InDoubt = "an earlier start found the end of the log in doubt, and not all voters were heard since"
+	case r.torn > r.last.end && !r.replay.anchor.clean:
+		recovered.InDoubt = "the last frame of the log is not whole, and nothing says whether it was durable"
 	}
 	if h := r.replay.tip.hard; h != (hardState{}) {
 		recovered.HardState = &raftpb.HardState{Term: &h.term, Vote: &h.vote, Commit: &h.commit}
