@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/clock"
@@ -162,17 +161,7 @@ func writeFirstSnapshot(dir *dataDir, clusterID string, segmentMiB int, v *state
 		return err
 	}
 	defer store.close()
-	voters := &raftpb.ConfState{Voters: []uint64{firstRaftID}}
-	meta := storage.SnapshotMeta{Index: v.Index(), Term: v.Term(), ConfState: voters}
-	if _, err := store.snapshots.Save(meta, v.WriteSnapshot); err != nil {
-		return fmt.Errorf("write the first snapshot: %w", err)
-	}
-	term, commit := v.Term(), v.Index()
-	hs := &raftpb.HardState{Term: &term, Commit: &commit}
-	if err := store.log.Reset(v.Index(), v.Term(), meta.Chain, hs); err != nil {
-		return fmt.Errorf("start the log: %w", err)
-	}
-	return nil
+	return beginLog(store, v, firstRaftID)
 }
 
 func randomID() string {

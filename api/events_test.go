@@ -131,7 +131,7 @@ func TestEventKinds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kinds := []string{state.EventNote}
+	kinds := []string{state.EventNote, state.EventRecovered}
 	ast.Inspect(file, func(n ast.Node) bool {
 		spec, ok := n.(*ast.ValueSpec)
 		if ok && strings.HasPrefix(spec.Names[0].Name, "Event") && len(spec.Values) == 1 {

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"testing"
@@ -127,7 +128,8 @@ func (a *fakeAgent) options() Options {
 			Scrub: func(_ context.Context, rate int64) (ScrubReport, error) {
 				return ScrubReport{Segments: 1, Entries: 2, Bytes: rate}, nil
 			},
-			RenewSession: a.renewSession,
+			RenewSession:  a.renewSession,
+			WriteSnapshot: func(v *state.View, w io.Writer) error { return v.WriteSnapshot(w) },
 		},
 	}
 }

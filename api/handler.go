@@ -84,7 +84,7 @@ func (s *Service) Mount(routes ...Route) { s.extra = append(s.extra, routes...) 
 // Routes returns all endpoints, the mounted ones included.
 func (s *Service) Routes() []Route {
 	return slices.Concat(s.nativeRoutes(), s.sessionRoutes(), s.opsRoutes(), eventRoutes(), clusterRoutes(), checkRoutes(),
-		runbookRoutes(), s.extra)
+		runbookRoutes(), snapshotRoutes(), s.extra)
 }
 
 // Handler serves every endpoint to the callers of one listener. The connections must come from NewHTTPServer: its

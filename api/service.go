@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"net/http"
 	"time"
 
@@ -86,6 +87,8 @@ type Local struct {
 	// bytesPerSecond.
 	Check func(ctx context.Context) ops.CheckReport
 	Scrub func(ctx context.Context, bytesPerSecond int64) (ScrubReport, error)
+	// WriteSnapshot streams a backup file of a View of the whole state; nil where there is none to have.
+	WriteSnapshot func(v *state.View, w io.Writer) error
 }
 
 // Options of a Service; zero values take the constants above.
@@ -117,6 +120,7 @@ type Service struct {
 	concurrent *limiter
 	watches    *limiter
 	forwarded  *limiter
+	snapshots  *limiter
 	probes     *pacer
 	places     *pacer
 	events     *pacer // of other agents
@@ -153,6 +157,7 @@ func New(o Options) *Service {
 		concurrent: newLimiter(o.Concurrent),
 		watches:    newLimiter(o.Watches),
 		forwarded:  newLimiter(maxForwarded),
+		snapshots:  newLimiter(maxSnapshotStreams),
 		probes:     newPacer(probeRate, probeBurst, o.Elapsed),
 		places:     newPacer(placeRate, placeBurst, o.Elapsed),
 		events:     newPacer(eventRate, eventBurst, o.Elapsed),

@@ -117,6 +117,9 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	c.restarted = log.hard.GetTerm() > 1 || len(log.entries) > 0
 	c.written = log.hard
 	c.observe(log.entries)
+	if keep := cfg.trailingEntries; log.snap.Index > keep {
+		log.compact(log.snap.Index - keep) // the disk has more, for an older snapshot; memory need not
+	}
 	return c, nil
 }
 

@@ -41,6 +41,10 @@ func (n *Node) TransferLeader(ctx context.Context, to uint64) error {
 	return n.ask(ctx, n.control, &request{target: to}).err
 }
 
+// RenewSnapshot has a snapshot saved soon, whether or not one is due: the last one turned out damaged. It
+// returns at once.
+func (n *Node) RenewSnapshot() { n.events.put(func(c *core) { c.renewSnapshot() }) }
+
 // Status returns this node's view of the core. It never blocks.
 func (n *Node) Status() Status {
 	s := *n.status.Load()

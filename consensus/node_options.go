@@ -53,6 +53,9 @@ type Options struct {
 	// Retryable reports errors of Log.Append that pass by themselves, such as a full disk: the write
 	// is repeated with back-off and proposals are refused meanwhile. Nil = none.
 	Retryable func(error) bool
+	// Final reports errors of Snapshots after which what is on disk is unknown, such as a failed sync.
+	// Errors of Log are final unless they are Retryable. Nil = none.
+	Final func(error) bool
 	// Fatal is called, once, when the log or the snapshots failed for good; it should end the
 	// process, since what is on disk is unknown after a failed sync. Nil = Run returns the error.
 	Fatal func(error)
@@ -104,6 +107,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Retryable == nil {
 		o.Retryable = func(error) bool { return false }
+	}
+	if o.Final == nil {
+		o.Final = func(error) bool { return false }
 	}
 	if o.MachineStamp == nil {
 		o.MachineStamp = func() clock.Stamp { return 0 }

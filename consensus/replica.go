@@ -201,7 +201,9 @@ func (r *Replica) ApplyWork() error {
 // SaveWork writes the captured state that waits.
 func (r *Replica) SaveWork() error {
 	for _, t := range r.n.saves.take() {
-		r.n.save(t)
+		if err := r.n.save(t); err != nil {
+			return err
+		}
 	}
 	return r.settle()
 }
@@ -209,7 +211,9 @@ func (r *Replica) SaveWork() error {
 // InstallWork fetches the peer's snapshot that waits.
 func (r *Replica) InstallWork(ctx context.Context) error {
 	for _, t := range r.n.installs.take() {
-		r.n.fetch(ctx, t)
+		if err := r.n.fetch(ctx, t); err != nil {
+			return err
+		}
 	}
 	return r.settle()
 }

@@ -45,14 +45,7 @@ func Recover(v *View, o RecoverOptions) (*Machine, error) {
 	if err := o.check(v); err != nil {
 		return nil, err
 	}
-	at := v.Position()
-	at = Position{
-		Index: at.Index + RecoverRevisions, Term: at.Term + RecoverTerms, Revision: at.Revision + RecoverRevisions,
-		Stamp: max(o.At, at.Stamp+1),
-	}
-	if o.Known != nil {
-		at.Index, at.Revision = max(at.Index, o.Known.Index()+1), max(at.Revision, o.Known.Revision()+1)
-	}
+	at := o.above(v)
 	a := &applying{s: v.s.copyStore(), term: at.Term, at: at.Stamp, caller: o.Node}
 	a.s.at = at
 	a.s.at.Revision-- // changes are those of the next revision
@@ -94,6 +87,22 @@ func (o RecoverOptions) check(v *View) error {
 		return fmt.Errorf("recover: the node %q has left the cluster, by a later copy of the public state", o.Node)
 	}
 	return nil
+}
+
+// above is the position of the new history: beyond whichever is the later, the state or the copy.
+func (o RecoverOptions) above(v *View) Position {
+	at := v.Position()
+	if o.Known != nil {
+		later := o.Known.Position()
+		at = Position{
+			Index: max(at.Index, later.Index), Term: max(at.Term, later.Term),
+			Revision: max(at.Revision, later.Revision), Stamp: max(at.Stamp, later.Stamp),
+		}
+	}
+	return Position{
+		Index: at.Index + RecoverRevisions, Term: at.Term + RecoverTerms, Revision: at.Revision + RecoverRevisions,
+		Stamp: max(o.At, at.Stamp+1),
+	}
 }
 
 // known is the node of the new core in the later copy.
@@ -177,6 +186,19 @@ func (a *applying) recoverCore(v *View, o RecoverOptions) {
 		a.retire(m)
 	}
 	a.setCore(CoreMember{RaftID: id, Node: o.Node})
+}
+
+// WithoutTokens returns the state as a backup holds it: the same position, and no join token. A token's
+// verification key is enough to join with, and none of them counts after a restore.
+func (v *View) WithoutTokens() *View {
+	if v.s.tables[TableToken].rows == 0 {
+		return v
+	}
+	a := &applying{s: v.s.copyStore()}
+	a.s.at.Revision-- // changes are those of the next revision
+	a.voidTokens()
+	a.s.at = v.s.at
+	return &View{a.s}
 }
 
 func (a *applying) voidTokens() {

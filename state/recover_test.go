@@ -143,8 +143,9 @@ func TestRecoverIsNoRewind(t *testing.T) {
 	}
 	later := recoverOptions()
 	later.Known = publicCopy(t, v) // of the epoch after: a second recovery from the same backup
-	if c := mustRecover(t, old, later).Cluster(); c.Epoch.Counter != 3 {
-		t.Errorf("epoch %d after 2", c.Epoch.Counter)
+	again := mustRecover(t, old, later)
+	if c := again.Cluster(); c.Epoch.Counter != 3 || again.Term() <= v.Term() || again.Index() < v.Index()+RecoverRevisions {
+		t.Errorf("epoch %d at %+v after 2 at %+v", c.Epoch.Counter, again.Position(), v.Position())
 	}
 }
 
@@ -182,5 +183,26 @@ func TestRecoverRefuses(t *testing.T) {
 	}
 	if _, err := Recover(publicCopy(t, v), recoverOptions()); err == nil {
 		t.Error("a state without keys was recovered")
+	}
+}
+
+// TestWithoutTokens: a backup's state differs in the tokens alone, and survives a snapshot.
+func TestWithoutTokens(t *testing.T) {
+	v := beforeLoss(t).View()
+	b := v.WithoutTokens()
+	if len(b.Tokens()) != 0 || len(v.Tokens()) != 2 || b.Position() != v.Position() || b.Digest() == v.Digest() {
+		t.Errorf("%d tokens, %d left behind", len(b.Tokens()), len(v.Tokens()))
+	}
+	if b.ClassDigest(ClassPublic) != v.ClassDigest(ClassPublic) || b.ClassDigest(ClassKV) != v.ClassDigest(ClassKV) {
+		t.Error("more than the tokens is gone")
+	}
+	if again := b.WithoutTokens(); again != b {
+		t.Error("it is copied for nothing")
+	}
+	if bytes.Contains(snapshotOf(t, b, AllClasses), testToken(2).Verify) || !bytes.Contains(snapshotOf(t, v, AllClasses), testToken(2).Verify) {
+		t.Error("a verification key is in it, or the control has none")
+	}
+	if err := NewMachine().Restore(bytes.NewReader(snapshotOf(t, b, AllClasses))); err != nil {
+		t.Error(err)
 	}
 }

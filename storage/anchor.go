@@ -14,6 +14,9 @@ const (
 	anchorName      = "anchor"
 	anchorSlotBytes = 512
 	anchorBytes     = 2 * pageBytes
+
+	anchorClean = 1
+	anchorDoubt = 2
 )
 
 var anchorMagic = []byte("PARLEYAN")
@@ -23,6 +26,7 @@ type anchorState struct {
 	id         identity
 	generation uint64
 	clean      bool // written by Close, after everything else
+	doubt      bool // more than tip may have been durable once: see Recovered.InDoubt
 	tip        tip
 }
 
@@ -35,7 +39,10 @@ func (a anchorState) encode() []byte {
 	b = order.AppendUint64(b, a.generation)
 	flags := uint64(0)
 	if a.clean {
-		flags = 1
+		flags |= anchorClean
+	}
+	if a.doubt {
+		flags |= anchorDoubt
 	}
 	b = order.AppendUint64(b, flags)
 	b = a.tip.append(b)[:anchorSlotBytes]
@@ -52,12 +59,10 @@ func decodeAnchor(b []byte) (anchorState, error) {
 	if version := c.u32(); version != formatVersion {
 		return anchorState{}, fmt.Errorf("%w (%d, not %d)", errFormat, version, formatVersion)
 	}
-	return anchorState{
-		id:         identity{cluster: [16]byte(c.take(16)), raft: c.u64()},
-		generation: c.u64(),
-		clean:      c.u64()&1 != 0,
-		tip:        c.tip(),
-	}, nil
+	a := anchorState{id: identity{cluster: [16]byte(c.take(16)), raft: c.u64()}, generation: c.u64()}
+	flags := c.u64()
+	a.clean, a.doubt, a.tip = flags&anchorClean != 0, flags&anchorDoubt != 0, c.tip()
+	return a, nil
 }
 
 // readAnchor returns the newer intact slot. Without the file it returns false; with no intact slot or
@@ -97,12 +102,21 @@ func readAnchor(fsys FS, path string, id identity) (anchorState, bool, error) {
 // createAnchor makes the file with two equal slots, before the first segment exists: a log without
 // an anchor is therefore always damage.
 func createAnchor(fsys FS, path string, id identity) error {
+	return writeAnchor(fsys, path, anchorState{id: id, generation: 2})
+}
+
+// writeAnchor replaces the file by one whose slots both say what a says; a.generation is at least 2.
+func writeAnchor(fsys FS, path string, a anchorState) error {
 	content := make([]byte, anchorBytes)
-	for slot := range 2 {
-		copy(content[slot*pageBytes:], anchorState{id: id, generation: uint64(slot + 1)}.encode())
+	for range 2 {
+		copy(content[anchorOffset(a.generation):], a.encode())
+		a.generation--
 	}
 	return WriteFileAtomic(fsys, path, content, filePerm)
 }
+
+// anchorOffset is where the slot of a generation is: odd ones first.
+func anchorOffset(generation uint64) int64 { return int64((generation+1)%2) * pageBytes }
 
 // anchorFile writes the slots of an existing file. Writers take turns.
 type anchorFile struct {
@@ -111,6 +125,7 @@ type anchorFile struct {
 	turn       chan struct{}
 	file       File // nil once closed
 	generation uint64
+	doubt      bool // says every slot that is written
 }
 
 func openAnchor(fsys FS, path string, id identity, generation uint64) (*anchorFile, error) {
@@ -125,12 +140,24 @@ func openAnchor(fsys FS, path string, id identity, generation uint64) (*anchorFi
 func (a *anchorFile) write(t tip, clean bool) error {
 	a.turn <- struct{}{}
 	defer func() { <-a.turn }()
+	return a.put(t, clean)
+}
+
+// settle is write, and ends the doubt.
+func (a *anchorFile) settle(t tip) error {
+	a.turn <- struct{}{}
+	defer func() { <-a.turn }()
+	a.doubt = false
+	return a.put(t, false)
+}
+
+// put writes the next slot; the caller has the turn.
+func (a *anchorFile) put(t tip, clean bool) error {
 	if a.file == nil {
 		return nil
 	}
-	state := anchorState{id: a.id, generation: a.generation + 1, clean: clean, tip: t}
-	slot := int64(state.generation+1) % 2
-	if _, err := a.file.WriteAt(state.encode(), slot*pageBytes); err != nil {
+	state := anchorState{id: a.id, generation: a.generation + 1, clean: clean, doubt: a.doubt, tip: t}
+	if _, err := a.file.WriteAt(state.encode(), anchorOffset(state.generation)); err != nil {
 		return classify("write", a.path, err)
 	}
 	if err := a.file.Sync(); err != nil {

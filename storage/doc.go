@@ -8,6 +8,10 @@
 //	manifest, err := snapshots.Save(meta, write)
 //	err = log.Compact(meta.Index)
 //
+// A damaged log is not the end of its raft id: Salvage says what is left of it and which hashes the missing entries
+// have, Salvaged.Offer takes those from any peer, and Salvaged.Repair puts the whole log in place. None of it waits or
+// starts anything.
+//
 // Scrub verifies all of it at rest, beside a running Log or of a directory that nobody uses.
 //
 // The files, byte by byte, are in FORMAT.md. Two rules run through everything:

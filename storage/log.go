@@ -35,6 +35,11 @@ type Recovered struct {
 	HardState             *raftpb.HardState // nil if none was ever written
 	Unclean               bool              // the last process did not Close: the last frames are in doubt
 	TornBytes             int64             // cut from the end, kept in wal/torn-*
+
+	// InDoubt says why this member may have acknowledged more than its log holds, or cast a vote that it does not
+	// remember; "" if nothing speaks for it. Such a voter answers nobody before it has heard all others. It stays
+	// so over restarts until Settled.
+	InDoubt string
 }
 
 // Log is the write-ahead log of one raft member. Append, Compact, Reset and Close take turns; Chain
@@ -72,9 +77,9 @@ type Log struct {
 	}
 }
 
-// OpenLog opens the log in options.Dir, or makes one where there is none. It returns *DamageError or
-// *ForeignError having changed nothing, *FatalError when a write or sync failed, and a wrapped
-// ErrNoSpace. Nothing runs until Run.
+// OpenLog opens the log in options.Dir, or makes one where there is none, and completes a repair that a crash has cut.
+// It returns *DamageError or *ForeignError having changed nothing else, *FatalError when a write or sync failed, and a
+// wrapped ErrNoSpace. Nothing runs until Run.
 func OpenLog(options LogOptions) (*Log, Recovered, error) {
 	l, err := newLog(options)
 	if err != nil {
@@ -116,6 +121,9 @@ func newLog(o LogOptions) (*Log, error) {
 
 // open recovers or creates, and ends with an anchor that says "in use".
 func (l *Log) open(root string) (Recovered, error) {
+	if err := finishRepair(l.fs, root, l.id); err != nil {
+		return Recovered{}, err
+	}
 	path := filepath.Join(root, anchorName)
 	anchor, haveAnchor, err := readAnchor(l.fs, path, l.id)
 	if err != nil {
@@ -153,8 +161,19 @@ func (l *Log) open(root string) (Recovered, error) {
 	if l.anchor, err = openAnchor(l.fs, path, l.id, anchor.generation); err != nil {
 		return Recovered{}, err
 	}
+	l.anchor.doubt = recovered.InDoubt != ""
 	raise(l.spareDue)
 	return recovered, l.anchor.write(l.tip, false)
+}
+
+// Settled ends what Recovered.InDoubt says: the voter has heard all others and holds what it has to.
+func (l *Log) Settled() error {
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	return l.fail(l.anchor.settle(l.durable()))
 }
 
 // rewrite puts data at offset of an existing file, durably.
@@ -189,7 +208,7 @@ func (l *Log) tidyDir() error {
 		if isSpare && l.adopt(path) {
 			continue
 		}
-		if isSpare || strings.HasSuffix(name, tmpSuffix) {
+		if isSpare || strings.HasSuffix(name, tmpSuffix) || strings.HasPrefix(name, repairedPrefix) {
 			if err := l.fs.Remove(path); err != nil {
 				return classify("remove", path, err)
 			}

@@ -144,7 +144,11 @@ func (r *recovery) noteHeaders(scan *segmentScan) {
 func (r *recovery) judgeTail() error {
 	missing := r.replay.tip.seq + 1
 	durable, torn := r.last.evidence(missing)
-	if durable && !mutant.On(mutant.TruncateMidlog) {
+	if mutant.On(mutant.TruncateMidlog) {
+		r.torn = torn
+		return nil
+	}
+	if durable {
 		return r.damage(r.last, "frame is bad, and a later frame says that it was durable")
 	}
 	if r.replay.anchor.tip.seq >= missing && !r.log.ignoreAnchor && !mutant.On(mutant.NoAnchor) {
@@ -249,6 +253,12 @@ func (r *recovery) result() Recovered {
 		Entries:    r.replay.entries,
 		Unclean:    !r.replay.anchor.clean || r.replay.anchor.tip.seq != r.replay.tip.seq,
 		TornBytes:  r.torn - r.last.end,
+	}
+	switch {
+	case r.replay.anchor.doubt:
+		recovered.InDoubt = "an earlier start found the end of the log in doubt, and not all voters were heard since"
+	case r.torn > r.last.end && !r.replay.anchor.clean:
+		recovered.InDoubt = "the last frame of the log is not whole, and nothing says whether it was durable"
 	}
 	if h := r.replay.tip.hard; h != (hardState{}) {
 		recovered.HardState = &raftpb.HardState{Term: &h.term, Vote: &h.vote, Commit: &h.commit}

@@ -20,6 +20,7 @@ const (
 	pairShape    = `{"key","value","flags","revision","create_revision","version","modified_at","modified_hlc"}`
 	sessionShape = `{"id","name","node","ttl","lease","behavior","lock_delay","created_at","created_hlc","fencing_token"}`
 	checkShape   = `{"ok","checks":[{"id","status":"ok|warn|fail","message","hint","runbook"}]}`
+	backupShape  = `{"file","ok","problem","digest","expected","bytes","content_bytes","manifest":{"cluster_id","trust_domain","epoch","epoch_id","index","term","revision","digest","taken_at","hlc","node","version","cluster_version","rows":{...}}}`
 	scrubShape   = `{"errors","segments","entries","snapshots","bytes","problems":[{"file","offset","message"}]}`
 )
 
@@ -68,6 +69,11 @@ var jsonShapes = map[string]string{
 
 	"check":         checkShape,
 	"storage scrub": scrubShape,
+
+	"snapshot save":    backupShape,
+	"snapshot verify":  backupShape,
+	"snapshot inspect": backupShape[:len(backupShape)-1] + `,"nodes":[{"name","zone","role","left","restore"}],"core":[...],"roots":[...],"keys","kv_bytes","sessions","services":[...]}`,
+	"snapshot restore": `{"file","data_dir","node","trust_domain","cluster_id","taken_at","backup_index","index","epoch","raft_id","keys","sessions_ended","nodes_kept":[...],"other_members":[...],"aside","last_index_here","dry_run","digest"}`,
 
 	"config default": "none: the example file",
 	"config check":   `{"ok":true,"file"}`,

@@ -1,12 +1,9 @@
 package command
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -128,16 +125,7 @@ func (a *app) confirm(ctx context.Context, c *client.Client, yes bool, radius st
 	if err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(a.err, "%s\ntype the cluster's name, %s, to go on: ", radius, status.TrustDomain)
-	typed, err := bufio.NewReader(a.in).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	if strings.TrimSpace(typed) != status.TrustDomain {
-		return &failure{code: exitDenied, err: errors.New("not confirmed, nothing was changed"),
-			hint: "type the cluster's name, or say --yes; --dry-run shows what would happen"}
-	}
-	return nil
+	return a.confirmName(false, radius, status.TrustDomain)
 }
 
 func plural(n int, thing string) string {

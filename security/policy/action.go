@@ -52,6 +52,7 @@ const (
 
 	Check        Action = "check"         // GET /parley/v1/check
 	StorageScrub Action = "storage.scrub" // GET /parley/v1/storage/scrub
+	SnapshotSave Action = "snapshot.save" // GET /parley/v1/snapshot: the whole state, sealed keys included
 )
 
 // What the agents ask of each other by themselves.
@@ -97,6 +98,7 @@ var needs = map[Action]Role{
 
 	Check:        Operator,
 	StorageScrub: Operator,
+	SnapshotSave: Operator,
 }
 
 // Actions returns every action in a fixed order. The slice is the caller's own. It is what a test

@@ -1,0 +1,226 @@
+package command
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parley-mesh/parley/agent"
+)
+
+func (a *app) snapshotCommand() *cobra.Command {
+	cmd := group("snapshot", "Back up the whole state of the cluster, and restore it")
+	cmd.AddCommand(a.snapshotSaveCommand(), a.snapshotVerifyCommand(), a.snapshotInspectCommand(), a.snapshotRestoreCommand())
+	return cmd
+}
+
+func (a *app) snapshotSaveCommand() *cobra.Command {
+	var stale, overwrite bool
+	cmd := &cobra.Command{
+		Use:   "save FILE",
+		Short: "Write a backup of the whole state to a file, and verify it by restoring it in memory",
+		Long: "The backup has every write that was acknowledged before it was taken. FILE gets its name only once its content\n" +
+			"was restored in memory and has the digest of the state. It is readable by its owner alone: it holds the keys and\n" +
+			"values, and the root's key sealed to the core members. Ask a member of the core.",
+		Example: "  parley snapshot save /backup/parley-1.parley\n  parley snapshot save now.parley --stale   # without a leader",
+		Args:    takes("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			c, err := a.connect(cmd)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			defer a.patience("reading the state and restoring it in memory")()
+			return a.ask(cmd, mayRepeat, func(ctx context.Context) (answer, error) {
+				report, err := agent.SaveBackup(file, overwrite, func(w io.Writer) error { return c.SaveSnapshot(ctx, stale, w) })
+				return backupAnswer(report), err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&stale, "stale", false, "take what the asked agent has, also without a leader")
+	cmd.Flags().BoolVar(&overwrite, "overwrite", false, "replace FILE if it exists, once the new one is verified")
+	return cmd
+}
+
+func (a *app) snapshotVerifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify FILE",
+		Short: "Restore a backup in memory and compare its digest",
+		Long: "Verify reads every byte of the file, restores the state in memory, and compares its digest with the one that the\n" +
+			"file names. It needs no agent. It exits with 1 when something is wrong, unless --expect decides.",
+		Example: "  parley snapshot verify backup.parley -o json --expect '.digest==.expected'",
+		Args:    takes("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			defer a.patience("restoring the backup in memory")()
+			report, err := agent.VerifyBackup(args[0])
+			if err != nil {
+				return err
+			}
+			return a.backupVerdict(a.say(cmd, backupAnswer(report)), report)
+		},
+	}
+}
+
+func (a *app) backupVerdict(err error, report agent.BackupReport) error {
+	if err != nil || a.expect != "" || report.OK {
+		return err
+	}
+	return &failure{code: exitFailed, err: errors.New(report.Problem),
+		hint: "keep the file, check the disk that it was on, and take another backup: parley snapshot save FILE"}
+}
+
+func backupAnswer(r agent.BackupReport) answer {
+	return answer{value: r, table: func(w io.Writer) { backupTable(w, r) }}
+}
+
+func backupTable(w io.Writer, r agent.BackupReport) {
+	verdict := "intact: restored in memory, the digest is right"
+	if !r.OK {
+		verdict = "NOT intact: " + r.Problem
+	}
+	fields(w, "file", r.File, "backup", verdict, "size", fmt.Sprintf("%d bytes, %d of content", r.Bytes, r.Content))
+	m := r.Manifest
+	if m == nil {
+		return
+	}
+	fields(w, "trust domain", m.TrustDomain, "cluster", m.ClusterID, "epoch", m.Epoch, "index", m.Index, "term", m.Term,
+		"revision", m.Revision, "taken", instant(m.TakenAt)+" by "+oneName(m.Node), "last entry", m.HLC, "version", oneName(m.Version),
+		"digest", r.Expected)
+	for _, table := range slices.Sorted(maps.Keys(m.Rows)) {
+		fields(w, "rows of "+oneName(table), m.Rows[table])
+	}
+}
+
+func (a *app) snapshotInspectCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "inspect FILE",
+		Short: "Show what is in a backup: whose it is, and how much of what",
+		Long: "Inspect shows no key, value, token or sealed key. The column RESTORE says on which hosts the backup can be\n" +
+			"restored. It needs no agent, and exits with 1 when the file is damaged, unless --expect decides.",
+		Args: takes("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			defer a.patience("reading the backup")()
+			found, err := agent.InspectBackup(args[0])
+			if err != nil {
+				return err
+			}
+			return a.backupVerdict(a.say(cmd, answer{value: found, table: func(w io.Writer) { contentsTable(w, found) }}), found.BackupReport)
+		},
+	}
+}
+
+func contentsTable(w io.Writer, c agent.BackupContents) {
+	backupTable(w, c.BackupReport)
+	if !c.OK {
+		return
+	}
+	fields(w, "keys", fmt.Sprintf("%d with %d bytes", c.Keys, c.KVBytes), "sessions", c.Sessions,
+		"core", strings.Join(c.Core, ", "), "roots", strings.Join(c.Roots, ", "), "services", len(c.Services))
+	_, _ = fmt.Fprintln(w)
+	row(w, "NODE", "ZONE", "ROLE", "LEFT", "RESTORE")
+	for _, n := range c.Nodes {
+		row(w, oneName(n.Name), oneName(n.Zone), n.Role, yesNo(n.Left), yesNo(n.Restore))
+	}
+}
+
+func (a *app) snapshotRestoreCommand() *cobra.Command {
+	var yes, dryRun bool
+	cmd := &cobra.Command{
+		Use:   "restore FILE",
+		Short: "Make the data directory of a stopped core member begin anew from a backup, as a core of one",
+		Long: "For when a majority of the core is lost for good, or its state is. Stop all members of the core first. The host\n" +
+			"must have been a member when the backup was taken, and still have its identity. It begins a new epoch: indexes,\n" +
+			"revisions and Raft ids go on above all that there were, join tokens are void, sessions end, and what this host\n" +
+			"knows of nodes that left since does not come undone. Its log of before is moved aside, not deleted. Afterwards\n" +
+			"start its agent; the other members of old must begin with an empty log before they start.",
+		Example: "  parley snapshot restore backup.parley --data-dir /var/lib/parley --dry-run\n" +
+			"  parley snapshot restore backup.parley --data-dir /var/lib/parley",
+		Args: takes("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.restore(cmd, args[0], yes, dryRun) },
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "check everything and only say what would happen")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask before the state is replaced")
+	return cmd
+}
+
+func (a *app) restore(cmd *cobra.Command, file string, yes, dryRun bool) (err error) {
+	home, err := a.home()
+	if err != nil {
+		return err
+	}
+	defer a.patience("restoring the backup in memory")()
+	r, err := agent.OpenRestore(home, file)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	r.Report.DryRun = dryRun
+	radius := restoreRadius(r.Report)
+	said := answer{value: r.Report, table: func(w io.Writer) { row(w, radius) }}
+	if dryRun {
+		return a.say(cmd, said)
+	}
+	if err := a.confirmName(yes, radius, r.Report.TrustDomain); err != nil {
+		return err
+	}
+	if err := r.Do(); err != nil {
+		return err
+	}
+	said.table = func(w io.Writer) { restoredTable(w, r.Report) }
+	return a.say(cmd, said)
+}
+
+// restoreRadius says what is at stake before it is too late.
+func restoreRadius(r agent.RestoreReport) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "this makes %s the only member of the core of %s, from the backup of %s at index %d\n", r.Node, r.TrustDomain, instant(r.TakenAt), r.BackupIndex)
+	fmt.Fprintf(&b, "  every write after that is undone")
+	if r.LastIndexHere > r.BackupIndex {
+		fmt.Fprintf(&b, "; this host has seen index %d", r.LastIndexHere)
+	}
+	fmt.Fprintf(&b, "\n  %s come back; all join tokens are void, %s end\n", plural(r.Keys, "key"), plural(r.SessionsEnded, "session"))
+	fmt.Fprintf(&b, "  the log and snapshots in %s are moved to %s\n", r.DataDir, r.Aside)
+	fmt.Fprintf(&b, "  the new epoch is %d: agents of the old one do not follow, %s", r.Epoch, othersOf(r))
+	return b.String()
+}
+
+func othersOf(r agent.RestoreReport) string {
+	if len(r.OtherMembers) == 0 {
+		return "there is no other member of the core"
+	}
+	return "and " + strings.Join(r.OtherMembers, ", ") + " must be stopped, and begin with an empty log"
+}
+
+func restoredTable(w io.Writer, r agent.RestoreReport) {
+	fields(w, "restored", r.Node+" is the core of "+r.TrustDomain, "epoch", r.Epoch, "index", r.Index, "raft id", r.RaftID,
+		"keys", r.Keys, "digest", r.Digest, "log of before", r.Aside, "next", "start the agent on this host; "+othersOf(r))
+}
+
+// confirmName is confirm without an agent to ask for the name.
+func (a *app) confirmName(yes bool, radius, name string) error {
+	if yes {
+		return nil
+	}
+	_, _ = fmt.Fprintf(a.err, "%s\ntype the cluster's name, %s, to go on: ", radius, name)
+	typed, err := bufio.NewReader(a.in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if strings.TrimSpace(typed) != name {
+		return &failure{code: exitDenied, err: errors.New("not confirmed, nothing was changed"),
+			hint: "type the cluster's name, or say --yes; --dry-run shows what would happen"}
+	}
+	return nil
+}
