@@ -52,7 +52,8 @@ func (c *cluster) attackTail() {
 		for _, h := range c.hosts {
 			h.crash(storage.KeepUnsynced)
 		}
-		if c.zeroTail(victim, 10) {
+		c.trace("%s: the end of the log is zeroed", victim.name)
+		if c.zeroTail(victim, 12) {
 			victim.damaged = true
 			c.note("damage: tail zeroed")
 		}

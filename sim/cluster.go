@@ -265,6 +265,7 @@ func (c *cluster) applied(h *host, index, term uint64, commands [][]byte, _ stat
 		_, _ = sum.Write(command)
 	}
 	mark := entryMark{term: term, commands: [32]byte(sum.Sum(nil)), digest: h.machine.View().Digest()}
+	c.trace("%s/%d applied %d of term %d: %x", h.name, h.id, index, term, mark.digest[:4])
 	first, ok := c.log.entries[index]
 	switch {
 	case !ok:

@@ -41,7 +41,7 @@ func (c *cluster) trouble(end time.Duration) {
 			return
 		}
 		list := faults
-		if c.chance(3) {
+		if c.chance(2) {
 			list = attacks
 		}
 		f := list[c.rnd.IntN(len(list))]
