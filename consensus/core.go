@@ -39,7 +39,11 @@ type coreConfig struct {
 	snapshotBytes   int
 	trailingEntries uint64
 	maxLogBytes     int
+	cluster         [16]byte
+	claimKey        []byte                                       // nil: no claims
+	chain           func(index uint64) (chain [32]byte, ok bool) // of the log on disk; nil: no tails either
 	pairSync        bool
+	inDoubt         string
 	snapshotTimeout int // ticks
 	stamp           clock.Stamp
 	logger          raft.Logger
@@ -56,6 +60,7 @@ type coreConfig struct {
 // With lease reads it would not be: a voter must then ignore votes for one election timeout after
 // its start, because it forgot the promise it made before. That rule belongs in admit, with the
 // other checks that need our state.
+// A restarted member asks the others what it has promised before it takes part again: see tails.
 type core struct {
 	cfg coreConfig
 	rn  *raft.RawNode
@@ -84,6 +89,10 @@ type core struct {
 	props    proposals
 	pair     pair
 	reads    readRounds
+	tails    tails
+	claiming claiming
+	claims   map[uint64]claim // of others, to be given back
+	durable  uint64           // last index on the disk
 	change   *confChange
 	transfer *transfer
 	snaps    snapshots
@@ -93,7 +102,7 @@ type core struct {
 func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	c := &core{
 		cfg: cfg, log: log, conf: raftpb.EnsureConfState(log.snap.ConfState), maxStamp: cfg.stamp,
-		heard: make(map[uint64]uint64), moved: make(map[uint64]advance),
+		heard: make(map[uint64]uint64), moved: make(map[uint64]advance), claims: make(map[uint64]claim),
 	}
 	rc := &raft.Config{
 		ID: cfg.id, ElectionTick: cfg.electionTicks, HeartbeatTick: cfg.heartbeatTicks,
@@ -116,6 +125,7 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	c.snaps.last = log.snap.Index
 	c.written = log.hard
 	c.observe(log.entries)
+	c.beginTails(cfg.inDoubt)
 	return c, nil
 }
 
@@ -139,6 +149,7 @@ func checkRaftConfig(rc *raft.Config) error {
 
 // start performs what is due before the first event: the only voter need not wait for a timeout.
 func (c *core) start() {
+	c.tickTails()
 	c.campaignAlone()
 	c.drain()
 }
@@ -154,6 +165,7 @@ func (c *core) tick() {
 	c.tickReads()
 	c.tickTransfer()
 	c.tickSnapshots()
+	c.tickTails()
 	c.drain()
 	c.tickLeader()
 }
@@ -174,6 +186,9 @@ func (c *core) step(m *raftpb.Message) error {
 	if err := c.admit(m); err != nil {
 		return err
 	}
+	if !c.mayHear(m) {
+		return nil
+	}
 	c.heard[m.GetFrom()] = c.ticks
 	if m.GetType() == raftpb.MsgSnap && m.GetSnapshot().GetMetadata().GetIndex() > c.commit {
 		c.offerSnapshot(m)
@@ -191,6 +206,7 @@ func (c *core) step(m *raftpb.Message) error {
 func (c *core) appended(responses []*raftpb.Message) {
 	for _, m := range responses {
 		_ = c.rn.Step(m)
+		c.stored(m)
 		c.drain()
 	}
 }
