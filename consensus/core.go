@@ -7,12 +7,11 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/mutant"
 )
 
-// Limits of the Raft library, from measurements: larger messages delay heartbeats, smaller ones
-// cost round trips; the uncommitted limit is what a leader without followers may pile up.
+// Limits of the Raft library, from measurements: the uncommitted limit is what a leader without followers may pile up.
 const (
-	maxSizePerMsg       = 1 << 20
 	maxCommittedSize    = 16 << 20
 	maxUncommittedSize  = 64 << 20
 	maxInflightMsgs     = 512
@@ -39,6 +38,7 @@ type coreConfig struct {
 	snapshotBytes   int
 	trailingEntries uint64
 	maxLogBytes     int
+	maxMessage      uint64
 	pairSync        bool
 	snapshotTimeout int // ticks
 	stamp           clock.Stamp
@@ -52,10 +52,8 @@ type coreConfig struct {
 // raft: memLog ends where raft's log ends, and the entries that show up while an event is handled
 // are the ones that this event caused. Proposals learn their index that way.
 //
-// A restarted voter votes at once. Reads here always take a read-index round, so that is safe.
-// With lease reads it would not be: a voter must then ignore votes for one election timeout after
-// its start, because it forgot the promise it made before. That rule belongs in admit, with the
-// other checks that need our state.
+// A voter that hears its leader promises not to vote for one election timeout. A restarted voter has
+// forgotten whom it heard, so it keeps the promise that it may have made: see mayVote.
 type core struct {
 	cfg coreConfig
 	rn  *raft.RawNode
@@ -74,6 +72,7 @@ type core struct {
 	issued    uint64 // as leader: highest read position sent out in a heartbeat of this term
 	maxStamp  clock.Stamp
 	written   *raftpb.HardState  // last one handed out to be written
+	restarted bool               // this id has run before
 	unsynced  bool               // entries, term or vote were handed out since the last sync
 	halted    error              // applying stopped for good; the log goes on
 	heard     map[uint64]uint64  // tick of the last message from each peer
@@ -87,6 +86,7 @@ type core struct {
 	change   *confChange
 	transfer *transfer
 	snaps    snapshots
+	planted  planted
 }
 
 // newCore builds a core from the recovered log. It performs no event; start does.
@@ -98,9 +98,9 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	rc := &raft.Config{
 		ID: cfg.id, ElectionTick: cfg.electionTicks, HeartbeatTick: cfg.heartbeatTicks,
 		Storage: log, Applied: log.snap.Index, AsyncStorageWrites: true,
-		MaxSizePerMsg: maxSizePerMsg, MaxCommittedSizePerReady: maxCommittedSize,
+		MaxSizePerMsg: cfg.maxMessage, MaxCommittedSizePerReady: maxCommittedSize,
 		MaxUncommittedEntriesSize: maxUncommittedSize, MaxInflightMsgs: maxInflightMsgs,
-		MaxInflightBytes: maxInflightBytes, CheckQuorum: true, PreVote: true,
+		MaxInflightBytes: maxInflightBytes, CheckQuorum: !mutant.On(mutant.NoCheckQuorum), PreVote: !mutant.On(mutant.NoPreVote),
 		DisableProposalForwarding: true, StepDownOnRemoval: true, Logger: cfg.logger,
 	}
 	if err := checkRaftConfig(rc); err != nil {
@@ -114,6 +114,7 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	c.term, c.commit = log.hard.GetTerm(), max(log.hard.GetCommit(), log.snap.Index)
 	c.applying, c.applied = log.snap.Index, log.snap.Index
 	c.snaps.last = log.snap.Index
+	c.restarted = log.hard.GetTerm() > 1 || len(log.entries) > 0
 	c.written = log.hard
 	c.observe(log.entries)
 	if keep := cfg.trailingEntries; log.snap.Index > keep {
@@ -152,6 +153,7 @@ func (c *core) tick() {
 	c.rn.Tick()
 	c.drain()
 	c.campaignAlone()
+	c.plantedCommit()
 	c.watchProgress()
 	c.tickProposals()
 	c.tickReads()
@@ -177,7 +179,11 @@ func (c *core) step(m *raftpb.Message) error {
 	if err := c.admit(m); err != nil {
 		return err
 	}
+	if !c.mayVote(m) {
+		return nil
+	}
 	c.heard[m.GetFrom()] = c.ticks
+	c.plantedVote(m)
 	if m.GetType() == raftpb.MsgSnap && m.GetSnapshot().GetMetadata().GetIndex() > c.commit {
 		c.offerSnapshot(m)
 		return nil
@@ -196,6 +202,7 @@ func (c *core) appended(responses []*raftpb.Message) {
 		_ = c.rn.Step(m)
 		c.drain()
 	}
+	c.plantedAck()
 }
 
 // appliedTask reports that everything in t is applied (or skipped by a halt, which never reports).
