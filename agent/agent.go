@@ -34,6 +34,7 @@ import (
 	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
+	"github.com/parley-mesh/parley/storage"
 	"github.com/parley-mesh/parley/transport"
 )
 
@@ -46,6 +47,9 @@ type Options struct {
 	// Physical is the wall clock behind the hybrid logical clock; nil means the system's. Tests set
 	// it back.
 	Physical func() time.Time
+
+	fs    storage.FS  // tests: of the data directory
+	fatal func(error) // tests: in place of ending the process
 }
 
 // Agent is one agent of a cluster.
@@ -115,6 +119,10 @@ func (a *Agent) run(ctx context.Context) error {
 	var err error
 	if a.dir, err = openDataDir(a.cfg.DataDir); err != nil {
 		return err
+	}
+	a.dir.fatal = a.storageFailed
+	if a.opts.fs != nil {
+		a.dir.fs = a.opts.fs
 	}
 	held, err := a.dir.lock()
 	if err != nil {
@@ -217,11 +225,12 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.core = &coreRunner{
 		cfg: a.cfg.Core, dir: a.dir, ids: a.ids, views: a.views, book: a.book, pool: a.pool, clock: hlc, digests: a.digests,
 		room: newCoreRoom(a.dir, a.log.Named("core")), log: a.log.Named("core"), changed: make(chan struct{}, 1),
+		turns: newChunkTurns(), fatal: a.storageFailed, report: a.tellTimeline,
 	}
 	if err := a.core.open(); err != nil {
 		return err
 	}
-	a.scrubber = newScrubber(a.core, a.dir, a.ids.ClusterID, a.log.Named("storage"))
+	a.scrubber = newScrubber(a.core, a.dir, a.ids.ClusterID, a.log.Named("storage"), a.tellTimeline)
 	a.watcher = newWatcher(a)
 	a.watcher.sources = a.opsSources()
 	a.timeline, a.comparison, a.matrix = a.newTimeline(), newShared[api.DigestComparison](), newShared[api.LinkMatrix]()

@@ -33,6 +33,10 @@ type coreRunner struct {
 	room    *coreRoom
 	log     *zap.Logger
 	booted  *bootedCore // opened before run starts, so that a damaged log stops the agent early
+	lost    error       // why the snapshots here cannot be started from; see refetch
+	turns   *chunkTurns
+	fatal   func(error)                         // ends the process
+	report  func(kind, subject, message string) // to the timeline
 
 	current atomic.Pointer[coreNode]
 	changed chan struct{} // cap 1: the node came, went, or its status changed
@@ -87,7 +91,9 @@ func (c *coreRunner) open() error {
 				"directory and join again with a token of 'parley token create --core --replace "+c.ids.Node+"' made on another agent")
 	}
 	c.room.has(true)
-	c.booted, err = c.build(c.ids.RaftID)
+	if c.booted, err = c.build(c.ids.RaftID); c.mayRefetch(err) {
+		c.lost, err = err, nil
+	}
 	return err
 }
 
@@ -105,10 +111,9 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 		Peers:        consensus.PeerOptions{Dial: c.dialPeer, NodeOf: c.nodeOf},
 		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
-		Fatal: func(err error) {
-			c.log.Fatal("storage failed, the process ends so that nothing unsynced is trusted", zap.Error(err))
-		},
-		Logger: c.log.Named("consensus"),
+		Final:     isFatal,
+		Fatal:     c.fatal,
+		Logger:    c.log.Named("consensus"),
 	})
 	if err != nil {
 		_ = st.close()
@@ -136,6 +141,12 @@ func (c *coreRunner) run(ctx context.Context) error {
 func (c *coreRunner) step(ctx context.Context, sub *watch.Subscription) error {
 	n := c.booted
 	c.booted = nil
+	if c.lost != nil {
+		var err error
+		if n, err = c.refetch(ctx); n == nil || err != nil {
+			return err
+		}
+	}
 	if n == nil {
 		id := c.assignedID()
 		if id == 0 {
@@ -205,6 +216,9 @@ func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscr
 	stopErr := errors.Join(<-done, <-done)
 	c.signal()
 	stopErr = errors.Join(stopErr, n.store.close())
+	if failed := errors.Join(err, stopErr); c.fatal != nil && isFatal(failed) {
+		c.fatal(failed) // no clean stop after it: a failed sync of the log, the anchor or a spare segment
+	}
 	switch {
 	case err != nil:
 		return err

@@ -50,6 +50,17 @@ type clusterIDs struct {
 type dataDir struct {
 	path string
 	fs   storage.FS
+	// fatal ends the process after a failed sync; nil leaves that to who gets the error.
+	fatal func(error)
+}
+
+// checked passes on the error of a write, and ends the process when a sync failed: what is on disk is unknown, and
+// whoever would try again and succeed would prove nothing.
+func (d *dataDir) checked(err error) error {
+	if d.fatal != nil && isFatal(err) {
+		d.fatal(err)
+	}
+	return err
 }
 
 func openDataDir(path string) (*dataDir, error) {
@@ -113,7 +124,7 @@ func (d *dataDir) writeCluster(ids clusterIDs) error {
 
 func (d *dataDir) write(name string, data []byte) error {
 	if err := storage.WriteFileAtomic(d.fs, d.join(name), data, 0o600); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
+		return d.checked(fmt.Errorf("write %s: %w", name, err))
 	}
 	return nil
 }

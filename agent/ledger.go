@@ -194,22 +194,9 @@ func (d *dataDir) readLedger() (lines []ledgerLine, torn bool, err error) {
 }
 
 // appendLedger adds text and makes it durable.
-func (d *dataDir) appendLedger(text []byte) (err error) {
-	path := d.join(ledgerFile)
-	_, missing := os.Stat(path)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", ledgerFile, err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.Write(text); err != nil {
-		return fmt.Errorf("write %s: %w", ledgerFile, err)
-	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", ledgerFile, err)
-	}
-	if missing != nil {
-		return storage.OS().SyncDir(d.path)
+func (d *dataDir) appendLedger(text []byte) error {
+	if err := storage.AppendSynced(d.fs, d.join(ledgerFile), text, 0o600); err != nil {
+		return d.checked(fmt.Errorf("append to %s: %w", ledgerFile, err))
 	}
 	return nil
 }

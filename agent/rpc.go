@@ -27,6 +27,7 @@ func (a *Agent) registerRPC(s *transport.Server) {
 	}
 	s.HandleStream(methodStream, a.serveStream)
 	s.Handle(methodChunk, a.coreOnly(a.serveChunk))
+	s.Handle(methodLatest, a.coreOnly(a.serveLatest))
 	s.Handle(methodProve, a.coreOnly(func(_ context.Context, _ transport.Peer, body []byte) ([]byte, error) {
 		return a.core.prove(a.issuer, body)
 	}))
@@ -73,7 +74,7 @@ func (a *Agent) serveStream(ctx context.Context, peer transport.Peer, body []byt
 }
 
 // serveChunk gives a core member one chunk of a snapshot by its hash.
-func (a *Agent) serveChunk(_ context.Context, _ transport.Peer, body []byte) ([]byte, error) {
+func (a *Agent) serveChunk(_ context.Context, peer transport.Peer, body []byte) ([]byte, error) {
 	n := a.core.current.Load()
 	if n == nil {
 		return nil, &transport.Error{Code: api.CodeUnavailable, Message: "this agent runs no Raft id"}
@@ -81,6 +82,9 @@ func (a *Agent) serveChunk(_ context.Context, _ transport.Peer, body []byte) ([]
 	var hash [32]byte
 	if copy(hash[:], body) != len(hash) || len(body) != len(hash) {
 		return nil, &transport.Error{Code: api.CodeInvalid, Message: "a chunk is asked for by a SHA-256 of 32 bytes"}
+	}
+	if !a.core.turns.take(peer.Node) {
+		return nil, &transport.Error{Code: api.CodeBusy, Message: "another member is fetching a snapshot, ask again"}
 	}
 	chunk, err := n.store.snapshots.Chunk(hash)
 	if err != nil {
@@ -95,7 +99,7 @@ func (c *coreRunner) fetchChunk(ctx context.Context, id uint64, hash [32]byte) (
 	if !ok {
 		return nil, fmt.Errorf("no node is known for Raft id %x", id)
 	}
-	return c.pool.Call(ctx, node, methodChunk, hash[:])
+	return c.chunkFrom(ctx, node, hash)
 }
 
 // toWire turns an API error into one that crosses the mesh with its code and hint.

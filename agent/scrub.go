@@ -33,8 +33,12 @@ type scrubber struct {
 	id   [16]byte
 	log  *zap.Logger
 
-	turn chan struct{}            // one place
-	last atomic.Pointer[scrubbed] // nil before the first, and after one that could not read
+	report func(kind, subject, message string) // to the timeline
+	healed atomic.Uint64                       // files of snapshots put right since the start
+
+	found chan struct{}            // capacity 1: a scrub that was asked for found damage
+	turn  chan struct{}            // one place
+	last  atomic.Pointer[scrubbed] // nil before the first, and after one that could not read
 }
 
 // scrubbed is a finished scrub: what it found in which node's files, and when (boottime).
@@ -44,8 +48,8 @@ type scrubbed struct {
 	at     time.Duration
 }
 
-func newScrubber(core *coreRunner, dir *dataDir, clusterID string, log *zap.Logger) *scrubber {
-	return &scrubber{core: core, dir: dir, id: mustID(clusterID), log: log, turn: make(chan struct{}, 1)}
+func newScrubber(core *coreRunner, dir *dataDir, clusterID string, log *zap.Logger, report func(kind, subject, message string)) *scrubber {
+	return &scrubber{core: core, dir: dir, id: mustID(clusterID), log: log, report: report, found: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 }
 
 // run scrubs once a day until ctx ends.
@@ -57,11 +61,40 @@ func (s *scrubber) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
+		case <-s.found:
+			s.afterScrub(ctx)
+			continue
+		case <-s.damaged():
 		}
 		if _, err := s.scrub(ctx, scrubRate); err != nil && ctx.Err() == nil {
 			s.log.Warn("log and snapshots were not scrubbed", zap.Error(err))
 		}
+		s.afterScrub(ctx)
 		timer.Reset(scrubEvery)
+	}
+}
+
+// damaged signals that a read of the running node's snapshots found damage.
+func (s *scrubber) damaged() <-chan struct{} {
+	if n := s.core.current.Load(); n != nil {
+		return n.store.snapshots.Damaged()
+	}
+	return nil
+}
+
+// afterScrub has what the scrub found put right, and looks whether it is.
+func (s *scrubber) afterScrub(ctx context.Context) {
+	last, n := s.last.Load(), s.core.current.Load()
+	if last == nil || n == nil || last.node != n || last.report.Errors == 0 {
+		return
+	}
+	before := s.healed.Load()
+	s.mend(ctx, n)
+	if s.healed.Load() == before || ctx.Err() != nil {
+		return
+	}
+	if _, err := s.scrub(ctx, scrubRate); err != nil && ctx.Err() == nil {
+		s.log.Warn("log and snapshots were not scrubbed again", zap.Error(err))
 	}
 }
 
@@ -112,6 +145,12 @@ func (s *scrubber) scrubErrors() (float64, bool) {
 // apiScrub is scrub for the API.
 func (a *Agent) apiScrub(ctx context.Context, rate int64) (api.ScrubReport, error) {
 	report, err := a.scrubber.scrub(ctx, rate)
+	if report.Errors > 0 {
+		select {
+		case a.scrubber.found <- struct{}{}: // it is put right after the answer
+		default:
+		}
+	}
 	return scrubShape(report), err
 }
 

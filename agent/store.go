@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -70,4 +71,10 @@ func (s snapshotStore) Parse(manifest []byte) (consensus.SnapshotRef, error) {
 
 func (s snapshotStore) Install(ctx context.Context, manifest []byte, fetch func(context.Context, [32]byte) ([]byte, error)) error {
 	return s.Snapshots.Install(ctx, manifest, fetch)
+}
+
+// isFatal reports a failed sync: what is on disk is unknown, and the process must end.
+func isFatal(err error) bool {
+	var fatal *storage.FatalError
+	return errors.As(err, &fatal)
 }

@@ -37,13 +37,15 @@ const (
 	EventMemberBack = "member-back"    // alive again
 	EventLeader     = "leader-elected" // subject: who leads
 	EventCore       = "core-changed"   // subject: whom the step is about
+	EventDamage     = "storage-damage" // files of this agent are not what was written; subject: the agent
+	EventHealed     = "storage-healed" // and were put right by the agent itself
 )
 
 // eventKinds are all that there can be, for those who ask for one.
 var eventKinds = []string{
 	EventStarted, EventStopping, EventJoined, EventRenewal, EventRenewed, EventAlert, EventResolved,
 	EventMemberDead, EventMemberLeft, EventMemberBack, EventLeader, EventCore, EventDropped, state.EventNote,
-	state.EventRecovered,
+	state.EventRecovered, EventDamage, EventHealed,
 }
 
 // Event is one row of GET /parley/v1/events, in the order of the log. Time is the cluster's, ReportedAt what the

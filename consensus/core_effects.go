@@ -273,7 +273,11 @@ func (c *core) ownEntry(e *raftpb.Entry) {
 
 // onApply hands committed entries to the applier together with the proposers that wait for them.
 func (c *core) onApply(m *raftpb.Message) {
-	ents := m.GetEntries()
+	ents := c.notPlanted(m.GetEntries())
+	if len(ents) == 0 {
+		c.hand(&applyTask{responses: m.GetResponses(), index: c.applying, term: c.term})
+		return
+	}
 	last := ents[len(ents)-1]
 	t := &applyTask{
 		entries: ents, batches: make([]*batch, len(ents)), responses: m.GetResponses(),

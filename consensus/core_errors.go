@@ -9,6 +9,9 @@ var (
 	// ErrLost is returned, wrapped, by New when log and snapshots together hold less than this id once
 	// had. It must not vote again.
 	ErrLost = errors.New("log and snapshots are incomplete")
+	// ErrNoSnapshot is in the chain of an ErrLost of which a whole log is left: a newer snapshot that the log
+	// continues makes it good, whoever it is from.
+	ErrNoSnapshot = errors.New("no snapshot to begin with")
 	// ErrBusy is returned by Propose, ReadIndex and ChangeCore when a queue of this node is full.
 	// Nothing happened; back off and try again.
 	ErrBusy = errors.New("consensus: too many requests are waiting on this node, retry after a pause")

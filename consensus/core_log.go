@@ -135,7 +135,7 @@ func (l *memLog) reset(ref SnapshotRef) {
 
 // saved makes ref the snapshot that peers get, unless a newer one is here already.
 func (l *memLog) saved(ref SnapshotRef) {
-	if ref.Index > l.snap.Index {
+	if ref.Index >= l.snap.Index { // an equal one replaces a damaged one
 		l.snap = ref
 		l.wanted = l.wanted && ref.Index < l.confIndex
 	}

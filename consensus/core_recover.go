@@ -43,8 +43,8 @@ func recoverLog(r Recovered) (log *memLog, reset bool, err error) {
 	}
 	snap := l.snap
 	if l.offset > snap.Index {
-		return nil, false, fmt.Errorf("%w: recovered log begins at %d, after the snapshot at %d: the entries between "+
-			"are missing; restore a snapshot or rejoin this node under a new id", ErrLost, first, snap.Index)
+		return nil, false, fmt.Errorf("%w: %w: recovered log begins at %d, after the snapshot at %d: the entries between "+
+			"are missing; restore a snapshot or rejoin this node under a new id", ErrLost, ErrNoSnapshot, first, snap.Index)
 	}
 	if term, err := l.Term(snap.Index); err != nil || term != snap.Term {
 		l.reset(snap)

@@ -18,7 +18,9 @@ type snapshots struct {
 	last       uint64 // index of the last one captured or installed
 	bytes      int    // payload handed out for applying since
 	saving     bool
+	renew      bool              // one is wanted although nothing calls for it: a damaged one is to be replaced
 	retryAt    uint64            // tick before which none is captured, after a failure
+	compacted  uint64            // the log on disk was last told to drop what is up to here
 	installing bool              // one at a time
 	held       *installTask      // durable, waits until what is being applied is done
 	ready      SnapshotRef       // the last one made durable
@@ -28,20 +30,26 @@ type snapshots struct {
 // captureDue decides at the end of an apply task whether the machine shall be captured after it.
 func (c *core) captureDue() bool {
 	s := &c.snaps
-	if s.saving || c.ticks < s.retryAt || c.applying <= s.last {
+	if s.saving || c.ticks < s.retryAt || c.applying < s.last || c.applying == s.last && !s.renew {
 		return false
 	}
-	if !c.log.wanted && c.applying-s.last < c.cfg.snapshotEntries && s.bytes < c.cfg.snapshotBytes {
+	if !c.log.wanted && !s.renew && c.applying-s.last < c.cfg.snapshotEntries && s.bytes < c.cfg.snapshotBytes {
 		return false
 	}
-	s.saving, s.last, s.bytes = true, c.applying, 0
+	s.saving, s.last, s.bytes, s.renew = true, c.applying, 0, false
 	return true
 }
 
-// snapshotOnDemand asks for a capture when a peer needs a snapshot and nothing is being applied.
+// renewSnapshot has a snapshot saved as soon as may be, at the index of the last one if nothing came since.
+func (c *core) renewSnapshot() {
+	c.snaps.renew = true
+	c.drain()
+}
+
+// snapshotOnDemand asks for a capture when a peer, or the mending of a damaged one, needs a snapshot.
 // It reports whether that made new effects.
 func (c *core) snapshotOnDemand() bool {
-	if !c.log.wanted || !c.captureDue() {
+	if !c.log.wanted && !c.snaps.renew || c.applying == 0 || !c.captureDue() {
 		return false
 	}
 	term, err := c.log.Term(c.applying)
@@ -68,10 +76,15 @@ func (c *core) saved(ref SnapshotRef, err error) {
 		c.snaps.last = c.log.snap.Index
 		return
 	}
+	before := c.log.snap.Index
 	c.log.saved(ref)
 	if to := c.compactTo(); to > c.log.offset {
 		c.log.compact(to)
-		c.out.compact = to
+	}
+	// The disk keeps what follows the snapshot before as well: should the new one turn out damaged at the
+	// next start, the older one and the log behind it still make the whole state.
+	if to := min(c.log.offset, before); to > c.snaps.compacted {
+		c.snaps.compacted, c.out.compact = to, to
 	}
 	c.drain()
 }

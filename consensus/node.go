@@ -84,6 +84,8 @@ type Node struct {
 	started    atomic.Bool
 	done       chan struct{} // closed when Run has returned
 	refused    refusals
+	stored     *raftpb.HardState // the log writer's: the last one written, and the last one synced
+	synced     *raftpb.HardState
 	pause      func(ctx context.Context, d time.Duration) bool // false: give up
 	closings   closings
 }

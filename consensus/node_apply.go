@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/mutant"
 )
 
 // runApply owns the machine. An entry that cannot be applied (an unknown command, a panic) stops
@@ -51,13 +52,16 @@ func (n *Node) apply(t *applyTask) error {
 		n.waits.advance(t.index)
 	}
 	for i, e := range t.entries {
+		if t.capture && i == len(t.entries)-1 && mutant.On(mutant.NonatomicApplied) {
+			t.write = n.opts.Machine.Capture()
+		}
 		if err := n.applyEntry(e, t.batches[i]); err != nil {
 			n.giveUp(t.batches[i:], err)
 			return err
 		}
 		n.waits.advance(e.GetIndex())
 	}
-	if t.capture {
+	if t.capture && t.write == nil {
 		t.write = n.opts.Machine.Capture()
 	}
 	n.events.put(func(c *core) { c.appliedTask(t, stamp) })
@@ -115,12 +119,15 @@ func (n *Node) runSave(ctx context.Context) error {
 		case <-n.saves.signal:
 		}
 		for _, t := range n.saves.take() {
-			n.save(t)
+			if err := n.save(t); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-func (n *Node) save(t *saveTask) {
+// save writes one. The error is final: a sync failed, and what is on disk is unknown.
+func (n *Node) save(t *saveTask) error {
 	ref := t.ref
 	manifest, err := n.opts.Snapshots.Save(ref, t.write)
 	if err != nil {
@@ -128,6 +135,15 @@ func (n *Node) save(t *saveTask) {
 	}
 	ref.Manifest = manifest
 	n.events.put(func(c *core) { c.saved(ref, err) })
+	return n.ifFinal(err)
+}
+
+// ifFinal ends the process on an error of the snapshots after which nothing on disk is to be trusted.
+func (n *Node) ifFinal(err error) error {
+	if err == nil || !n.opts.Final(err) {
+		return nil
+	}
+	return n.fatal(err)
 }
 
 // runInstall fetches snapshots that peers offer, one at a time.
@@ -139,17 +155,20 @@ func (n *Node) runInstall(ctx context.Context) error {
 		case <-n.installs.signal:
 		}
 		for _, t := range n.installs.take() {
-			n.fetch(ctx, t)
+			if err := n.fetch(ctx, t); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-func (n *Node) fetch(ctx context.Context, t *installTask) {
+func (n *Node) fetch(ctx context.Context, t *installTask) error {
 	err := n.install(ctx, t)
 	if err != nil {
 		n.log.Warn("snapshot not installed", zap.Uint64("peer", t.from), zap.Uint64("index", t.ref.Index), zap.Error(err))
 	}
 	n.events.put(func(c *core) { c.installed(t, err) })
+	return n.ifFinal(err)
 }
 
 var errForged = errors.New("the manifest is not of the snapshot that the message names")

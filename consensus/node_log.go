@@ -141,11 +141,17 @@ func (n *Node) writeGroup(ctx context.Context, g *group) error {
 	if g.tasks == 0 {
 		return nil
 	}
-	if len(g.entries) > 0 || g.hard != nil {
-		write := func() error { return n.opts.Log.Append(g.entries, g.hard, g.sync) }
+	if len(g.entries) > 0 || g.hard != nil || g.sync { // a sync alone is for a hard state that was written before
+		write := func() error { return n.opts.Log.Append(g.entries, plantedHard(g.hard), g.sync) }
 		if err := n.persist(ctx, "append to log", write); err != nil {
 			return err
 		}
+	}
+	if g.hard != nil {
+		n.stored = g.hard
+	}
+	if g.sync {
+		n.synced = n.stored
 	}
 	n.peers.send(g.remote...)
 	if local := g.local; len(local) > 0 {

@@ -45,6 +45,7 @@ type Options struct {
 	SnapshotEntries uint64        // entries between snapshots, 100,000
 	SnapshotBytes   int           // or payload bytes between snapshots, 64 MiB
 	TrailingEntries uint64        // entries kept behind a snapshot for followers slightly behind, 5,000
+	MaxMessageBytes int           // of entries in one message to a peer, 1 MiB; one entry always fits
 	MaxLogBytes     int           // payload bytes in memory beyond which writes are refused, 1 GiB
 	SnapshotTimeout time.Duration // a receiver silent for this long is sent a snapshot anew, 10 s; one that is fetching ignores it
 	HandOver        time.Duration // how long a leader that stops waits for its successor, 1 s
@@ -56,6 +57,9 @@ type Options struct {
 	// Retryable reports errors of Log.Append that pass by themselves, such as a full disk: the write
 	// is repeated with back-off and proposals are refused meanwhile. Nil = none.
 	Retryable func(error) bool
+	// Final reports errors of Snapshots after which what is on disk is unknown, such as a failed sync.
+	// Errors of Log are final unless they are Retryable. Nil = none.
+	Final func(error) bool
 	// Fatal is called, once, when the log or the snapshots failed for good; it should end the
 	// process, since what is on disk is unknown after a failed sync. Nil = Run returns the error.
 	Fatal func(error)
@@ -77,6 +81,7 @@ const (
 	defaultSnapshotBytes   = 64 << 20
 	defaultTrailing        = 5_000
 	defaultMaxLogBytes     = 1 << 30
+	defaultMessageBytes    = 1 << 20 // larger ones delay heartbeats, smaller ones cost round trips
 	defaultSnapshotTimeout = 10 * time.Second
 	defaultHandOver        = time.Second
 )
@@ -97,6 +102,7 @@ func (o Options) withDefaults() (Options, error) {
 	orDefault(&o.SnapshotBytes, defaultSnapshotBytes)
 	orDefault(&o.TrailingEntries, defaultTrailing)
 	orDefault(&o.MaxLogBytes, defaultMaxLogBytes)
+	orDefault(&o.MaxMessageBytes, defaultMessageBytes)
 	orDefault(&o.SnapshotTimeout, defaultSnapshotTimeout)
 	orDefault(&o.HandOver, defaultHandOver)
 	if o.MaxBatchCommands > maxBatchCommands || o.MaxBatchBytes > maxBatchBytes || o.MaxBatchBytes <= batchSize(1, 0) {
@@ -105,6 +111,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Retryable == nil {
 		o.Retryable = func(error) bool { return false }
+	}
+	if o.Final == nil {
+		o.Final = func(error) bool { return false }
 	}
 	if o.MachineStamp == nil {
 		o.MachineStamp = func() clock.Stamp { return 0 }
@@ -127,7 +136,7 @@ func (o Options) core(stamp clock.Stamp) coreConfig {
 		id: o.ID, clock: o.Clock, electionTicks: o.ElectionTicks, heartbeatTicks: o.HeartbeatTicks,
 		batchCommands: o.MaxBatchCommands, batchBytes: o.MaxBatchBytes, inflightBatches: o.MaxInflightBatches,
 		snapshotEntries: o.SnapshotEntries, snapshotBytes: o.SnapshotBytes, trailingEntries: o.TrailingEntries,
-		maxLogBytes: o.MaxLogBytes, pairSync: !o.NoPairSync, snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
+		maxLogBytes: o.MaxLogBytes, maxMessage: uint64(o.MaxMessageBytes), pairSync: !o.NoPairSync, snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
 		inDoubt: o.Recovered.InDoubt, cluster: o.ClusterID, claimKey: o.ClaimKey, chain: o.Log.Chain,
 		stamp: stamp, logger: raftLogger{log: o.Logger.Named("raft").Sugar()},
 	}

@@ -135,10 +135,26 @@ func (r *Replica) Status() Status { return r.n.Status() }
 // Leads reports whether this replica believes to lead. Cheap, unlike Status.
 func (r *Replica) Leads() bool { return r.n.core.leads() }
 
+// TermStart is, on a leader, the index of the first entry of its term, 0 while there is none.
+func (r *Replica) TermStart() uint64 { return r.n.core.termStart }
+
 // Term, Commit and Applied are where the replica is.
 func (r *Replica) Term() uint64    { return r.n.core.term }
 func (r *Replica) Commit() uint64  { return r.n.core.commit }
 func (r *Replica) Applied() uint64 { return r.n.waits.applied.Load() }
+
+// Reached reports whether a read at index, which ReadIndex returned, may be answered: what WaitApplied waits for.
+func (r *Replica) Reached(index uint64) bool { return r.n.waits.reached(index) }
+
+// Voted returns the term that is durable, and the candidate that got this replica's vote in it, 0 for none. Before the
+// first write since the start it is what was recovered.
+func (r *Replica) Voted() (term, candidate uint64) {
+	h := r.n.synced
+	if h == nil {
+		h = r.n.core.log.hard
+	}
+	return h.GetTerm(), h.GetVote()
+}
 
 // LogWaits, ApplyWaits, SaveWaits and InstallWaits report whether there is work of that kind.
 func (r *Replica) LogWaits() bool     { return len(r.redo) > 0 || r.n.logTasks.waits() }
@@ -185,7 +201,9 @@ func (r *Replica) ApplyWork() error {
 // SaveWork writes the captured state that waits.
 func (r *Replica) SaveWork() error {
 	for _, t := range r.n.saves.take() {
-		r.n.save(t)
+		if err := r.n.save(t); err != nil {
+			return err
+		}
 	}
 	return r.settle()
 }
@@ -193,7 +211,9 @@ func (r *Replica) SaveWork() error {
 // InstallWork fetches the peer's snapshot that waits.
 func (r *Replica) InstallWork(ctx context.Context) error {
 	for _, t := range r.n.installs.take() {
-		r.n.fetch(ctx, t)
+		if err := r.n.fetch(ctx, t); err != nil {
+			return err
+		}
 	}
 	return r.settle()
 }

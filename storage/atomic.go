@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"errors"
 	"io/fs"
 	"path/filepath"
 )
@@ -54,4 +55,40 @@ func writeSynced(fsys FS, path string, data []byte, perm fs.FileMode) (op string
 		return "sync", err
 	}
 	return "", nil
+}
+
+// AppendSynced adds data to the end of path, which it makes if it is not there, and returns when that is
+// durable. A crash may leave a part of data. Errors: wrapped ErrNoSpace, *FatalError when a sync failed,
+// others as they come.
+func AppendSynced(fsys FS, path string, data []byte, perm fs.FileMode) (err error) {
+	f, err := fsys.Open(path)
+	made := errors.Is(err, fs.ErrNotExist)
+	if made {
+		f, err = fsys.Create(path, perm)
+	}
+	if err != nil {
+		return classifySoft("open", path, err)
+	}
+	defer func() {
+		if closeErr := f.Close(); err == nil && closeErr != nil {
+			err = classifySoft("close", path, closeErr)
+		}
+	}()
+	size, err := f.Size()
+	if err != nil {
+		return classifySoft("size", path, err)
+	}
+	if _, err := f.WriteAt(data, size); err != nil {
+		return classifySoft("write", path, err)
+	}
+	if err := f.Sync(); err != nil {
+		return classifySoft("sync", path, err)
+	}
+	if !made {
+		return nil
+	}
+	if err := fsys.SyncDir(filepath.Dir(path)); err != nil {
+		return classifySoft("sync", filepath.Dir(path), err)
+	}
+	return nil
 }

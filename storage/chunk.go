@@ -123,6 +123,7 @@ func (r *chunkReader) Close() error {
 func (s *Snapshots) raw(ref chunkRef) ([]byte, error) {
 	stored, err := s.stored(ref)
 	if err != nil {
+		raise(s.damaged)
 		return nil, err
 	}
 	return ref.expand(stored)

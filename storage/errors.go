@@ -53,6 +53,8 @@ type DamageError struct {
 	Seq    uint64 // of the first frame that is missing or bad; 0 if it is not about a frame
 	Detail string
 	Hint   string // what the operator does next
+
+	Snapshot bool // it is about a snapshot: the log may be whole
 }
 
 func (e *DamageError) Error() string {

@@ -7,6 +7,7 @@ import (
 	stdhash "hash"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"go.uber.org/zap"
 )
@@ -144,6 +145,10 @@ func (s *Snapshots) commit(m manifest, data []byte) error {
 	kept = append(kept[:len(kept):len(kept)], savedManifest{m, data})
 	s.mu.kept = kept[max(0, len(kept)-keptSnapshots):]
 	s.mu.damage = nil
+	s.mu.saves++
+	if s.mu.partial != nil && s.mu.partial.meta.Index <= m.meta.Index {
+		s.mu.partial = nil
+	}
 	s.mu.Unlock()
 	var fatal *FatalError
 	if err := s.collect(); errors.As(err, &fatal) {
@@ -162,6 +167,12 @@ func (s *Snapshots) collect() error {
 	for _, saved := range s.mu.kept {
 		keep[filepath.Base(s.manifestPath(saved.meta.Index))] = true
 		for _, ref := range saved.chunks {
+			keep[ref.String()] = true
+		}
+	}
+	if s.mu.partial != nil {
+		keep[partialName] = true
+		for _, ref := range s.mu.partial.chunks {
 			keep[ref.String()] = true
 		}
 	}
@@ -188,7 +199,7 @@ func (s *Snapshots) collectDir(dir string, keep map[string]bool) error {
 	}
 	removed := false
 	for _, name := range names {
-		if keep[name] || filepath.Join(dir, name) == s.chunkDir() {
+		if keep[name] || strings.HasPrefix(name, badPrefix) || filepath.Join(dir, name) == s.chunkDir() {
 			continue
 		}
 		if err := s.fs.Remove(filepath.Join(dir, name)); err != nil {

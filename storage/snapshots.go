@@ -44,11 +44,15 @@ type Snapshots struct {
 	// turn has one place: who is in it writes files.
 	turn chan struct{}
 
+	damaged chan struct{} // capacity 1: a read found damage
+
 	mu struct {
 		sync.Mutex // no I/O under it
 		kept       []savedManifest
-		pins       map[hash]int // chunks that readers and writers need
+		partial    *savedManifest // being fetched, nil if none
+		pins       map[hash]int   // chunks that readers and writers need
 		damage     error
+		saves      uint64 // that succeeded
 	}
 }
 
@@ -59,8 +63,8 @@ type savedManifest struct {
 }
 
 // OpenSnapshots lists the snapshots in options.Dir and verifies the newest, or if that is damaged the
-// one before. It returns *DamageError if there are snapshots and none is intact, and *ForeignError if
-// they are another cluster's.
+// one before. It returns *DamageError if there are snapshots and none is intact (beside Snapshots into
+// which another member's can be installed), and *ForeignError if they are another cluster's.
 func OpenSnapshots(o SnapshotOptions) (*Snapshots, error) {
 	if o.FS == nil || o.Dir == "" {
 		return nil, errors.New("snapshots: FS and Dir are required")
@@ -73,7 +77,7 @@ func OpenSnapshots(o SnapshotOptions) (*Snapshots, error) {
 	}
 	s := &Snapshots{
 		fs: o.FS, dir: filepath.Join(o.Dir, "snap"), cluster: o.ClusterID, log: o.Log,
-		chunkBytes: o.chunkBytes, turn: make(chan struct{}, 1),
+		chunkBytes: o.chunkBytes, turn: make(chan struct{}, 1), damaged: make(chan struct{}, 1),
 	}
 	s.mu.pins = map[hash]int{}
 	for _, dir := range []string{o.Dir, s.dir, s.chunkDir()} {
@@ -86,7 +90,10 @@ func OpenSnapshots(o SnapshotOptions) (*Snapshots, error) {
 			return nil, classifySoft("sync", dir, err)
 		}
 	}
-	return s, s.load()
+	if err := s.load(); err != nil {
+		return s, err
+	}
+	return s, s.loadPartial()
 }
 
 func (s *Snapshots) chunkDir() string              { return filepath.Join(s.dir, "chunks") }
@@ -146,7 +153,12 @@ func (s *Snapshots) read(index uint64, verify bool) (savedManifest, error) {
 	path := s.manifestPath(index)
 	data, err := ReadFile(s.fs, path, MaxManifestBytes)
 	if err != nil {
-		return savedManifest{}, readError(path, err, hintSnapshot)
+		err = readError(path, err, hintSnapshot)
+		var damage *DamageError
+		if errors.As(err, &damage) {
+			damage.Snapshot = true
+		}
+		return savedManifest{}, err
 	}
 	m, err := decodeManifest(data)
 	if errors.Is(err, errFormat) {
@@ -156,7 +168,7 @@ func (s *Snapshots) read(index uint64, verify bool) (savedManifest, error) {
 		err = fmt.Errorf("%w: of index %d", ErrManifest, m.meta.Index)
 	}
 	if err != nil {
-		return savedManifest{}, &DamageError{Path: path, Detail: err.Error(), Hint: hintSnapshot}
+		return savedManifest{}, &DamageError{Path: path, Detail: err.Error(), Hint: hintSnapshot, Snapshot: true}
 	}
 	if m.cluster != s.cluster {
 		return savedManifest{}, s.foreign(path, m.cluster)
@@ -166,7 +178,7 @@ func (s *Snapshots) read(index uint64, verify bool) (savedManifest, error) {
 			break
 		}
 		if _, err := s.stored(ref); err != nil {
-			return savedManifest{}, &DamageError{Path: s.chunkPath(ref), Detail: err.Error(), Hint: hintSnapshot}
+			return savedManifest{}, &DamageError{Path: s.chunkPath(ref), Detail: err.Error(), Hint: hintSnapshot, Snapshot: true}
 		}
 	}
 	return savedManifest{m, data}, nil
@@ -223,7 +235,11 @@ func (s *Snapshots) Chunk(name [32]byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w %x: %w", ErrChunk, name, err)
 	}
-	return stored, chunkRef{name: name, stored: uint32(len(stored))}.verify(stored)
+	err = chunkRef{name: name, stored: uint32(len(stored))}.verify(stored)
+	if err != nil {
+		raise(s.damaged)
+	}
+	return stored, err
 }
 
 // pin keeps chunks from being collected; unpin takes it back.
