@@ -39,7 +39,11 @@ type coreConfig struct {
 	trailingEntries uint64
 	maxLogBytes     int
 	maxMessage      uint64
+	cluster         [16]byte
+	claimKey        []byte                                       // nil: no claims
+	chain           func(index uint64) (chain [32]byte, ok bool) // of the log on disk; nil: no tails either
 	pairSync        bool
+	inDoubt         string
 	snapshotTimeout int // ticks
 	stamp           clock.Stamp
 	logger          raft.Logger
@@ -54,6 +58,8 @@ type coreConfig struct {
 //
 // A voter that hears its leader promises not to vote for one election timeout. A restarted voter has
 // forgotten whom it heard, so it keeps the promise that it may have made: see mayVote.
+//
+// Before it takes part again it asks the others what it has promised: see tails.
 type core struct {
 	cfg coreConfig
 	rn  *raft.RawNode
@@ -83,6 +89,10 @@ type core struct {
 	props    proposals
 	pair     pair
 	reads    readRounds
+	tails    tails
+	claiming claiming
+	claims   map[uint64]claim // of others, to be given back
+	durable  uint64           // last index on the disk
 	change   *confChange
 	transfer *transfer
 	snaps    snapshots
@@ -93,7 +103,7 @@ type core struct {
 func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	c := &core{
 		cfg: cfg, log: log, conf: raftpb.EnsureConfState(log.snap.ConfState), maxStamp: cfg.stamp,
-		heard: make(map[uint64]uint64), moved: make(map[uint64]advance),
+		heard: make(map[uint64]uint64), moved: make(map[uint64]advance), claims: make(map[uint64]claim),
 	}
 	rc := &raft.Config{
 		ID: cfg.id, ElectionTick: cfg.electionTicks, HeartbeatTick: cfg.heartbeatTicks,
@@ -120,6 +130,7 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	if keep := cfg.trailingEntries; log.snap.Index > keep {
 		log.compact(log.snap.Index - keep) // the disk has more, for an older snapshot; memory need not
 	}
+	c.beginTails(cfg.inDoubt)
 	return c, nil
 }
 
@@ -143,6 +154,7 @@ func checkRaftConfig(rc *raft.Config) error {
 
 // start performs what is due before the first event: the only voter need not wait for a timeout.
 func (c *core) start() {
+	c.tickTails()
 	c.campaignAlone()
 	c.drain()
 }
@@ -159,6 +171,7 @@ func (c *core) tick() {
 	c.tickReads()
 	c.tickTransfer()
 	c.tickSnapshots()
+	c.tickTails()
 	c.drain()
 	c.tickLeader()
 }
@@ -179,7 +192,7 @@ func (c *core) step(m *raftpb.Message) error {
 	if err := c.admit(m); err != nil {
 		return err
 	}
-	if !c.mayVote(m) {
+	if !c.mayVote(m) || !c.mayHear(m) {
 		return nil
 	}
 	c.heard[m.GetFrom()] = c.ticks
@@ -200,6 +213,7 @@ func (c *core) step(m *raftpb.Message) error {
 func (c *core) appended(responses []*raftpb.Message) {
 	for _, m := range responses {
 		_ = c.rn.Step(m)
+		c.stored(m)
 		c.drain()
 	}
 	c.plantedAck()

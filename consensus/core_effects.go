@@ -21,9 +21,11 @@ type effects struct {
 	saves    []*saveTask
 	reports  []snapReport
 	notes    []note
-	compact  uint64 // compact the log on disk up to here; 0 = no
-	changed  bool   // leader, role, term or membership changed: publish the status
-	clockErr error  // a stamp from a peer that the clock refused
+	settled  bool        // the end of the log is in doubt no more
+	need     *RepairNeed // the log has to be repaired before this id goes on
+	compact  uint64      // compact the log on disk up to here; 0 = no
+	changed  bool        // leader, role, term or membership changed: publish the status
+	clockErr error       // a stamp from a peer that the clock refused
 }
 
 // appendTask is one write of the log. The responses go out when it is written, and if sync is set
@@ -194,6 +196,9 @@ func (c *core) lostLeadership() {
 
 // send queues a message for a peer and notes what its answer will be checked against.
 func (c *core) send(m *raftpb.Message) {
+	if !c.maySend(m) {
+		return
+	}
 	switch m.GetType() {
 	case raftpb.MsgHeartbeat:
 		if ctx := m.GetContext(); len(ctx) == readRoundContextLen {
@@ -215,12 +220,17 @@ func (c *core) onAppend(m *raftpb.Message) {
 	if !raft.IsEmptySnap(m.GetSnapshot()) {
 		t.snapshot = c.restored(m.GetSnapshot())
 	}
+	t.hard = c.kept(t.hard)
+	if len(t.entries) > 0 {
+		c.durable = min(c.durable, t.entries[0].GetIndex()-1)
+	}
 	c.log.append(t.entries)
 	c.markSync(t, len(m.GetResponses()) > 0)
 	for _, r := range m.GetResponses() {
 		if r.GetTo() == c.cfg.id {
 			t.local = append(t.local, r)
-		} else {
+		} else if c.maySend(r) {
+			c.acknowledging(r)
 			t.remote = append(t.remote, r)
 		}
 	}

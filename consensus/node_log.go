@@ -28,6 +28,7 @@ type logTask struct {
 	append  *appendTask
 	save    *saveTask // look up the chain, then write the snapshot
 	compact uint64
+	settled bool // the end of the log is in doubt no more
 }
 
 // runLog owns Log. All appends that wait become one: while one sync runs the next group gathers,
@@ -86,6 +87,10 @@ func (n *Node) writeAlone(ctx context.Context, g *group, t logTask) error {
 		}
 		t.save.ref.Chain = chain
 		n.saves.put(t.save)
+	case t.settled:
+		if err := n.opts.Log.Settled(); err != nil && !n.opts.Retryable(err) {
+			return n.fatal(fmt.Errorf("note that the end of the log is settled: %w", err))
+		}
 	default:
 		if err := n.opts.Log.Compact(t.compact); err != nil && !n.opts.Retryable(err) {
 			return n.fatal(fmt.Errorf("compact log to %d: %w", t.compact, err))

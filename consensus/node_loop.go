@@ -46,6 +46,9 @@ func (n *Node) loop(ctx, inner context.Context) error {
 			n.publish()
 		}
 		n.perform()
+		if need := n.core.tails.need; need != nil {
+			return &RepairNeededError{*need}
+		}
 		switch {
 		case inner.Err() != nil:
 			return nil
@@ -204,6 +207,9 @@ func (n *Node) perform() {
 	n.applies.put(out.applies...)
 	for _, t := range out.saves {
 		n.logTasks.put(logTask{save: t})
+	}
+	if out.settled {
+		n.logTasks.put(logTask{settled: true})
 	}
 	if out.compact > 0 {
 		n.logTasks.put(logTask{compact: out.compact})

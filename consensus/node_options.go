@@ -23,6 +23,10 @@ type Options struct {
 	// after Machine.Restore, so that this node never stamps below what a snapshot holds.
 	MachineStamp func() clock.Stamp
 	Peers        PeerOptions
+	// ClaimKey is this member's own secret, and ClusterID tells its clusters apart: with both it signs what it holds,
+	// so that it can believe others who remind it after a restart. Nil = it makes no claims and believes none.
+	ClaimKey  []byte
+	ClusterID [16]byte
 	// Fetch returns one stored chunk of a snapshot from the node that sent its manifest.
 	Fetch func(ctx context.Context, id uint64, hash [32]byte) ([]byte, error)
 
@@ -133,6 +137,7 @@ func (o Options) core(stamp clock.Stamp) coreConfig {
 		batchCommands: o.MaxBatchCommands, batchBytes: o.MaxBatchBytes, inflightBatches: o.MaxInflightBatches,
 		snapshotEntries: o.SnapshotEntries, snapshotBytes: o.SnapshotBytes, trailingEntries: o.TrailingEntries,
 		maxLogBytes: o.MaxLogBytes, maxMessage: uint64(o.MaxMessageBytes), pairSync: !o.NoPairSync, snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
+		inDoubt: o.Recovered.InDoubt, cluster: o.ClusterID, claimKey: o.ClaimKey, chain: o.Log.Chain,
 		stamp: stamp, logger: raftLogger{log: o.Logger.Named("raft").Sugar()},
 	}
 }

@@ -217,3 +217,17 @@ func (r *Replica) InstallWork(ctx context.Context) error {
 	}
 	return r.settle()
 }
+
+// RepairNeeded is what a Node's Run returns a *RepairNeededError for, nil if there is none. The replica does nothing more.
+func (r *Replica) RepairNeeded() *RepairNeed { return r.n.core.tails.need }
+
+// Entries is Node.Entries.
+func (r *Replica) Entries(after, last uint64, maxBytes int) (prevTerm uint64, entries []*raftpb.Entry) {
+	return r.n.core.log.upTo(after, last, maxBytes)
+}
+
+// AcceptTail is Node.AcceptTail.
+func (r *Replica) AcceptTail() (accepted bool, err error) {
+	err = r.event("a tail that is accepted", func(c *core) { accepted = c.acceptTail() })
+	return accepted, err
+}
