@@ -85,7 +85,8 @@ func (c *cluster) boot(h *host) {
 	switch {
 	case errors.As(err, &damage) || errors.Is(err, consensus.ErrLost):
 		c.trace("%s is damaged: %v", h.name, err)
-		c.lose(h)
+		c.note("damage seen")
+		c.heal(h, err, nil, 0)
 	case err != nil:
 		c.fail("%s does not start: %v", h.name, err)
 	}
