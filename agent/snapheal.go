@@ -132,6 +132,10 @@ func (c *coreRunner) refetch(ctx context.Context) (*bootedCore, error) {
 		if isFatal(err) {
 			return nil, err
 		}
+		if damage := damagedLog(err); damage != nil {
+			c.lost, c.damage = nil, damage // the log as well: it is healed first
+			return nil, nil
+		}
 		if err == nil {
 			n, err := c.build(c.ids.RaftID)
 			if err == nil {
