@@ -123,6 +123,7 @@ func (c *coreRunner) mayRefetch(err error) bool {
 // refetch replaces the damaged snapshots of this member by another member's newest, and opens the node. It tries until it
 // succeeds, the id is retired, or ctx ends; nil without an error is one of the latter two.
 func (c *coreRunner) refetch(ctx context.Context) (*bootedCore, error) {
+	c.report(api.EventDamage, c.ids.Node, truncate(c.lost.Error()))
 	for wait := refetchPauseMin; ctx.Err() == nil; wait = min(2*wait, refetchPauseMax) {
 		if c.isRetired(c.ids.RaftID) || c.othersSayRetired(ctx, c.ids.RaftID) {
 			c.lost = nil
