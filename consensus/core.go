@@ -7,12 +7,11 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/mutant"
 )
 
-// Limits of the Raft library, from measurements: larger messages delay heartbeats, smaller ones
-// cost round trips; the uncommitted limit is what a leader without followers may pile up.
+// Limits of the Raft library, from measurements: the uncommitted limit is what a leader without followers may pile up.
 const (
-	maxSizePerMsg       = 1 << 20
 	maxCommittedSize    = 16 << 20
 	maxUncommittedSize  = 64 << 20
 	maxInflightMsgs     = 512
@@ -39,7 +38,12 @@ type coreConfig struct {
 	snapshotBytes   int
 	trailingEntries uint64
 	maxLogBytes     int
+	maxMessage      uint64
+	cluster         [16]byte
+	claimKey        []byte                                       // nil: no claims
+	chain           func(index uint64) (chain [32]byte, ok bool) // of the log on disk; nil: no tails either
 	pairSync        bool
+	inDoubt         string
 	snapshotTimeout int // ticks
 	stamp           clock.Stamp
 	logger          raft.Logger
@@ -52,10 +56,10 @@ type coreConfig struct {
 // raft: memLog ends where raft's log ends, and the entries that show up while an event is handled
 // are the ones that this event caused. Proposals learn their index that way.
 //
-// A restarted voter votes at once. Reads here always take a read-index round, so that is safe.
-// With lease reads it would not be: a voter must then ignore votes for one election timeout after
-// its start, because it forgot the promise it made before. That rule belongs in admit, with the
-// other checks that need our state.
+// A voter that hears its leader promises not to vote for one election timeout. A restarted voter has
+// forgotten whom it heard, so it keeps the promise that it may have made: see mayVote.
+//
+// Before it takes part again it asks the others what it has promised: see tails.
 type core struct {
 	cfg coreConfig
 	rn  *raft.RawNode
@@ -74,6 +78,7 @@ type core struct {
 	issued    uint64 // as leader: highest read position sent out in a heartbeat of this term
 	maxStamp  clock.Stamp
 	written   *raftpb.HardState  // last one handed out to be written
+	restarted bool               // this id has run before
 	unsynced  bool               // entries, term or vote were handed out since the last sync
 	halted    error              // applying stopped for good; the log goes on
 	heard     map[uint64]uint64  // tick of the last message from each peer
@@ -84,23 +89,28 @@ type core struct {
 	props    proposals
 	pair     pair
 	reads    readRounds
+	tails    tails
+	claiming claiming
+	claims   map[uint64]claim // of others, to be given back
+	durable  uint64           // last index on the disk
 	change   *confChange
 	transfer *transfer
 	snaps    snapshots
+	planted  planted
 }
 
 // newCore builds a core from the recovered log. It performs no event; start does.
 func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	c := &core{
 		cfg: cfg, log: log, conf: raftpb.EnsureConfState(log.snap.ConfState), maxStamp: cfg.stamp,
-		heard: make(map[uint64]uint64), moved: make(map[uint64]advance),
+		heard: make(map[uint64]uint64), moved: make(map[uint64]advance), claims: make(map[uint64]claim),
 	}
 	rc := &raft.Config{
 		ID: cfg.id, ElectionTick: cfg.electionTicks, HeartbeatTick: cfg.heartbeatTicks,
 		Storage: log, Applied: log.snap.Index, AsyncStorageWrites: true,
-		MaxSizePerMsg: maxSizePerMsg, MaxCommittedSizePerReady: maxCommittedSize,
+		MaxSizePerMsg: cfg.maxMessage, MaxCommittedSizePerReady: maxCommittedSize,
 		MaxUncommittedEntriesSize: maxUncommittedSize, MaxInflightMsgs: maxInflightMsgs,
-		MaxInflightBytes: maxInflightBytes, CheckQuorum: true, PreVote: true,
+		MaxInflightBytes: maxInflightBytes, CheckQuorum: !mutant.On(mutant.NoCheckQuorum), PreVote: !mutant.On(mutant.NoPreVote),
 		DisableProposalForwarding: true, StepDownOnRemoval: true, Logger: cfg.logger,
 	}
 	if err := checkRaftConfig(rc); err != nil {
@@ -114,11 +124,13 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	c.term, c.commit = log.hard.GetTerm(), max(log.hard.GetCommit(), log.snap.Index)
 	c.applying, c.applied = log.snap.Index, log.snap.Index
 	c.snaps.last = log.snap.Index
+	c.restarted = log.hard.GetTerm() > 1 || len(log.entries) > 0
 	c.written = log.hard
 	c.observe(log.entries)
 	if keep := cfg.trailingEntries; log.snap.Index > keep {
 		log.compact(log.snap.Index - keep) // the disk has more, for an older snapshot; memory need not
 	}
+	c.beginTails(cfg.inDoubt)
 	return c, nil
 }
 
@@ -142,6 +154,7 @@ func checkRaftConfig(rc *raft.Config) error {
 
 // start performs what is due before the first event: the only voter need not wait for a timeout.
 func (c *core) start() {
+	c.tickTails()
 	c.campaignAlone()
 	c.drain()
 }
@@ -152,11 +165,13 @@ func (c *core) tick() {
 	c.rn.Tick()
 	c.drain()
 	c.campaignAlone()
+	c.plantedCommit()
 	c.watchProgress()
 	c.tickProposals()
 	c.tickReads()
 	c.tickTransfer()
 	c.tickSnapshots()
+	c.tickTails()
 	c.drain()
 	c.tickLeader()
 }
@@ -177,7 +192,11 @@ func (c *core) step(m *raftpb.Message) error {
 	if err := c.admit(m); err != nil {
 		return err
 	}
+	if !c.mayVote(m) || !c.mayHear(m) {
+		return nil
+	}
 	c.heard[m.GetFrom()] = c.ticks
+	c.plantedVote(m)
 	if m.GetType() == raftpb.MsgSnap && m.GetSnapshot().GetMetadata().GetIndex() > c.commit {
 		c.offerSnapshot(m)
 		return nil
@@ -194,8 +213,10 @@ func (c *core) step(m *raftpb.Message) error {
 func (c *core) appended(responses []*raftpb.Message) {
 	for _, m := range responses {
 		_ = c.rn.Step(m)
+		c.stored(m)
 		c.drain()
 	}
+	c.plantedAck()
 }
 
 // appliedTask reports that everything in t is applied (or skipped by a halt, which never reports).

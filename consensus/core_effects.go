@@ -21,9 +21,11 @@ type effects struct {
 	saves    []*saveTask
 	reports  []snapReport
 	notes    []note
-	compact  uint64 // compact the log on disk up to here; 0 = no
-	changed  bool   // leader, role, term or membership changed: publish the status
-	clockErr error  // a stamp from a peer that the clock refused
+	settled  bool        // the end of the log is in doubt no more
+	need     *RepairNeed // the log has to be repaired before this id goes on
+	compact  uint64      // compact the log on disk up to here; 0 = no
+	changed  bool        // leader, role, term or membership changed: publish the status
+	clockErr error       // a stamp from a peer that the clock refused
 }
 
 // appendTask is one write of the log. The responses go out when it is written, and if sync is set
@@ -194,6 +196,9 @@ func (c *core) lostLeadership() {
 
 // send queues a message for a peer and notes what its answer will be checked against.
 func (c *core) send(m *raftpb.Message) {
+	if !c.maySend(m) {
+		return
+	}
 	switch m.GetType() {
 	case raftpb.MsgHeartbeat:
 		if ctx := m.GetContext(); len(ctx) == readRoundContextLen {
@@ -215,12 +220,17 @@ func (c *core) onAppend(m *raftpb.Message) {
 	if !raft.IsEmptySnap(m.GetSnapshot()) {
 		t.snapshot = c.restored(m.GetSnapshot())
 	}
+	t.hard = c.kept(t.hard)
+	if len(t.entries) > 0 {
+		c.durable = min(c.durable, t.entries[0].GetIndex()-1)
+	}
 	c.log.append(t.entries)
 	c.markSync(t, len(m.GetResponses()) > 0)
 	for _, r := range m.GetResponses() {
 		if r.GetTo() == c.cfg.id {
 			t.local = append(t.local, r)
-		} else {
+		} else if c.maySend(r) {
+			c.acknowledging(r)
 			t.remote = append(t.remote, r)
 		}
 	}
@@ -263,7 +273,11 @@ func (c *core) ownEntry(e *raftpb.Entry) {
 
 // onApply hands committed entries to the applier together with the proposers that wait for them.
 func (c *core) onApply(m *raftpb.Message) {
-	ents := m.GetEntries()
+	ents := c.notPlanted(m.GetEntries())
+	if len(ents) == 0 {
+		c.hand(&applyTask{responses: m.GetResponses(), index: c.applying, term: c.term})
+		return
+	}
 	last := ents[len(ents)-1]
 	t := &applyTask{
 		entries: ents, batches: make([]*batch, len(ents)), responses: m.GetResponses(),

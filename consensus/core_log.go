@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"fmt"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -85,6 +86,23 @@ func (l *memLog) Snapshot() (*raftpb.Snapshot, error) {
 			ConfState: proto.CloneOf(l.snap.ConfState),
 		},
 	}, nil
+}
+
+// upTo returns entries that end with last, of at most maxBytes and at least one, without those up to after, and the term
+// before the first.
+func (l *memLog) upTo(after, last uint64, maxBytes int) (prevTerm uint64, entries []*raftpb.Entry) {
+	if last <= l.offset || last > l.last() {
+		return 0, nil
+	}
+	from, size := last, 0
+	for ; from > max(after, l.offset); from-- {
+		size += int(entrySize(l.entries[from-l.first()]))
+		if from < last && size > maxBytes {
+			break
+		}
+	}
+	prevTerm, _ = l.Term(from)
+	return prevTerm, slices.Clone(l.entries[from-l.offset : last-l.offset])
 }
 
 // append adds entries handed out by raft; overlap replaces everything from the first one on.

@@ -17,7 +17,9 @@ const maxNoteBytes = 64 << 10
 
 // noteKinds says what to do with a note of each kind. A body that makes no sense is an error: it is logged
 // and dropped, as a message that Raft refuses.
-var noteKinds = map[noteKind]func(c *core, from uint64, body []byte) error{}
+var noteKinds = map[noteKind]func(c *core, from uint64, body []byte) error{
+	noteTailAsk: (*core).hearTailAsk, noteTail: (*core).hearTail, noteClaim: (*core).hearClaim,
+}
 
 // tell queues a note for a peer.
 func (c *core) tell(to uint64, kind noteKind, body []byte) {

@@ -72,6 +72,8 @@ type Action struct {
 	DropLearners []uint64
 	RaftID       uint64
 	To           uint64
+
+	plain bool // a planted mistake: not jointly
 }
 
 // ConfChange returns the change to propose for AddLearners and Change, nil for the others. Voters
@@ -90,7 +92,7 @@ func (a Action) ConfChange() *raftpb.ConfChangeV2 {
 		add(raftpb.ConfChangeAddNode, a.AddVoters)
 		add(raftpb.ConfChangeRemoveNode, a.DropVoters)
 		add(raftpb.ConfChangeRemoveNode, a.DropLearners)
-		if len(a.AddVoters)+len(a.DropVoters) > 0 {
+		if len(a.AddVoters)+len(a.DropVoters) > 0 && !a.plain {
 			cc.Transition = raftpb.ConfChangeTransitionJointImplicit.Enum()
 		}
 	default:
@@ -115,9 +117,9 @@ func Plan(in PlanInput) Action {
 	if in.Held || len(in.Outgoing) > 0 || !slices.Contains(in.Voters, in.Self) {
 		return Action{Kind: ActionNone}
 	}
-	for _, step := range []func() (Action, bool){p.shrink, p.grow, p.replace, p.spread, p.tidy} {
+	for _, step := range []func() (Action, bool){p.plantedShrink, p.shrink, p.grow, p.replace, p.spread, p.tidy} {
 		if a, ok := step(); ok {
-			return a
+			return p.plantedChange(a)
 		}
 	}
 	return Action{Kind: ActionNone}

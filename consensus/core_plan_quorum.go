@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/parley-mesh/parley/mutant"
 )
 
 // planNode is one node with everything that planning asks about it. A Raft id in the configuration
@@ -103,7 +105,7 @@ func (p *planner) describe(m PlanMember) *planNode {
 		id: m.RaftID, node: m.Node, zone: m.Zone, member: true, granted: m.Granted && !m.Withdrawn, ready: m.Ready,
 		alive: m.Alive, aliveFor: m.AliveFor, dead: m.DeadFor,
 		active: self || pr.Healthy() && m.RaftID != 0, match: pr.Match,
-		caughtUp: self || pr.Active && pr.Match+caughtUpWithin >= p.in.Commit,
+		caughtUp: self || pr.Active && pr.Match+caughtUpWithin >= p.in.Commit || mutant.On(mutant.PromoteBehind),
 		voter:    m.RaftID != 0 && slices.Contains(p.in.Voters, m.RaftID),
 		learner:  m.RaftID != 0 && slices.Contains(p.in.Learners, m.RaftID),
 	}

@@ -14,6 +14,7 @@ type Recovered struct {
 	Entries    []*raftpb.Entry
 	HardState  *raftpb.HardState // nil if none was ever written
 	Snapshot   *SnapshotRef      // newest verified snapshot, nil if none
+	InDoubt    string            // why more may have been promised than the log holds, "" if nothing says so
 }
 
 // SnapshotRef names a snapshot. Manifest is what a peer needs to fetch it by chunks.

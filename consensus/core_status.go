@@ -24,6 +24,7 @@ type Status struct {
 	Confirmed bool                // this leader has committed in its own term
 	Progress  map[uint64]Progress // on the leader only: every other member
 	Stopped   error               // why this node no longer serves, nil while it does
+	Suspended string              // why this node votes for nobody, or not for everybody, "" if it does
 }
 
 // Progress is what the leader knows of one member.
@@ -70,6 +71,7 @@ func (c *core) status() Status {
 		Voters: slices.Sorted(slices.Values(c.conf.GetVoters())), Outgoing: slices.Sorted(slices.Values(c.conf.GetVotersOutgoing())),
 		Learners:  slices.Sorted(slices.Values(slices.Concat(c.conf.GetLearners(), c.conf.GetLearnersNext()))),
 		Confirmed: c.leads() && c.termStart > 0 && c.commit >= c.termStart, Stopped: c.halted,
+		Suspended: c.suspended(),
 	}
 	if c.leads() {
 		s.Progress = make(map[uint64]Progress)

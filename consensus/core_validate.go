@@ -152,8 +152,6 @@ func checkConfState(cs *raftpb.ConfState) (err error) {
 
 // admit reports what is wrong with a checked message given what we hold. A message of an older
 // term is left to raft, which ignores it or answers with the present term.
-//
-// It is also the place for the promise of a restarted voter, see core.
 func (c *core) admit(m *raftpb.Message) error {
 	if m.GetTerm() < c.term {
 		return nil

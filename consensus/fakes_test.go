@@ -44,6 +44,7 @@ type fakeLog struct {
 	appends  int
 	syncs    int
 	largest  int // entries in one append
+	settled  int
 	fail     func() error
 	onAppend atomic.Pointer[func()] // called before each append, without mu
 }
@@ -117,6 +118,13 @@ func (l *fakeLog) Compact(index uint64) error {
 			i.base, i.entries, i.chains = index, slices.Clone(i.entries[n:]), slices.Clone(i.chains[n:])
 		}
 	}
+	return nil
+}
+
+func (l *fakeLog) Settled() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.settled++
 	return nil
 }
 

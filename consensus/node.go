@@ -24,6 +24,8 @@ type Log interface {
 	Chain(index uint64) ([32]byte, bool)
 	// Compact says that a durable snapshot covers the entries up to index.
 	Compact(index uint64) error
+	// Settled ends what Recovered.InDoubt says, durably.
+	Settled() error
 	// Reset empties the log; it goes on behind (index, term, chain).
 	Reset(index, term uint64, chain [32]byte, hs *raftpb.HardState) error
 }
@@ -83,6 +85,8 @@ type Node struct {
 	started    atomic.Bool
 	done       chan struct{} // closed when Run has returned
 	refused    refusals
+	stored     *raftpb.HardState // the log writer's: the last one written, and the last one synced
+	synced     *raftpb.HardState
 	pause      func(ctx context.Context, d time.Duration) bool // false: give up
 	closings   closings
 }

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/mutant"
 )
 
 // runApply owns the machine. An entry that cannot be applied (an unknown command, a panic) stops
@@ -51,13 +52,16 @@ func (n *Node) apply(t *applyTask) error {
 		n.waits.advance(t.index)
 	}
 	for i, e := range t.entries {
+		if t.capture && i == len(t.entries)-1 && mutant.On(mutant.NonatomicApplied) {
+			t.write = n.opts.Machine.Capture()
+		}
 		if err := n.applyEntry(e, t.batches[i]); err != nil {
 			n.giveUp(t.batches[i:], err)
 			return err
 		}
 		n.waits.advance(e.GetIndex())
 	}
-	if t.capture {
+	if t.capture && t.write == nil {
 		t.write = n.opts.Machine.Capture()
 	}
 	n.events.put(func(c *core) { c.appliedTask(t, stamp) })

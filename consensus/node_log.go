@@ -28,6 +28,7 @@ type logTask struct {
 	append  *appendTask
 	save    *saveTask // look up the chain, then write the snapshot
 	compact uint64
+	settled bool // the end of the log is in doubt no more
 }
 
 // runLog owns Log. All appends that wait become one: while one sync runs the next group gathers,
@@ -86,6 +87,10 @@ func (n *Node) writeAlone(ctx context.Context, g *group, t logTask) error {
 		}
 		t.save.ref.Chain = chain
 		n.saves.put(t.save)
+	case t.settled:
+		if err := n.opts.Log.Settled(); err != nil && !n.opts.Retryable(err) {
+			return n.fatal(fmt.Errorf("note that the end of the log is settled: %w", err))
+		}
 	default:
 		if err := n.opts.Log.Compact(t.compact); err != nil && !n.opts.Retryable(err) {
 			return n.fatal(fmt.Errorf("compact log to %d: %w", t.compact, err))
@@ -136,11 +141,17 @@ func (n *Node) writeGroup(ctx context.Context, g *group) error {
 	if g.tasks == 0 {
 		return nil
 	}
-	if len(g.entries) > 0 || g.hard != nil {
-		write := func() error { return n.opts.Log.Append(g.entries, g.hard, g.sync) }
+	if len(g.entries) > 0 || g.hard != nil || g.sync { // a sync alone is for a hard state that was written before
+		write := func() error { return n.opts.Log.Append(g.entries, plantedHard(g.hard), g.sync) }
 		if err := n.persist(ctx, "append to log", write); err != nil {
 			return err
 		}
+	}
+	if g.hard != nil {
+		n.stored = g.hard
+	}
+	if g.sync {
+		n.synced = n.stored
 	}
 	n.peers.send(g.remote...)
 	if local := g.local; len(local) > 0 {

@@ -8,6 +8,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/mutant"
 )
 
 // PanicError is returned by Run when the core panicked. The state in memory is not to be trusted
@@ -44,6 +46,9 @@ func (n *Node) loop(ctx, inner context.Context) error {
 			n.publish()
 		}
 		n.perform()
+		if need := n.core.tails.need; need != nil {
+			return &RepairNeededError{*need}
+		}
 		switch {
 		case inner.Err() != nil:
 			return nil
@@ -193,12 +198,18 @@ func (n *Node) beginHandOver() bool {
 func (n *Node) perform() {
 	out := n.core.take()
 	for _, t := range out.appends {
+		if mutant.On(mutant.AckBeforeFsync) {
+			n.acknowledge(t)
+		}
 		n.logTasks.put(logTask{append: t})
 	}
 	n.peers.send(out.messages...)
 	n.applies.put(out.applies...)
 	for _, t := range out.saves {
 		n.logTasks.put(logTask{save: t})
+	}
+	if out.settled {
+		n.logTasks.put(logTask{settled: true})
 	}
 	if out.compact > 0 {
 		n.logTasks.put(logTask{compact: out.compact})
@@ -223,6 +234,16 @@ func (n *Node) perform() {
 		n.publish()
 		notify(n.changed)
 	}
+}
+
+// acknowledge is a planted mistake: it answers for a write that has not begun.
+func (n *Node) acknowledge(t *appendTask) {
+	n.peers.send(t.remote...)
+	if local := t.local; len(local) > 0 && t.snapshot == nil {
+		n.events.put(func(c *core) { c.appended(local) })
+		t.local = nil
+	}
+	t.remote = nil
 }
 
 func (n *Node) publish() {

@@ -23,6 +23,10 @@ type Options struct {
 	// after Machine.Restore, so that this node never stamps below what a snapshot holds.
 	MachineStamp func() clock.Stamp
 	Peers        PeerOptions
+	// ClaimKey is this member's own secret, and ClusterID tells its clusters apart: with both it signs what it holds,
+	// so that it can believe others who remind it after a restart. Nil = it makes no claims and believes none.
+	ClaimKey  []byte
+	ClusterID [16]byte
 	// Fetch returns one stored chunk of a snapshot from the node that sent its manifest.
 	Fetch func(ctx context.Context, id uint64, hash [32]byte) ([]byte, error)
 
@@ -41,6 +45,7 @@ type Options struct {
 	SnapshotEntries uint64        // entries between snapshots, 100,000
 	SnapshotBytes   int           // or payload bytes between snapshots, 64 MiB
 	TrailingEntries uint64        // entries kept behind a snapshot for followers slightly behind, 5,000
+	MaxMessageBytes int           // of entries in one message to a peer, 1 MiB; one entry always fits
 	MaxLogBytes     int           // payload bytes in memory beyond which writes are refused, 1 GiB
 	SnapshotTimeout time.Duration // a receiver silent for this long is sent a snapshot anew, 10 s; one that is fetching ignores it
 	HandOver        time.Duration // how long a leader that stops waits for its successor, 1 s
@@ -76,6 +81,7 @@ const (
 	defaultSnapshotBytes   = 64 << 20
 	defaultTrailing        = 5_000
 	defaultMaxLogBytes     = 1 << 30
+	defaultMessageBytes    = 1 << 20 // larger ones delay heartbeats, smaller ones cost round trips
 	defaultSnapshotTimeout = 10 * time.Second
 	defaultHandOver        = time.Second
 )
@@ -96,6 +102,7 @@ func (o Options) withDefaults() (Options, error) {
 	orDefault(&o.SnapshotBytes, defaultSnapshotBytes)
 	orDefault(&o.TrailingEntries, defaultTrailing)
 	orDefault(&o.MaxLogBytes, defaultMaxLogBytes)
+	orDefault(&o.MaxMessageBytes, defaultMessageBytes)
 	orDefault(&o.SnapshotTimeout, defaultSnapshotTimeout)
 	orDefault(&o.HandOver, defaultHandOver)
 	if o.MaxBatchCommands > maxBatchCommands || o.MaxBatchBytes > maxBatchBytes || o.MaxBatchBytes <= batchSize(1, 0) {
@@ -129,7 +136,8 @@ func (o Options) core(stamp clock.Stamp) coreConfig {
 		id: o.ID, clock: o.Clock, electionTicks: o.ElectionTicks, heartbeatTicks: o.HeartbeatTicks,
 		batchCommands: o.MaxBatchCommands, batchBytes: o.MaxBatchBytes, inflightBatches: o.MaxInflightBatches,
 		snapshotEntries: o.SnapshotEntries, snapshotBytes: o.SnapshotBytes, trailingEntries: o.TrailingEntries,
-		maxLogBytes: o.MaxLogBytes, pairSync: !o.NoPairSync, snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
+		maxLogBytes: o.MaxLogBytes, maxMessage: uint64(o.MaxMessageBytes), pairSync: !o.NoPairSync, snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
+		inDoubt: o.Recovered.InDoubt, cluster: o.ClusterID, claimKey: o.ClaimKey, chain: o.Log.Chain,
 		stamp: stamp, logger: raftLogger{log: o.Logger.Named("raft").Sugar()},
 	}
 }

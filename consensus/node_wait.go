@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+
+	"github.com/parley-mesh/parley/mutant"
 )
 
 // appliedWaits lets callers wait until the machine has reached an index.
@@ -50,8 +52,13 @@ func (w *appliedWaits) fail(err error) {
 	}
 }
 
+// reached reports whether a reader that needs index may read.
+func (w *appliedWaits) reached(index uint64) bool {
+	return w.applied.Load() >= index || mutant.On(mutant.ReadIndexWithoutApplied)
+}
+
 func (w *appliedWaits) wait(ctx context.Context, index uint64) error {
-	if w.applied.Load() >= index {
+	if w.reached(index) {
 		return nil
 	}
 	ch := make(chan struct{})

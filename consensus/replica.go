@@ -135,10 +135,26 @@ func (r *Replica) Status() Status { return r.n.Status() }
 // Leads reports whether this replica believes to lead. Cheap, unlike Status.
 func (r *Replica) Leads() bool { return r.n.core.leads() }
 
+// TermStart is, on a leader, the index of the first entry of its term, 0 while there is none.
+func (r *Replica) TermStart() uint64 { return r.n.core.termStart }
+
 // Term, Commit and Applied are where the replica is.
 func (r *Replica) Term() uint64    { return r.n.core.term }
 func (r *Replica) Commit() uint64  { return r.n.core.commit }
 func (r *Replica) Applied() uint64 { return r.n.waits.applied.Load() }
+
+// Reached reports whether a read at index, which ReadIndex returned, may be answered: what WaitApplied waits for.
+func (r *Replica) Reached(index uint64) bool { return r.n.waits.reached(index) }
+
+// Voted returns the term that is durable, and the candidate that got this replica's vote in it, 0 for none. Before the
+// first write since the start it is what was recovered.
+func (r *Replica) Voted() (term, candidate uint64) {
+	h := r.n.synced
+	if h == nil {
+		h = r.n.core.log.hard
+	}
+	return h.GetTerm(), h.GetVote()
+}
 
 // LogWaits, ApplyWaits, SaveWaits and InstallWaits report whether there is work of that kind.
 func (r *Replica) LogWaits() bool     { return len(r.redo) > 0 || r.n.logTasks.waits() }
@@ -200,4 +216,18 @@ func (r *Replica) InstallWork(ctx context.Context) error {
 		}
 	}
 	return r.settle()
+}
+
+// RepairNeeded is what a Node's Run returns a *RepairNeededError for, nil if there is none. The replica does nothing more.
+func (r *Replica) RepairNeeded() *RepairNeed { return r.n.core.tails.need }
+
+// Entries is Node.Entries.
+func (r *Replica) Entries(after, last uint64, maxBytes int) (prevTerm uint64, entries []*raftpb.Entry) {
+	return r.n.core.log.upTo(after, last, maxBytes)
+}
+
+// AcceptTail is Node.AcceptTail.
+func (r *Replica) AcceptTail() (accepted bool, err error) {
+	err = r.event("a tail that is accepted", func(c *core) { accepted = c.acceptTail() })
+	return accepted, err
 }

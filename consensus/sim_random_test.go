@@ -218,7 +218,7 @@ func TestRandomClustersFindLyingDisks(t *testing.T) {
 
 func wantBroken(t *testing.T, what string, prepare func(*sim)) {
 	t.Helper()
-	for seed := range uint64(100) {
+	for seed := range uint64(600) {
 		var found []string
 		func() {
 			defer func() {
@@ -235,5 +235,5 @@ func wantBroken(t *testing.T, what string, prepare func(*sim)) {
 			}
 		}
 	}
-	t.Errorf("100 seeds with a planted bug found nothing")
+	t.Errorf("600 seeds with a planted bug found nothing")
 }

@@ -27,6 +27,7 @@ type sim struct {
 	net    []packet
 	cut    map[[2]uint64]bool
 	tune   func(*coreConfig)
+	doubt  map[uint64]string // why the disk of a node says that its end is in doubt
 	leader map[uint64]uint64 // by term
 	log    map[uint64]string // by index: what everybody must apply there
 	acked  uint64            // highest acknowledged index
@@ -69,7 +70,7 @@ func newSim(t testing.TB, seed uint64) *sim {
 	t.Cleanup(func() { crand.Reader = old })
 	return &sim{
 		t: t, rnd: rand.New(src), now: time.UnixMilli(1_700_000_000_000), nodes: map[uint64]*simNode{},
-		cut: map[[2]uint64]bool{}, leader: map[uint64]uint64{}, log: map[uint64]string{}, sent: map[string]string{},
+		cut: map[[2]uint64]bool{}, leader: map[uint64]uint64{}, log: map[uint64]string{}, sent: map[string]string{}, doubt: map[uint64]string{},
 	}
 }
 
@@ -157,6 +158,9 @@ func (n *simNode) do(f func()) {
 	for _, t := range out.saves {
 		n.logQ = append(n.logQ, logTask{save: t})
 	}
+	if out.settled {
+		n.logQ = append(n.logQ, logTask{settled: true})
+	}
 	if out.compact > 0 {
 		n.logQ = append(n.logQ, logTask{compact: out.compact})
 	}
@@ -210,6 +214,8 @@ func (n *simNode) writeLog() {
 		}
 		t.save.ref.Chain = chain
 		n.saveQ = append(n.saveQ, t.save)
+	case t.settled:
+		_ = n.log.Settled()
 	default:
 		if err := n.log.Compact(t.compact); err != nil {
 			n.s.t.Fatal(err)

@@ -214,7 +214,7 @@ func (cl *clients) readAt(a *asked, index uint64) {
 		return
 	}
 	h := a.host
-	if h.rep.Applied() < index {
+	if !h.rep.Reached(index) {
 		h.at(500*time.Microsecond, func() { cl.readAt(a, index) })
 		return
 	}

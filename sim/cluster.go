@@ -19,12 +19,17 @@ var clusterID = [16]byte{0: 0x51, 15: 0x15}
 // cluster is the whole simulated world.
 type cluster struct {
 	timeline
-	rnd    *rand.Rand
-	hosts  []*host
-	nextID uint64
-	net    network
-	log    history
-	fired  map[string]int // how often each fault and buggify point has happened
+	rnd          *rand.Rand
+	hosts        []*host
+	size         int // voters wanted
+	nextID       uint64
+	messageBytes int           // of entries in one message, at most
+	healed       bool          // the faults have ended
+	frozen       bool          // nobody plans
+	transferAt   time.Duration // of the last transfer that was asked for
+	net          network
+	log          history
+	fired        map[string]int // how often each fault and buggify point has happened
 
 	clients *clients
 	err     error
@@ -33,7 +38,10 @@ type cluster struct {
 }
 
 func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
-	c := &cluster{rnd: rnd, nextID: 1, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
+	c := &cluster{rnd: rnd, size: o.Nodes, nextID: 1, messageBytes: 1 << 20, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
+	if o.Seed%4 == 3 {
+		c.messageBytes = 1 // one entry
+	}
 	c.net = newNetwork()
 	c.log = newHistory()
 	genesis := state.Genesis(state.GenesisOptions{
@@ -42,13 +50,15 @@ func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
 		Bundle: state.Bundle{Sequence: 1, Roots: [][]byte{[]byte("root")}}, Sealed: []byte("sealed"),
 	}).View()
 	var voters []uint64
-	for range o.Nodes {
+	for i := range o.Nodes + o.Spares {
 		h := &host{c: c, name: fmt.Sprintf("n%d", len(c.hosts)+1), id: c.nextID, disk: storage.NewMem(), slow: 1}
 		c.nextID++
-		voters = append(voters, h.id)
+		if i < o.Nodes {
+			voters = append(voters, h.id)
+		}
 		c.hosts = append(c.hosts, h)
 	}
-	for _, h := range c.hosts {
+	for _, h := range c.hosts[:o.Nodes] {
 		if err := h.found(voters, genesis); err != nil {
 			return nil, err
 		}
@@ -67,7 +77,7 @@ func (c *cluster) boot(h *host) {
 		return
 	}
 	if h.lied {
-		c.damaged(h)
+		c.lose(h)
 		return
 	}
 	err := h.start()
@@ -75,7 +85,7 @@ func (c *cluster) boot(h *host) {
 	switch {
 	case errors.As(err, &damage) || errors.Is(err, consensus.ErrLost):
 		c.trace("%s is damaged: %v", h.name, err)
-		c.damaged(h)
+		c.lose(h)
 	case err != nil:
 		c.fail("%s does not start: %v", h.name, err)
 	}
@@ -185,6 +195,7 @@ func (c *cluster) send(from *host, f consensus.Frame) {
 		if to.id != f.To {
 			return // the receiver has another id by now
 		}
+		to.deaf = deafness{}
 		to.do(func() error {
 			err := to.rep.Receive(name, body)
 			var panicked *consensus.PanicError
@@ -237,6 +248,8 @@ func (c *cluster) observe(h *host) {
 			c.fail("%s and %s both lead term %d", other, name, h.rep.Term())
 		}
 	}
+	h.watchPromises()
+	h.watchCommit()
 	if commit := h.rep.Commit(); commit < h.commit {
 		c.fail("%s: the commit index went back from %d to %d", h.name, h.commit, commit)
 	} else {

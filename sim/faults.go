@@ -5,8 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"go.etcd.io/raft/v3/raftpb"
-
 	"github.com/parley-mesh/parley/storage"
 )
 
@@ -42,11 +40,24 @@ func (c *cluster) trouble(end time.Duration) {
 		if c.now >= end {
 			return
 		}
-		f := faults[c.rnd.IntN(len(faults))]
+		list := faults
+		if c.chance(3) {
+			list = attacks
+		}
+		f := list[c.rnd.IntN(len(list))]
 		c.trace("fault: %s", f.name)
 		c.note(f.name)
 		f.do(c)
 		c.trouble(end)
+	})
+}
+
+// later makes f happen d from now, unless the faults have ended by then.
+func (c *cluster) later(d time.Duration, f func()) {
+	c.after(d, func() {
+		if !c.healed {
+			f()
+		}
 	})
 }
 
@@ -148,7 +159,7 @@ func (c *cluster) isolateLeader() {
 	}
 	c.cutFor(500*time.Millisecond+c.upTo(3*time.Second), pairs...)
 	if c.chance(2) { // and a voter that promised it its lead restarts
-		c.after(c.upTo(300*time.Millisecond), func() {
+		c.later(c.upTo(300*time.Millisecond), func() {
 			if h := c.anyHost(); h != nil && h != l {
 				h.crash(c.crashMode())
 				c.after(20*time.Millisecond, func() { c.boot(h) })
@@ -175,7 +186,7 @@ func (c *cluster) partial() {
 func (c *cluster) flap() {
 	a, b := c.twoHosts()
 	for i := range 8 {
-		c.after(time.Duration(i)*200*time.Millisecond, func() { c.cutFor(100*time.Millisecond, both(a, b)...) })
+		c.later(time.Duration(i)*200*time.Millisecond, func() { c.cutFor(100*time.Millisecond, both(a, b)...) })
 	}
 }
 
@@ -214,7 +225,7 @@ func (c *cluster) lyingDisk() {
 	}
 	h.disk.Lie(func(string) bool { return true })
 	h.lied = true
-	c.after(c.upTo(time.Second), func() {
+	c.later(c.upTo(time.Second), func() {
 		if h.up && h.lied {
 			h.crash(storage.LoseUnsynced)
 			c.boot(h)
@@ -236,6 +247,7 @@ func (c *cluster) transferLead() {
 	if l == nil || to == nil {
 		return
 	}
+	c.transferAt = c.now
 	l.do(func() error { return l.rep.TransferLeader(to.id, func(error) {}) })
 }
 
@@ -286,13 +298,18 @@ func (c *cluster) mayLose(h *host) bool {
 		return false
 	}
 	for _, o := range c.hosts {
-		if o.lied || o.joining || o.damaged {
+		if o.lied || o.damaged || o.doomed {
 			return false
 		}
 	}
 	s := l.rep.Status()
-	if len(s.Outgoing) > 0 || len(s.Learners) > 0 || !s.Confirmed {
+	if len(s.Outgoing) > 0 || !s.Confirmed {
 		return false
+	}
+	for _, id := range s.Voters {
+		if c.byID(id) == nil {
+			return false // it was lost, and is not replaced yet
+		}
 	}
 	others, quorum := 0, len(s.Voters)/2+1
 	for _, id := range s.Voters {
@@ -303,72 +320,30 @@ func (c *cluster) mayLose(h *host) bool {
 	return others >= quorum
 }
 
-// damaged gives up a host's Raft id: it comes back empty, under a new one, as a learner.
-func (c *cluster) damaged(h *host) {
+// lose gives up a host's Raft id: it comes back empty, under a new one, as a learner.
+func (c *cluster) lose(h *host) {
 	c.note("rejoin under a new id")
+	c.renew(h)
+}
+
+func (c *cluster) renew(h *host) {
 	old := h.id
 	h.past, h.id = old, c.nextID
 	c.nextID++
-	h.disk, h.life, h.lied, h.damaged, h.joining = storage.NewMem(), h.life+1, false, false, true
+	h.disk, h.life, h.lied, h.damaged = storage.NewMem(), h.life+1, false, false
 	c.trace("%s gives up id %d for %d", h.name, old, h.id)
 	if err := h.start(); err != nil {
 		c.fail("%s does not start empty: %v", h.name, err)
 		return
 	}
-	c.replace(h, old)
 }
 
 // replaceOne gives a host a new Raft id though its disk is well.
 func (c *cluster) replaceOne() {
 	if h := c.anyHost(); h != nil && c.mayLose(h) {
 		h.crash(storage.KeepUnsynced)
-		c.damaged(h)
+		c.lose(h)
 	}
-}
-
-// replace leads the new id of a host to a voter in place of the old one, by steps that are repeated until they hold.
-func (c *cluster) replace(h *host, old uint64) {
-	id := h.id
-	c.after(100*time.Millisecond, func() {
-		if h.id != id {
-			return // it was lost again
-		}
-		if l := c.leader(); l != nil && c.replaceStep(l, id, old) {
-			h.joining = false
-			return
-		}
-		c.replace(h, old)
-	})
-}
-
-func (c *cluster) replaceStep(l *host, id, old uint64) (done bool) {
-	s := l.rep.Status()
-	voter, learner, oldIn := contains(s.Voters, id), contains(s.Learners, id), contains(s.Voters, old) || contains(s.Learners, old)
-	change := &raftpb.ConfChangeV2{}
-	add := func(t raftpb.ConfChangeType, id uint64) {
-		change.Changes = append(change.Changes, &raftpb.ConfChangeSingle{Type: t.Enum(), NodeId: new(id)})
-	}
-	switch {
-	case len(s.Outgoing) > 0 || !s.Confirmed:
-		return false
-	case voter && !oldIn:
-		return true
-	case !voter && !learner:
-		add(raftpb.ConfChangeAddLearnerNode, id)
-	case learner && s.Progress[id].Match+50 < s.Commit:
-		return false // not caught up
-	default:
-		if !voter {
-			add(raftpb.ConfChangeAddNode, id)
-		}
-		if oldIn {
-			add(raftpb.ConfChangeRemoveNode, old)
-		}
-		change.Transition = raftpb.ConfChangeTransitionJointImplicit.Enum()
-		c.note("joint replacement")
-	}
-	l.do(func() error { return l.rep.ChangeCore(change, func(error) {}) })
-	return false
 }
 
 func contains(ids []uint64, id uint64) bool {
@@ -382,12 +357,14 @@ func contains(ids []uint64, id uint64) bool {
 
 // heal ends all faults and starts everybody.
 func (c *cluster) heal() {
+	c.healed = true
 	clear(c.net.cut)
 	c.calmNetwork()
 	for _, h := range c.hosts {
 		h.slow = 1
 		h.disk.Limit(0)
 		h.disk.Lie(nil)
+		h.doomed = false
 		if h.paused {
 			h.thaw()
 		}

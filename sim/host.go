@@ -29,14 +29,16 @@ type host struct {
 	past uint64 // the highest that it gave up
 	disk *storage.Mem
 
-	skew             time.Duration // of its wall clock
-	drift            float64       // of its wall clock, and of its ticks
-	mark             clock.Stamp   // of the clock, durable
-	lied             bool          // its disk said that it synced, and did not
-	damaged, joining bool          // its files were spoiled and not read since; it comes back under a new id
-	slow             float64       // its disk takes so many times as long
+	skew    time.Duration // of its wall clock
+	drift   float64       // of its wall clock, and of its ticks
+	mark    clock.Stamp   // of the clock, durable
+	lied    bool          // its disk said that it synced, and did not
+	doomed  bool          // its files will be spoiled
+	damaged bool          // its files were spoiled, and not read since
+	slow    float64       // its disk takes so many times as long
 
-	life    uint64 // counts starts: events of an earlier life do nothing
+	since   time.Duration // up or down
+	life    uint64        // counts starts: events of an earlier life do nothing
 	up      bool
 	paused  bool
 	missed  []func() // what arrived during the pause
@@ -48,6 +50,10 @@ type host struct {
 	logBusy, applyBusy, saveBusy, fetchBusy, anchorBusy bool
 
 	commit uint64 // highest seen in this life
+	vote   vote
+	deaf   deafness
+	lead   leadMark
+	led    time.Duration // since when it leads without having been able to ask a majority
 }
 
 func (h *host) wall() time.Time {
@@ -126,13 +132,13 @@ func (h *host) start() error {
 		ID: h.id, Clock: clk, Log: log, Recovered: recovered, Snapshots: snapshots{snaps}, Machine: &applier{h},
 		MachineStamp: func() clock.Stamp { return h.machine.View().Stamp() },
 		Peers:        consensus.PeerOptions{NodeOf: h.c.nodeOf}, Fetch: h.fetch, Tick: tick,
-		SnapshotEntries: 150, TrailingEntries: 30,
+		SnapshotEntries: 150, TrailingEntries: 30, MaxMessageBytes: h.c.messageBytes,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 	}
 	if h.rep, err = consensus.NewReplica(o); err != nil {
 		return errors.Join(err, snaps.Damage()) // a snapshot that is damaged may leave a gap
 	}
-	h.up, h.damaged = true, false
+	h.up, h.damaged, h.since = true, false, h.c.now
 	h.do(h.rep.Start)
 	h.tickSoon()
 	return nil
@@ -171,7 +177,7 @@ func (h *host) crash(mode storage.CrashMode) {
 	if !h.up {
 		return
 	}
-	h.up, h.rep = false, nil
+	h.up, h.rep, h.since = false, nil, h.c.now
 	h.life++
 	h.disk = h.disk.Crash(mode, h.c.rnd.Uint64())
 	h.c.clients.crashed(h)

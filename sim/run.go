@@ -13,12 +13,13 @@ import (
 
 // Options of a run. The zero value of a field is its default.
 type Options struct {
-	Seed  uint64
-	Nodes int           // 3 or 5; 3
-	For   time.Duration // of virtual time with faults; 6 s
-	Think time.Duration // a client's pause between operations, in the mean; 30 ms
-	Calm  bool          // no faults
-	Trace func(line string)
+	Seed   uint64
+	Nodes  int           // 3 or 5; 3
+	Spares int           // hosts beyond Nodes; 0 or 1, by the seed
+	For    time.Duration // of virtual time with faults; 6 s
+	Think  time.Duration // a client's pause between operations, in the mean; 30 ms
+	Calm   bool          // no faults
+	Trace  func(line string)
 }
 
 // Result of a run.
@@ -40,6 +41,7 @@ func Run(o Options) Result {
 	if o.Nodes == 0 {
 		o.Nodes = 3
 	}
+	o.Spares = int(o.Seed/2) % 2
 	if o.For == 0 {
 		o.For = 6 * time.Second
 	}
@@ -70,6 +72,8 @@ func Run(o Options) Result {
 
 func (c *cluster) run(o Options) {
 	c.clients.start()
+	c.control()
+	c.watchLeads()
 	if !o.Calm {
 		c.trouble(o.For)
 	}
@@ -80,7 +84,7 @@ func (c *cluster) run(o Options) {
 	if c.err == nil && !c.whole() {
 		c.fail("not whole %v after the faults ended: %s", healTime, c.describe())
 	}
-	c.clients.stopped = true
+	c.clients.stopped, c.frozen = true, true
 	c.until(c.now+patience+time.Second, func() bool { return len(c.clients.open) == 0 })
 	c.finish()
 }
@@ -101,11 +105,17 @@ func (c *cluster) whole() bool {
 		return false
 	}
 	s := l.rep.Status()
-	if !s.Confirmed || len(s.Outgoing) > 0 || len(s.Voters) != len(c.hosts) || len(s.Learners) > 0 {
+	if !s.Confirmed || len(s.Outgoing) > 0 || len(s.Voters) != c.size {
 		return false
 	}
 	for _, h := range c.hosts {
-		if !h.up || !contains(s.Voters, h.id) || h != l && !s.Progress[h.id].Healthy() || h.rep.Applied()+100 < l.rep.Commit() {
+		if !h.up {
+			return false
+		}
+		if !contains(s.Voters, h.id) {
+			continue
+		}
+		if h != l && !s.Progress[h.id].Healthy() || h.rep.Applied()+100 < l.rep.Commit() {
 			return false
 		}
 	}
@@ -162,8 +172,11 @@ func (c *cluster) finish() {
 	}
 	try()
 	c.until(c.now+healTime, func() bool {
-		for _, h := range c.hosts {
-			if last == 0 || !h.up || h.rep.Applied() < last {
+		if last == 0 {
+			return false
+		}
+		for _, h := range c.voters() {
+			if !h.up || h.rep.Applied() < last {
 				return false
 			}
 		}
@@ -172,13 +185,13 @@ func (c *cluster) finish() {
 	if c.err != nil {
 		return
 	}
-	for _, h := range c.hosts {
+	for _, h := range c.voters() {
 		if last == 0 || !h.up || h.rep.Applied() < last {
 			c.fail("the last write (index %d) did not reach %s: %s", last, h.name, c.describe())
 			return
 		}
 	}
-	c.clients.readAll(c.hosts[0])
+	c.clients.readAll(c.voters()[0])
 	if err := c.clients.check(); err != nil {
 		c.fail("%v", err)
 	}
@@ -191,4 +204,19 @@ func (cl *clients) readAll(h *host) {
 		cl.open[a] = true
 		cl.readAt(a, 0)
 	}
+}
+
+// voters lists the hosts that vote, by what the leader says.
+func (c *cluster) voters() []*host {
+	l := c.leader()
+	if l == nil {
+		return c.hosts[:c.size]
+	}
+	var list []*host
+	for _, id := range l.rep.Status().Voters {
+		if h := c.byID(id); h != nil {
+			list = append(list, h)
+		}
+	}
+	return list
 }

@@ -15,6 +15,7 @@ var (
 )
 
 func TestSeeds(t *testing.T) {
+	plantFlag()
 	n := *flagSeeds
 	if n == 0 {
 		n = 40

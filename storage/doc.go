@@ -24,8 +24,9 @@
 //
 // What cannot be detected: a disk that reports a sync as done, loses it, and loses the anchor's sync
 // as well; and damage to the very last frames within the 20 ms before a crash in which the anchor does
-// not cover them yet. Both look like a torn tail. Recovered.Unclean tells the voter that its last
-// frames are in doubt, and that it must hear its peers before it votes.
+// not cover them yet. Both look like a torn tail. Where a torn frame is seen, Recovered.InDoubt tells the
+// voter that it must hear its peers before it votes; where nothing is left of a frame, only what the peers
+// have heard us acknowledge can tell.
 //
 // Nothing here protects a directory from two processes: take LockDir first.
 //

@@ -1,0 +1,215 @@
+package sim
+
+import (
+	"strings"
+	"time"
+
+	"github.com/parley-mesh/parley/storage"
+)
+
+// attacks are faults in an order that chance would seldom find.
+var attacks = []fault{
+	{"attack: tail zeroed, crash of all", (*cluster).attackTail},
+	{"attack: slow learner", (*cluster).attackLearner},
+	{"attack: transfer into a partition", (*cluster).attackTransfer},
+	{"attack: stale snapshot", (*cluster).attackSnapshot},
+	{"attack: constrained election", (*cluster).attackHub},
+	{"attack: elections in a row", (*cluster).attackLeaders},
+}
+
+// attackTail lets a bare quorum acknowledge writes, one of which is the victim; then all lose their power, the end of
+// the victim's log is zeroed, and it comes back with those that were cut off. It must see that frames are missing:
+// else these elect a leader that knows nothing of what was acknowledged.
+func (c *cluster) attackTail() {
+	l, victim := c.leader(), c.anyHost()
+	if l == nil || victim == nil || victim == l || !c.mayLose(victim) || !c.votes(victim) {
+		return
+	}
+	with, without := []*host{l}, []*host{}
+	for _, h := range c.voters() {
+		switch {
+		case h == l || h == victim:
+		case len(with)+1 < c.size/2+1:
+			with = append(with, h)
+		default:
+			without = append(without, h)
+		}
+	}
+	var pairs [][2]*host
+	for _, out := range without {
+		for _, in := range append(with, victim) {
+			pairs = append(pairs, both(out, in)...)
+		}
+	}
+	c.cutFor(300*time.Millisecond, pairs...)
+	life := victim.life
+	victim.doomed = true // no other host may lose its disk until then
+	c.later(300*time.Millisecond, func() {
+		victim.doomed = false
+		if !victim.up || victim.life != life {
+			return
+		}
+		for _, h := range c.hosts {
+			h.crash(storage.KeepUnsynced)
+		}
+		if c.zeroTail(victim, 10) {
+			victim.damaged = true
+			c.note("damage: tail zeroed")
+		}
+		for _, h := range append(without, victim) {
+			c.after(50*time.Millisecond, func() { c.boot(h) })
+		}
+		for _, h := range c.hosts {
+			c.after(2500*time.Millisecond, func() { c.boot(h) })
+		}
+	})
+}
+
+// votes reports whether the leader counts the host as a voter.
+func (c *cluster) votes(h *host) bool {
+	for _, v := range c.voters() {
+		if v == h {
+			return true
+		}
+	}
+	return false
+}
+
+// zeroTail overwrites the last pages with frames in the host's newest segment, if there are more.
+func (c *cluster) zeroTail(h *host, pages int) bool {
+	const page = 4096
+	newest := ""
+	for _, path := range h.disk.Paths() {
+		if strings.HasSuffix(path, ".wal") {
+			newest = path // they are sorted
+		}
+	}
+	f, err := h.disk.Open(newest)
+	if err != nil {
+		return false
+	}
+	data := make([]byte, h.disk.Size(newest))
+	if _, err := f.ReadAt(data, 0); err != nil {
+		return false
+	}
+	last := len(data)/page - 2 // the last page is a copy of the header
+	for last > 0 && zero(data[last*page:(last+1)*page]) {
+		last--
+	}
+	if last-pages < 1 {
+		return false
+	}
+	if _, err := f.WriteAt(make([]byte, pages*page), int64((last-pages+1)*page)); err != nil {
+		return false
+	}
+	return f.Sync() == nil
+}
+
+func zero(b []byte) bool {
+	for _, x := range b {
+		if x != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// attackLearner gives a voter's place to a learner whose disk is so slow that it stays behind.
+func (c *cluster) attackLearner() {
+	h := c.anyHost()
+	if h == nil || h == c.leader() || !c.mayLose(h) {
+		return
+	}
+	h.crash(storage.KeepUnsynced)
+	c.lose(h)
+	h.slow = 400
+	c.after(3*time.Second, func() { h.slow = 1 })
+}
+
+// attackTransfer hands the lead to somebody who is cut off in that moment.
+func (c *cluster) attackTransfer() {
+	l, to := c.leader(), c.anyHost()
+	if l == nil || to == nil || to == l {
+		return
+	}
+	c.transferAt = c.now
+	l.do(func() error { return l.rep.TransferLeader(to.id, func(error) {}) })
+	c.later(c.upTo(4*time.Millisecond), func() {
+		var pairs [][2]*host
+		for _, h := range c.hosts {
+			if h != to {
+				pairs = append(pairs, both(h, to)...)
+			}
+		}
+		c.cutFor(time.Second+c.upTo(time.Second), pairs...)
+	})
+}
+
+// attackSnapshot keeps a voter away until the others have compacted what it needs, and lets it come and go while it
+// restores: what it is sent is old when it arrives.
+func (c *cluster) attackSnapshot() {
+	h := c.anyHost()
+	if h == nil || h == c.leader() {
+		return
+	}
+	var pairs [][2]*host
+	for _, o := range c.hosts {
+		if o != h {
+			pairs = append(pairs, both(o, h)...)
+		}
+	}
+	c.cutFor(1200*time.Millisecond, pairs...)
+	for i := range 6 {
+		c.later(1200*time.Millisecond+time.Duration(i)*60*time.Millisecond, func() { c.cutFor(c.upTo(50*time.Millisecond), pairs...) })
+	}
+}
+
+// attackHub leaves a core in which everybody reaches one lagging voter alone, and nobody the old leader.
+func (c *cluster) attackHub() {
+	l, hub := c.leader(), c.anyHost()
+	if l == nil || hub == nil || hub == l {
+		return
+	}
+	var pairs [][2]*host
+	for _, a := range c.hosts {
+		for _, b := range c.hosts {
+			if a != b && a != hub && b != hub {
+				pairs = append(pairs, [2]*host{a, b})
+			}
+		}
+	}
+	hub.slow = 50
+	c.later(300*time.Millisecond, func() {
+		hub.slow = 1
+		c.cutFor(2*time.Second, append(pairs, both(l, hub)...)...)
+	})
+}
+
+// attackLeaders ends one leader after the other as soon as it leads, before or while it replicates.
+func (c *cluster) attackLeaders() {
+	left := 3
+	var strike func()
+	strike = func() {
+		l := c.leader()
+		if l == nil {
+			c.later(5*time.Millisecond, strike)
+			return
+		}
+		left--
+		var pairs [][2]*host
+		for _, h := range c.hosts {
+			if h != l {
+				pairs = append(pairs, both(h, l)...)
+			}
+		}
+		c.cutFor(700*time.Millisecond, pairs...)
+		c.later(c.upTo(20*time.Millisecond), func() {
+			l.crash(c.crashMode())
+			c.after(300*time.Millisecond+c.upTo(time.Second), func() { c.boot(l) })
+		})
+		if left > 0 {
+			c.later(50*time.Millisecond, strike)
+		}
+	}
+	strike()
+}
