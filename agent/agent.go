@@ -71,6 +71,8 @@ type Agent struct {
 	issuer *issuer
 
 	scrubber *scrubber
+	space    *spaceKeeper
+	backups  *backups
 	sessions *sessionKeeper
 
 	gossip     *membership.Membership
@@ -232,11 +234,13 @@ func (a *Agent) assemble(socks *sockets) error {
 		return err
 	}
 	a.scrubber = newScrubber(a.core, a.dir, a.ids.ClusterID, a.log.Named("storage"), a.tellTimeline)
+	a.space = newSpaceKeeper(a)
 	a.watcher = newWatcher(a)
 	a.watcher.sources = a.opsSources()
 	a.timeline, a.comparison, a.matrix = a.newTimeline(), newShared[api.DigestComparison](), newShared[api.LinkMatrix]()
 	a.sessions = a.newSessionKeeper()
 	a.service = api.New(a.apiOptions())
+	a.backups = newBackups(a)
 	a.service.Mount(consul.Routes(consul.Options{Datacenter: a.cfg.Dialect.Datacenter})...)
 	a.issuer = newIssuer(a, td)
 	a.renewer = a.newRenewer()

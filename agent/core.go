@@ -175,6 +175,11 @@ func (c *coreRunner) step(ctx context.Context, sub *watch.Subscription) error {
 			return err
 		}
 	}
+	// Before its first vote: the cluster may have begun a new epoch without this member, from a backup, and
+	// a majority of the old one that starts together would go on as if nothing had been.
+	if n != nil && c.othersSayRetired(ctx, n.raftID) {
+		return errors.Join(n.store.close(), c.discharge(ctx, n.raftID))
+	}
 	if n == nil {
 		id := c.assignedID()
 		if id == 0 {

@@ -28,6 +28,7 @@ func (a *Agent) registerRPC(s *transport.Server) {
 	s.HandleStream(methodStream, a.serveStream)
 	s.Handle(methodChunk, a.coreOnly(a.serveChunk))
 	s.Handle(methodLatest, a.coreOnly(a.serveLatest))
+	s.Handle(methodRoom, a.coreOnly(a.serveRoom))
 	s.Handle(methodProve, a.coreOnly(func(_ context.Context, _ transport.Peer, body []byte) ([]byte, error) {
 		return a.core.prove(a.issuer, body)
 	}))

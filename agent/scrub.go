@@ -145,6 +145,9 @@ func (s *scrubber) scrubErrors() (float64, bool) {
 	return float64(last.report.Errors), true
 }
 
+// healedFiles is the metric parley_storage_healed_files.
+func (s *scrubber) healedFiles() (float64, bool) { return float64(s.healed.Load()), true }
+
 // apiScrub is scrub for the API.
 func (a *Agent) apiScrub(ctx context.Context, rate int64) (api.ScrubReport, error) {
 	report, err := a.scrubber.scrub(ctx, rate)

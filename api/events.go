@@ -24,30 +24,37 @@ var clusterEvents = map[string]bool{
 
 // The kinds of events that agents report; state.EventNote is what people write.
 const (
-	EventStarted    = "agent-started"    // message: which start, and whether the stop before was clean
-	EventStopping   = "agent-stopping"   // on purpose
-	EventJoined     = "agent-joined"     // its first start in this cluster
-	EventRenewal    = "renewal-failed"   // of its certificate
-	EventRenewed    = "renewal-works"    // again
-	EventDropped    = "events-dropped"   // events that it could not report
-	EventAlert      = "alert-firing"     // subject: the alert
-	EventResolved   = "alert-resolved"   // subject: the alert
-	EventMemberDead = "member-dead"      // gossip holds it dead; subject: the member
-	EventMemberLeft = "member-left"      // by request
-	EventMemberBack = "member-back"      // alive again
-	EventLeader     = "leader-elected"   // subject: who leads
-	EventCore       = "core-changed"     // subject: whom the step is about
-	EventDamage     = "storage-damage"   // files of this agent are not what was written; subject: the agent
-	EventHealed     = "storage-healed"   // and were put right by the agent itself
-	EventRaftID     = "raft-id-given-up" // with a log that could not be repaired; the agent comes back under a new id
-	EventDoubt      = "log-in-doubt"     // this member may have acknowledged more than its log holds: it waits for all others
+	EventStarted    = "agent-started"  // message: which start, and whether the stop before was clean
+	EventStopping   = "agent-stopping" // on purpose
+	EventJoined     = "agent-joined"   // its first start in this cluster
+	EventRenewal    = "renewal-failed" // of its certificate
+	EventRenewed    = "renewal-works"  // again
+	EventDropped    = "events-dropped" // events that it could not report
+	EventAlert      = "alert-firing"   // subject: the alert
+	EventResolved   = "alert-resolved" // subject: the alert
+	EventMemberDead = "member-dead"    // gossip holds it dead; subject: the member
+	EventMemberLeft = "member-left"    // by request
+	EventMemberBack = "member-back"    // alive again
+	EventLeader     = "leader-elected" // subject: who leads
+	EventCore       = "core-changed"   // subject: whom the step is about
+	EventDamage     = "storage-damage" // files of this agent are not what was written; subject: the agent
+	EventHealed     = "storage-healed" // and were put right by the agent itself
+	EventSpaceLow   = "space-low"      // too little is free on its disk: it takes no writes; subject: the agent
+	EventSpaceBack  = "space-back"     // again enough
+
+	EventBackupFailed = "backup-failed" // a scheduled one; subject: the agent
+	EventBackupWorks  = "backup-works"  // again
+
+	EventRaftID = "raft-id-given-up" // with a log that could not be repaired; the agent comes back under a new id
+	EventDoubt  = "log-in-doubt"     // this member may have acknowledged more than its log holds: it waits for all others
 )
 
 // eventKinds are all that there can be, for those who ask for one.
 var eventKinds = []string{
 	EventStarted, EventStopping, EventJoined, EventRenewal, EventRenewed, EventAlert, EventResolved,
 	EventMemberDead, EventMemberLeft, EventMemberBack, EventLeader, EventCore, EventDropped, state.EventNote,
-	state.EventRecovered, EventDamage, EventHealed, EventRaftID, EventDoubt,
+	state.EventRecovered, EventDamage, EventHealed, EventSpaceLow, EventSpaceBack, EventBackupFailed, EventBackupWorks,
+	EventRaftID, EventDoubt,
 }
 
 // Event is one row of GET /parley/v1/events, in the order of the log. Time is the cluster's, ReportedAt what the
