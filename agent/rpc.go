@@ -33,6 +33,8 @@ func (a *Agent) registerRPC(s *transport.Server) {
 		return a.core.prove(a.issuer, body)
 	}))
 	s.Handle(methodWilling, a.coreOnly(a.serveWilling))
+	s.Handle(methodEntries, a.coreOnly(a.serveEntries))
+	s.Handle(methodGone, a.coreOnly(a.serveGone))
 	s.Handle(methodStanding, a.serveStanding)
 	s.Handle(methodCoreStatus, a.serveCoreStatus)
 	s.Handle(methodDigest, a.serveDigest)
