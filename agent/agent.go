@@ -71,6 +71,8 @@ type Agent struct {
 	issuer *issuer
 
 	scrubber *scrubber
+	space    *spaceKeeper
+	backups  *backups
 	sessions *sessionKeeper
 
 	gossip     *membership.Membership
@@ -226,16 +228,19 @@ func (a *Agent) assemble(socks *sockets) error {
 		cfg: a.cfg.Core, dir: a.dir, ids: a.ids, views: a.views, book: a.book, pool: a.pool, clock: hlc, digests: a.digests,
 		room: newCoreRoom(a.dir, a.log.Named("core")), log: a.log.Named("core"), changed: make(chan struct{}, 1),
 		turns: newChunkTurns(), fatal: a.storageFailed, report: a.tellTimeline,
+		entryTurns: newChunkTurns(), goneTurn: make(chan struct{}, 1),
 	}
 	if err := a.core.open(); err != nil {
 		return err
 	}
 	a.scrubber = newScrubber(a.core, a.dir, a.ids.ClusterID, a.log.Named("storage"), a.tellTimeline)
+	a.space = newSpaceKeeper(a)
 	a.watcher = newWatcher(a)
 	a.watcher.sources = a.opsSources()
 	a.timeline, a.comparison, a.matrix = a.newTimeline(), newShared[api.DigestComparison](), newShared[api.LinkMatrix]()
 	a.sessions = a.newSessionKeeper()
 	a.service = api.New(a.apiOptions())
+	a.backups = newBackups(a)
 	a.service.Mount(consul.Routes(consul.Options{Datacenter: a.cfg.Dialect.Datacenter})...)
 	a.issuer = newIssuer(a, td)
 	a.renewer = a.newRenewer()

@@ -87,6 +87,7 @@ func (a *Agent) consensusError(err error) error {
 	var notLeader *consensus.NotLeaderError
 	var unknown *consensus.OutcomeUnknownError
 	var refused *consensus.UnavailableError
+	var low *lowSpaceError
 	switch {
 	case errors.As(err, &notLeader):
 		e := api.Errorf(api.CodeNotLeader, "%s does not lead", a.ids.Node)
@@ -100,6 +101,8 @@ func (a *Agent) consensusError(err error) error {
 		return api.Errorf(api.CodeBusy, "the leader has no room for another write")
 	case errors.Is(err, consensus.ErrTooLarge):
 		return api.Errorf(api.CodeTooLarge, "%v", err)
+	case errors.As(err, &low):
+		return api.Errorf(api.CodeNoSpace, "the disk of %s is almost full: %v", a.ids.Node, low)
 	case errors.Is(err, storage.ErrNoSpace):
 		return api.Errorf(api.CodeNoSpace, "the disk of %s is full", a.ids.Node)
 	case errors.As(err, &refused):

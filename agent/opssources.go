@@ -9,6 +9,11 @@ type opsSources struct {
 	scrubErrors      func() (value float64, ok bool) // errors of the last scrub
 	udpFallbackRatio func() (value float64, ok bool) // of this agent's own links
 	unreachableLinks func() (value float64, ok bool) // of this agent's own links
+	storageHealed    func() (value float64, ok bool) // files of snapshots that were put right
+	writesRefused    func() (value float64, ok bool) // 1 below the floor of free space
+	backupAge        func() (value float64, ok bool)
+	backupLag        func() (value float64, ok bool)
+	backupVerified   func() (value float64, ok bool)
 	maxStarts10m     func() (value float64, ok bool) // the largest of the own and of any member's
 
 	// crashes counts the starts of each agent after an end that was not clean, unreachable names live agents that
@@ -24,7 +29,11 @@ type opsSources struct {
 func (a *Agent) opsSources() opsSources {
 	return opsSources{
 		digestMinority: a.digestMinority, scrubErrors: a.scrubber.scrubErrors, udpFallbackRatio: a.udpFallbackRatio, unreachableLinks: a.unreachableLinks,
-		maxStarts10m: a.maxStarts10m, crashes: a.crashStarts, unreachable: a.unreachableAgents,
+		storageHealed: a.scrubber.healedFiles, writesRefused: a.space.refusesWrites,
+		backupAge:      func() (float64, bool) { return a.backups.age() },
+		backupLag:      func() (float64, bool) { return a.backups.lag() },
+		backupVerified: func() (float64, bool) { return a.backups.verifiedAge() },
+		maxStarts10m:   a.maxStarts10m, crashes: a.crashStarts, unreachable: a.unreachableAgents,
 		alertChanged: a.alertChanged,
 	}
 }
@@ -45,7 +54,9 @@ func (s *opsSources) read(r ops.Readings) {
 	for metric, source := range map[string]func() (float64, bool){
 		ops.DigestMinority: s.digestMinority, ops.StorageScrubErrors: s.scrubErrors,
 		ops.NetUDPFallback: s.udpFallbackRatio, ops.NetUnreachable: s.unreachableLinks,
-		ops.AgentStarts: s.maxStarts10m,
+		ops.AgentStarts:   s.maxStarts10m,
+		ops.StorageHealed: s.storageHealed, ops.StorageWritesRefused: s.writesRefused,
+		ops.BackupAge: s.backupAge, ops.BackupLag: s.backupLag, ops.BackupVerifiedAge: s.backupVerified,
 	} {
 		if source != nil {
 			value, ok := source()

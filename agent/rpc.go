@@ -28,10 +28,13 @@ func (a *Agent) registerRPC(s *transport.Server) {
 	s.HandleStream(methodStream, a.serveStream)
 	s.Handle(methodChunk, a.coreOnly(a.serveChunk))
 	s.Handle(methodLatest, a.coreOnly(a.serveLatest))
+	s.Handle(methodRoom, a.coreOnly(a.serveRoom))
 	s.Handle(methodProve, a.coreOnly(func(_ context.Context, _ transport.Peer, body []byte) ([]byte, error) {
 		return a.core.prove(a.issuer, body)
 	}))
 	s.Handle(methodWilling, a.coreOnly(a.serveWilling))
+	s.Handle(methodEntries, a.coreOnly(a.serveEntries))
+	s.Handle(methodGone, a.coreOnly(a.serveGone))
 	s.Handle(methodStanding, a.serveStanding)
 	s.Handle(methodCoreStatus, a.serveCoreStatus)
 	s.Handle(methodDigest, a.serveDigest)

@@ -50,6 +50,8 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"http", a.serveHTTP(socks.http, api.Loopback), stopGrace},
 		{"https", a.serveHTTPS(socks.https), stopGrace},
 		{"scrub", a.scrubber.run, stopGrace},
+		{"space", a.space.run, stopGrace},
+		{"backups", a.backups.run, stopGrace},
 		{"readiness", a.announce, stopGrace},
 		{"ops", a.watcher.run, stopGrace},
 	}

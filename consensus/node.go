@@ -78,6 +78,7 @@ type Node struct {
 	commit     atomic.Uint64
 	waits      *appliedWaits
 	full       atomic.Pointer[error] // the log cannot be written for now: why
+	refusing   atomic.Pointer[error] // the owner wants no writes for now: why
 	stopping   atomic.Bool
 	failure    atomic.Pointer[error] // why the node stopped by itself
 	changed    chan struct{}         // level, capacity 1

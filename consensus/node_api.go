@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -11,7 +12,7 @@ import (
 // must lead. Errors: *NotLeaderError, ErrBusy, ErrTooLarge, *UnavailableError, ErrStopped and ctx's
 // (wrapped) mean that nothing happened; *OutcomeUnknownError that it may have.
 func (n *Node) Propose(ctx context.Context, command []byte) (Proposed, error) {
-	if why := n.full.Load(); why != nil && n.status.Load().Role == "leader" {
+	if why := cmp.Or(n.full.Load(), n.refusing.Load()); why != nil && n.status.Load().Role == "leader" {
 		return Proposed{}, &UnavailableError{Cause: *why}
 	}
 	o := n.ask(ctx, n.proposals, &request{command: command})
@@ -39,6 +40,16 @@ func (n *Node) ChangeCore(ctx context.Context, change *raftpb.ConfChangeV2) erro
 // TransferLeader moves the lead to a voter and returns when it leads, or ErrTransfer (wrapped).
 func (n *Node) TransferLeader(ctx context.Context, to uint64) error {
 	return n.ask(ctx, n.control, &request{target: to}).err
+}
+
+// Refuse has Propose answer with *UnavailableError for why while this node leads, until it is called with
+// nil. Reads, changes of the core and transfers go on, and so does what other leaders replicate.
+func (n *Node) Refuse(why error) {
+	if why == nil {
+		n.refusing.Store(nil)
+		return
+	}
+	n.refusing.Store(&why)
 }
 
 // RenewSnapshot has a snapshot saved soon, whether or not one is due: the last one turned out damaged. It

@@ -81,6 +81,7 @@ const (
 	runbookCrashLoop  = "crash-loop"
 	runbookCorruption = "data-corruption"
 	runbookFirewall   = "firewall"
+	runbookDataLoss   = "data-loss"
 )
 
 var alerts = []Alert{
@@ -123,6 +124,21 @@ var alerts = []Alert{
 		ID: "link-unreachable", Condition: Condition{NetUnreachable, Above, 0},
 		For: 5 * time.Second, Severity: Page, Runbook: runbookFirewall,
 		Summary: "this agent cannot reach an agent that is alive",
+	},
+	{
+		ID: "space-low", Condition: Condition{StorageWritesRefused, Above, 0},
+		For: time.Second, Severity: Warn, Runbook: runbookDataLoss,
+		Summary: "too little space is free on a core member's disk: it takes no writes while it leads",
+	},
+	{
+		ID: "backup-late", Condition: Condition{BackupLag, Above, 2},
+		For: time.Minute, Severity: Warn, Runbook: runbookDataLoss,
+		Summary: "the newest scheduled backup is more than twice as old as it should be",
+	},
+	{
+		ID: "restore-unverified", Condition: Condition{BackupVerifiedAge, Above, 7 * 24 * 3600},
+		For: time.Minute, Severity: Ticket, Runbook: runbookDataLoss,
+		Summary: "no scheduled backup was verified by restoring it for seven days",
 	},
 }
 

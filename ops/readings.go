@@ -47,6 +47,12 @@ const (
 	StorageScrubErrors = "parley_storage_scrub_errors"
 	DigestMinority     = "parley_state_digest_minority"
 
+	StorageHealed        = "parley_storage_healed_files"
+	StorageWritesRefused = "parley_storage_writes_refused"
+	BackupAge            = "parley_backup_age_seconds"
+	BackupLag            = "parley_backup_lag_ratio"
+	BackupVerifiedAge    = "parley_backup_verified_age_seconds"
+
 	NetUDPFallback = "parley_net_udp_fallback_ratio"
 	NetUnreachable = "parley_net_unreachable_links"
 )
@@ -93,4 +99,9 @@ var metrics = []Metric{
 	{DigestMinority, "Core members whose state differs from that of the majority."},
 	{NetUDPFallback, "Part of this agent's links on which gossip had to fall back to TCP."},
 	{NetUnreachable, "Live agents that this one cannot reach."},
+	{StorageHealed, "Damaged files of snapshots that this agent put right since its start."},
+	{StorageWritesRefused, "1 while this core member takes no writes because too little space is free, else 0."},
+	{BackupAge, "Age of this agent's newest scheduled backup that was verified."},
+	{BackupLag, "The same in units of backup.every."},
+	{BackupVerifiedAge, "Time since a scheduled backup of this agent was last verified by restoring it in memory."},
 }

@@ -197,12 +197,15 @@ func TestShapesAreTrue(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no examples: %v", err)
 	}
+	arguments := maps.Clone(shapeArguments)
+	_, backup := restorable(t)
+	arguments["snapshot verify"] = []string{backup}
 	for _, file := range files {
 		name := strings.ReplaceAll(strings.TrimSuffix(filepath.Base(file), ".json"), "-", " ")
 		example, _ := shape(t, name)
 		var out, problems bytes.Buffer
 		a := &app{in: strings.NewReader(""), out: &out, err: &problems, getenv: func(string) string { return "" }}
-		args := slices.Concat(strings.Fields(name), shapeArguments[name], []string{"--addr", agent.URL, "-o", "json"})
+		args := slices.Concat(strings.Fields(name), arguments[name], []string{"--addr", agent.URL, "-o", "json"})
 		if code := a.run(context.Background(), args); code != exitOK && out.Len() == 0 { // a check that fails has an answer
 			t.Errorf("%s: exit %d: %s", name, code, &problems)
 			continue

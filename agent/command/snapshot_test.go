@@ -29,6 +29,7 @@ func restorable(t *testing.T) (dir, file string) {
 	manifest, err := json.Marshal(agent.BackupManifest{
 		ClusterID: cluster.ID, TrustDomain: cluster.TrustDomain, Epoch: cluster.Epoch.Counter, EpochID: hex.EncodeToString(cluster.Epoch.ID[:]),
 		Index: v.Index(), Term: v.Term(), Revision: v.Revision(), Digest: hex.EncodeToString(digest[:]),
+		Rows: map[string]int{"node": 1},
 	})
 	if err != nil {
 		t.Fatal(err)

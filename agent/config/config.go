@@ -63,6 +63,12 @@ type Config struct {
 	// The Raft core that the agents elect among themselves.
 	Core Core `toml:"core"`
 
+	// What a member of the core keeps on its disk.
+	Storage Storage `toml:"storage"`
+
+	// Backups that this agent takes by itself.
+	Backup Backup `toml:"backup"`
+
 	// Sessions, which hold locks.
 	Session Session `toml:"session"`
 
@@ -143,6 +149,26 @@ type Core struct {
 	// Size of a segment of the log in MiB, written with zeros before it is used: smaller starts sooner and
 	// takes less disk, larger is cut less often.
 	SegmentMiB int `toml:"segment_mib" default:"64" check:"range:16 1024"`
+}
+
+// Storage configures the files of a member of the core.
+type Storage struct {
+	// MiB that stay free: with less this agent takes no writes while it leads, and hands the lead to a voter
+	// that has room. At most a twentieth of the file system counts. 0: no floor, writes stop on a full disk.
+	FloorMiB int `toml:"floor_mib" default:"256" check:"range:0 1048576"`
+}
+
+// Backup configures the backups that this agent takes while it is a member of the core.
+type Backup struct {
+	// Directory for them, not on the disk of data_dir. Each is verified by restoring it in memory before it
+	// gets its name. Empty: none are taken.
+	Dir string `toml:"dir" example:"/backup/parley"`
+
+	// How often one is taken. What was written since the last one is lost with the whole core.
+	Every time.Duration `toml:"every" default:"1h" check:"between:10s 168h"`
+
+	// How many are kept here; the oldest goes first.
+	Keep int `toml:"keep" default:"24" check:"range:1 10000"`
 }
 
 // Session configures when this agent, while it leads, ends sessions.

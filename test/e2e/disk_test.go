@@ -95,9 +95,9 @@ func unfill(t *testing.T, a *lab.Agent) {
 
 func ballast(a *lab.Agent) string { return filepath.Join(a.DataDir, "ballast") }
 
-// TestDiskFull: one member's full disk costs nothing while it does not lead. A leader's refuses writes
-// in words, at once or within the second for which it may still stamp them; reads go on, nobody ends,
-// and with the space the writes are back without anybody's doing.
+// TestDiskFull: one member's full disk costs nothing: a leader without space hands over to one that has some, and the
+// timeline tells. When all are full writes are refused in words; reads go on, nobody ends, and with the space the writes
+// are back without anybody's doing.
 func TestDiskFull(t *testing.T) {
 	t.Parallel() // it mostly waits
 	mayMount(t)
@@ -119,17 +119,24 @@ func TestDiskFull(t *testing.T) {
 	})
 	t.Run("on the leader", func(t *testing.T) {
 		fill(t, leader)
-		refusedForSpace(t, l, clients, leader)
-		unfill(t, leader)
+		eventually(t, 10*time.Second, "the lead is with one that has space", func(ctx context.Context) error {
+			now, err := leaderOf(ctx, clients[follower.Name])
+			if err == nil && now == leader.Name {
+				err = fmt.Errorf("%s leads still", now)
+			}
+			return err
+		})
 		progress(t, load, 50)
+		told(t, clients[follower.Name], leader.Name, "space-low")
+		unfill(t, leader)
+		told(t, clients[follower.Name], leader.Name, "space-back")
 		works(t, l)
 	})
 	t.Run("on all", func(t *testing.T) {
 		for _, a := range l.Agents {
 			fill(t, a)
 		}
-		leader = named(t, l, agentInRole(t, clients, "leader"))
-		refusedForSpace(t, l, clients, leader)
+		refusedForSpace(t, l, clients)
 		fullStart(t, l, follower)
 		for _, a := range l.Agents {
 			unfill(t, a)
@@ -156,11 +163,11 @@ func named(t *testing.T, l *lab.Lab, name string) *lab.Agent {
 }
 
 // refusedForSpace waits until writes are refused, and holds every door's words against the table.
-func refusedForSpace(t *testing.T, l *lab.Lab, clients map[string]*client.Client, leader *lab.Agent) {
+func refusedForSpace(t *testing.T, l *lab.Lab, clients map[string]*client.Client) {
 	t.Helper()
-	eventually(t, 10*time.Second, "writes are refused", func(ctx context.Context) error {
+	eventually(t, 20*time.Second, "writes are refused", func(ctx context.Context) error {
 		var refused *client.Error
-		_, err := clients[leader.Name].Put(ctx, "full", nil, client.PutOptions{})
+		_, err := clients[l.Agents[0].Name].Put(ctx, "full", nil, client.PutOptions{})
 		if !errors.As(err, &refused) || refused.Code != "no_space" || refused.ExitCode() != 1 {
 			return fmt.Errorf("a write gave %w", err)
 		}
@@ -169,7 +176,7 @@ func refusedForSpace(t *testing.T, l *lab.Lab, clients map[string]*client.Client
 	web := &http.Client{Timeout: 5 * time.Second}
 	defer web.CloseIdleConnections()
 	for _, a := range l.Agents {
-		parley(t, "kv", "put", "full", "x", "--addr", a.Addr()).wants(t, 1, "the disk of "+leader.Name+" is full", "free space on the leader's data directory")
+		parley(t, "kv", "put", "full", "x", "--addr", a.Addr()).wants(t, 1, "the disk of ", "free space on the leader's data directory")
 		if code, text := askHTTP(t, web, "PUT", "http://"+a.HTTP+"/parley/v1/kv/full", []byte("x")); code != 507 || !strings.Contains(text, `"no_space"`) {
 			t.Errorf("through %s: %d %s", a.Name, code, text)
 		}
@@ -179,7 +186,7 @@ func refusedForSpace(t *testing.T, l *lab.Lab, clients map[string]*client.Client
 			t.Errorf("%s has ended", a.Name)
 		}
 	}
-	if p, err := clients[leader.Name].Get(t.Context(), "full", client.ReadOptions{}); string(p.Value) == "x" {
+	if p, err := clients[l.Agents[0].Name].Get(t.Context(), "full", client.ReadOptions{}); string(p.Value) == "x" {
 		t.Errorf("a refused write was done: %q, %v", p.Value, err)
 	}
 }
