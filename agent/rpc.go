@@ -33,6 +33,7 @@ func (a *Agent) registerRPC(s *transport.Server) {
 		return a.core.prove(a.issuer, body)
 	}))
 	s.Handle(methodWilling, a.coreOnly(a.serveWilling))
+	s.Handle(methodScrub, a.serveScrub)
 	s.Handle(methodStanding, a.serveStanding)
 	s.Handle(methodCoreStatus, a.serveCoreStatus)
 	s.Handle(methodDigest, a.serveDigest)
