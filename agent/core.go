@@ -34,9 +34,17 @@ type coreRunner struct {
 	log     *zap.Logger
 	booted  *bootedCore // opened before run starts, so that a damaged log stops the agent early
 	lost    error       // why the snapshots here cannot be started from; see refetch
+	damage  *logDamage  // why the log has to be healed before a node runs; see heal
 	turns   *chunkTurns
 	fatal   func(error)                         // ends the process
 	report  func(kind, subject, message string) // to the timeline
+
+	entryTurns *chunkTurns   // who is served entries of the log
+	goneTurn   chan struct{} // one place: one member at a time may give its Raft id up
+	retiredFor string        // why ours was, as far as we asked for it
+	healing    atomic.Bool
+	repairs    atomic.Uint64 // logs repaired since the start
+	replaced   atomic.Uint64 // Raft ids given up for a damaged log
 
 	current atomic.Pointer[coreNode]
 	changed chan struct{} // cap 1: the node came, went, or its status changed
@@ -85,14 +93,20 @@ func (c *coreRunner) open() error {
 	if err != nil {
 		return err
 	}
-	if !has {
-		return withHint(fmt.Errorf("%s is the directory of Raft id %x, but its log is gone", c.dir.path, c.ids.RaftID),
-			"starting without it could undo acknowledged writes. Restore the directory, or give this host an empty data "+
-				"directory and join again with a token of 'parley token create --core --replace "+c.ids.Node+"' made on another agent")
-	}
 	c.room.has(true)
-	if c.booted, err = c.build(c.ids.RaftID); c.mayRefetch(err) {
+	if has {
+		c.booted, err = c.build(c.ids.RaftID)
+	} else {
+		err = fmt.Errorf("%s is the directory of Raft id %x: %w", c.dir.path, c.ids.RaftID, errLogGone)
+	}
+	if damage := damagedLog(err); damage != nil && c.hasOthers() {
+		c.damage, err = damage, nil
+	} else if c.mayRefetch(err) {
 		c.lost, err = err, nil
+	}
+	if errors.Is(err, errLogGone) {
+		return withHint(err, "starting without it could undo acknowledged writes, and there is no other core member to heal from: "+
+			"restore the directory from a backup")
 	}
 	return err
 }
@@ -103,10 +117,15 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 	if err != nil {
 		return nil, err
 	}
+	key, err := c.dir.claimKey()
+	if err != nil { // without one it works, and others cannot remind it of what it has promised
+		c.log.Warn("no key to sign what this member holds", zap.Error(err))
+	}
 	machine := state.NewMachine()
 	n, err := consensus.New(consensus.Options{
 		ID: raftID, Clock: c.clock, Log: st.log, Recovered: st.recoveredState(),
 		Snapshots: snapshotStore{st.snapshots}, Machine: &replica{machine: machine, views: c.views, digests: c.digests},
+		ClaimKey: key, ClusterID: mustID(c.ids.ClusterID),
 		MachineStamp: func() clock.Stamp { return machine.View().Stamp() },
 		Peers:        consensus.PeerOptions{Dial: c.dialPeer, NodeOf: c.nodeOf},
 		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync,
@@ -141,6 +160,15 @@ func (c *coreRunner) run(ctx context.Context) error {
 func (c *coreRunner) step(ctx context.Context, sub *watch.Subscription) error {
 	n := c.booted
 	c.booted = nil
+	if c.damage != nil {
+		var err error
+		if n, err = c.heal(ctx); err != nil {
+			return err
+		}
+		if n == nil {
+			return nil // the id was given up, or there is more to heal
+		}
+	}
 	if c.lost != nil {
 		var err error
 		if n, err = c.refetch(ctx); n == nil || err != nil {
@@ -177,7 +205,7 @@ func (c *coreRunner) step(ctx context.Context, sub *watch.Subscription) error {
 // and under an old id an empty log would vote.
 func (c *coreRunner) assignedID() uint64 {
 	for _, m := range c.views.hub.View().Core() {
-		if m.Node == c.ids.Node && m.RaftID > c.ids.PastRaftID {
+		if m.Node == c.ids.Node && consensus.MayRun(m.RaftID, c.ids.PastRaftID) {
 			return m.RaftID
 		}
 	}
@@ -224,6 +252,10 @@ func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscr
 	if failed := errors.Join(err, stopErr); c.fatal != nil && isFatal(failed) {
 		c.fatal(failed) // no clean stop after it: a failed sync of the log, the anchor or a spare segment
 	}
+	if damage := damagedLog(err); damage != nil && c.hasOthers() {
+		c.damage = damage
+		return nil
+	}
 	switch {
 	case err != nil:
 		return err
@@ -238,7 +270,9 @@ func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscr
 func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Subscription, done chan error) (retired bool, err error) {
 	ask := time.NewTicker(standingEvery)
 	defer ask.Stop()
+	suspended := ""
 	for {
+		suspended = c.tellDoubt(n.node.Status().Suspended, suspended)
 		select {
 		case <-ctx.Done():
 			return false, nil

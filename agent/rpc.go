@@ -34,6 +34,8 @@ func (a *Agent) registerRPC(s *transport.Server) {
 	}))
 	s.Handle(methodWilling, a.coreOnly(a.serveWilling))
 	s.Handle(methodScrub, a.serveScrub)
+	s.Handle(methodEntries, a.coreOnly(a.serveEntries))
+	s.Handle(methodGone, a.coreOnly(a.serveGone))
 	s.Handle(methodStanding, a.serveStanding)
 	s.Handle(methodCoreStatus, a.serveCoreStatus)
 	s.Handle(methodDigest, a.serveDigest)

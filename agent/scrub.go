@@ -141,6 +141,9 @@ func (s *scrubber) scrub(ctx context.Context, rate int64) (storage.ScrubReport, 
 // scrubErrors is the metric parley_storage_scrub_errors: problems in the last scrub. There is no figure before the first,
 // after one that failed or is older than scrubStale, or of files that were given up with a Raft id.
 func (s *scrubber) scrubErrors() (float64, bool) {
+	if s.core.healing.Load() {
+		return 1, true
+	}
 	last := s.last.Load()
 	if last == nil || last.node != s.core.current.Load() || clock.Boottime()-last.at > scrubStale {
 		return 0, false

@@ -123,6 +123,7 @@ func (c *coreRunner) mayRefetch(err error) bool {
 // refetch replaces the damaged snapshots of this member by another member's newest, and opens the node. It tries until it
 // succeeds, the id is retired, or ctx ends; nil without an error is one of the latter two.
 func (c *coreRunner) refetch(ctx context.Context) (*bootedCore, error) {
+	c.report(api.EventDamage, c.ids.Node, truncate(c.lost.Error()))
 	for wait := refetchPauseMin; ctx.Err() == nil; wait = min(2*wait, refetchPauseMax) {
 		if c.isRetired(c.ids.RaftID) || c.othersSayRetired(ctx, c.ids.RaftID) {
 			c.lost = nil
@@ -131,6 +132,10 @@ func (c *coreRunner) refetch(ctx context.Context) (*bootedCore, error) {
 		err := c.refetchOnce(ctx)
 		if isFatal(err) {
 			return nil, err
+		}
+		if damage := damagedLog(err); damage != nil {
+			c.lost, c.damage = nil, damage // the log as well: it is healed first
+			return nil, nil
 		}
 		if err == nil {
 			n, err := c.build(c.ids.RaftID)

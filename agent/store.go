@@ -42,6 +42,7 @@ func (s *store) recoveredState() consensus.Recovered {
 		PrevTerm:   s.recovered.PrevTerm,
 		Entries:    s.recovered.Entries,
 		HardState:  s.recovered.HardState,
+		InDoubt:    s.recovered.InDoubt,
 	}
 	if meta, manifest, ok := s.snapshots.Latest(); ok {
 		r.Snapshot = snapshotRef(meta, manifest)

@@ -46,7 +46,8 @@ type tails struct {
 	refuse    uint64 // no vote in terms up to it
 	keepVote  bool   // write our own id as the vote of that term, so that it is refused after a restart too
 	floor     *tail  // not reached yet
-	since     uint64 // tick at which the floor was set
+	since     uint64 // tick at which the floor was set, or the log moved towards it
+	reached   uint64 // the last index then
 	need      *RepairNeed
 }
 
@@ -68,8 +69,8 @@ func (e *RepairNeededError) Error() string {
 const (
 	neverAsked = ^uint64(0)
 
-	// floorTimeouts is how many election timeouts replication has to bring a member in doubt to the floor.
-	floorTimeouts = 8
+	// floorTimeouts is for how many election timeouts the log of a member in doubt may stand still below the floor.
+	floorTimeouts = 3
 	// asksPerTimeout is how many times in an election timeout the others are asked by a member that is mute;
 	// afterwards those that are missing are asked once in askSlowTimeouts.
 	asksPerTimeout  = 4
@@ -257,6 +258,9 @@ func (c *core) watchFloor() {
 		return
 	}
 	own := c.ownTail()
+	if own.index != t.reached {
+		t.reached, t.since = own.index, c.ticks
+	}
 	switch {
 	case t.floor == nil || !t.floor.beyond(own.lastTerm, own.index):
 		t.floor, t.doubt = nil, ""

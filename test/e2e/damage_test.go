@@ -1,0 +1,228 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/parley-mesh/parley/api/client"
+	"github.com/parley-mesh/parley/ops/lab"
+)
+
+const damagePage = 4096
+
+// diskDamage is what a disk does to an agent that does not run.
+type diskDamage struct {
+	name  string
+	what  func(t *testing.T, a *lab.Agent)
+	newID bool // it is healed by giving the Raft id up
+}
+
+var diskDamages = []diskDamage{
+	{name: "one byte flipped", what: func(t *testing.T, a *lab.Agent) { patch(t, segment(t, a, 0), 3*damagePage+250, []byte{0xff, 0x00}) }},
+	{name: "512 bytes zeroed", what: func(t *testing.T, a *lab.Agent) { patch(t, segment(t, a, 1), 20*damagePage, make([]byte, 512)) }},
+	{name: "4 KiB zeroed", what: func(t *testing.T, a *lab.Agent) { patch(t, segment(t, a, -1), 9*damagePage, make([]byte, damagePage)) }},
+	{name: "zeroed to the end", what: func(t *testing.T, a *lab.Agent) {
+		end := framesEnd(t, segment(t, a, -1))
+		from := end - min(end-damagePage, 6*damagePage)
+		patch(t, segment(t, a, -1), from, make([]byte, end-from))
+	}},
+	{name: "garbage tail", what: func(t *testing.T, a *lab.Agent) {
+		end, garbage := framesEnd(t, segment(t, a, -1)), make([]byte, 5*damagePage)
+		_, _ = rand.Read(garbage)
+		patch(t, segment(t, a, -1), max(damagePage, end-3*damagePage), garbage)
+	}},
+	{name: "headers of the last segment", what: func(t *testing.T, a *lab.Agent) {
+		path := segment(t, a, -1)
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		patch(t, path, 0, make([]byte, 512))
+		patch(t, path, info.Size()-damagePage, make([]byte, 512))
+	}},
+	{name: "a lost segment", what: func(t *testing.T, a *lab.Agent) { remove(t, segment(t, a, 1)) }},
+	{name: "the anchor lost", what: func(t *testing.T, a *lab.Agent) { remove(t, filepath.Join(a.DataDir, "anchor")) }},
+	{name: "every snapshot chunk", what: func(t *testing.T, a *lab.Agent) {
+		for _, path := range globbed(t, filepath.Join(a.DataDir, "snap", "chunks", "*")) {
+			patch(t, path, 7, []byte("damaged"))
+		}
+	}},
+	{name: "log and anchor lost", newID: true, what: func(t *testing.T, a *lab.Agent) {
+		remove(t, filepath.Join(a.DataDir, "anchor"))
+		remove(t, filepath.Join(a.DataDir, "wal"))
+	}},
+}
+
+// TestDamageMatrix: a core of three under writes. One member after the other is killed, its files are damaged, and it is
+// started again. Each damage is named in its log and in the timeline, and healed with nobody's help while the writes go
+// on; at the end all have the same digest and nothing that was acknowledged is lost.
+func TestDamageMatrix(t *testing.T) {
+	l := startLab(t, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute, Settings: map[string]string{"core.segment_mib": "16"}})
+	clients := clientsOf(t, l)
+	whole(t, clients)
+	load := startWriters(t, l, 4*time.Millisecond)
+	for _, damage := range diskDamages {
+		fillSegments(t, l, clients, 3)
+		began := time.Now()
+		victim := named(t, l, agentInRole(t, clients, "voter"))
+		before := coreIDOf(t, clients, victim.Name)
+		events, err := eventsOf(t.Context(), clients[victim.Name], victim.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kill(t, l, victim.Name)
+		damage.what(t, victim)
+		progress(t, load, 50)
+		restart(t, l, victim.Name)
+		healedOn(t, clients, victim.Name, events)
+		whole(t, clients)
+		if after := coreIDOf(t, clients, victim.Name); (after != before) != damage.newID {
+			t.Errorf("%s: Raft id %s before and %s after", damage.name, before, after)
+		}
+		t.Logf("%s: healed on %s within %v", damage.name, victim.Name, time.Since(began).Round(10*time.Millisecond))
+		progress(t, load, 50)
+	}
+	load.end()
+	acked, _ := load.count()
+	for name, c := range clients {
+		missing, err := load.missing(context.Background(), c)
+		if err != nil || len(missing) > 0 {
+			t.Errorf("read back through %s: error %v, %d of %d acknowledged writes lost: %.10q", name, err, len(missing), acked, missing)
+		}
+	}
+	eventually(t, 10*time.Second, "equal digests", func(ctx context.Context) error { return sameDigest(ctx, clients) })
+}
+
+// healedOn waits until the timeline says once more than before that a node found damage, and that it healed it or came back
+// under another id.
+func healedOn(t *testing.T, clients map[string]*client.Client, node string, before map[string]int) {
+	t.Helper()
+	eventually(t, 60*time.Second, "damage and healing in the timeline", func(ctx context.Context) error {
+		now, err := eventsOf(ctx, clients[node], node)
+		if err != nil {
+			return err
+		}
+		more := func(kind string) bool { return now[kind] > before[kind] }
+		if !more("storage-damage") || !more("storage-healed") && !more("raft-id-given-up") {
+			return fmt.Errorf("events of %s: %v, before %v", node, now, before)
+		}
+		return nil
+	})
+}
+
+// eventsOf counts what was reported about a node, by kind.
+func eventsOf(ctx context.Context, c *client.Client, node string) (map[string]int, error) {
+	events, err := c.Events(ctx, client.EventOptions{})
+	kinds := make(map[string]int)
+	for _, e := range events {
+		if e.Subject == node && !e.Pending {
+			kinds[e.Kind]++
+		}
+	}
+	return kinds, err
+}
+
+func coreIDOf(t *testing.T, clients map[string]*client.Client, node string) (id string) {
+	t.Helper()
+	eventually(t, 20*time.Second, "the Raft id of "+node, func(ctx context.Context) error {
+		core, err := clients[node].Core(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range slices.Concat(core.Voters, core.Learners) {
+			if m.Name == node {
+				id = m.RaftID
+				return nil
+			}
+		}
+		return fmt.Errorf("%s is not in the core", node)
+	})
+	return id
+}
+
+// fillSegments writes until every agent's log has so many segments.
+func fillSegments(t *testing.T, l *lab.Lab, clients map[string]*client.Client, segments int) {
+	t.Helper()
+	value := make([]byte, 300<<10)
+	_, _ = rand.Read(value)
+	for n := range 1000 {
+		full := true
+		for _, a := range l.Agents {
+			full = full && len(globbed(t, filepath.Join(a.DataDir, "wal", "0*.wal"))) >= segments
+		}
+		if full {
+			return
+		}
+		if _, err := clients[l.Agents[0].Name].Put(t.Context(), fmt.Sprintf("bulk/%d", n%3), value, client.PutOptions{}); err != nil {
+			t.Log(err)
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+	t.Fatal("the logs do not grow")
+}
+
+// segment is the path of an agent's log segment, counted from the oldest, or from the newest when n is negative.
+func segment(t *testing.T, a *lab.Agent, n int) string {
+	t.Helper()
+	paths := globbed(t, filepath.Join(a.DataDir, "wal", "0*.wal"))
+	if n < 0 {
+		n += len(paths)
+	}
+	if n >= len(paths) {
+		t.Fatalf("%s has %d segments", a.Name, len(paths))
+	}
+	return paths[n]
+}
+
+func globbed(t *testing.T, pattern string) []string {
+	t.Helper()
+	paths, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return paths
+}
+
+// framesEnd is where the frames of a segment that was not used before end.
+func framesEnd(t *testing.T, path string) int64 {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := int64(len(data)) - damagePage
+	for end > 2*damagePage && (len(bytes.Trim(data[end-damagePage:end], "\x00")) == 0 || !strings.HasPrefix(string(data[end-damagePage:]), "PLF1") || !bytes.Equal(data[end-damagePage+8:end-damagePage+16], data[damagePage+8:damagePage+16])) {
+		end -= damagePage
+	}
+	return end
+}
+
+func patch(t *testing.T, path string, offset int64, data []byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close() //nolint:errcheck // it was synced
+	if _, err := f.WriteAt(data, offset); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+}
