@@ -85,7 +85,8 @@ func (c *cluster) boot(h *host) {
 	switch {
 	case errors.As(err, &damage) || errors.Is(err, consensus.ErrLost):
 		c.trace("%s is damaged: %v", h.name, err)
-		c.lose(h)
+		c.note("damage seen")
+		c.heal(h, err, nil, 0)
 	case err != nil:
 		c.fail("%s does not start: %v", h.name, err)
 	}
@@ -265,6 +266,7 @@ func (c *cluster) applied(h *host, index, term uint64, commands [][]byte, _ stat
 		_, _ = sum.Write(command)
 	}
 	mark := entryMark{term: term, commands: [32]byte(sum.Sum(nil)), digest: h.machine.View().Digest()}
+	c.trace("%s/%d applied %d of term %d: %x", h.name, h.id, index, term, mark.digest[:4])
 	first, ok := c.log.entries[index]
 	switch {
 	case !ok:

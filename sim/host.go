@@ -123,7 +123,11 @@ func (h *host) start() error {
 	if err != nil {
 		return err
 	}
-	recovered := consensus.Recovered{FirstIndex: found.FirstIndex, PrevTerm: found.PrevTerm, Entries: found.Entries, HardState: found.HardState}
+	if found.InDoubt != "" {
+		h.c.note("end of the log in doubt")
+		h.c.trace("%s: %s", h.name, found.InDoubt)
+	}
+	recovered := consensus.Recovered{InDoubt: found.InDoubt, FirstIndex: found.FirstIndex, PrevTerm: found.PrevTerm, Entries: found.Entries, HardState: found.HardState}
 	if meta, manifest, ok := snaps.Latest(); ok {
 		recovered.Snapshot = snapshotRef(meta, manifest)
 	}
@@ -131,7 +135,8 @@ func (h *host) start() error {
 	o := consensus.Options{
 		ID: h.id, Clock: clk, Log: log, Recovered: recovered, Snapshots: snapshots{snaps}, Machine: &applier{h},
 		MachineStamp: func() clock.Stamp { return h.machine.View().Stamp() },
-		Peers:        consensus.PeerOptions{NodeOf: h.c.nodeOf}, Fetch: h.fetch, Tick: tick,
+		ClaimKey:     []byte("claim key of " + h.name), ClusterID: clusterID,
+		Peers: consensus.PeerOptions{NodeOf: h.c.nodeOf}, Fetch: h.fetch, Tick: tick,
 		SnapshotEntries: 150, TrailingEntries: 30, MaxMessageBytes: h.c.messageBytes,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 	}
@@ -155,6 +160,15 @@ func (h *host) tickSoon() {
 func (h *host) do(step func() error) {
 	if err := step(); err != nil {
 		h.died(err)
+		return
+	}
+	if need := h.rep.RepairNeeded(); need != nil {
+		h.c.note("repair needed")
+		h.c.trace("%s: %s", h.name, need.Reason)
+		target := storage.Point{Index: need.Index, Chain: need.Chain}
+		h.crash(storage.KeepUnsynced)
+		h.damaged = true
+		h.c.heal(h, nil, &target, 0)
 		return
 	}
 	h.c.observe(h)
