@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,10 +14,14 @@ import (
 
 	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/storage"
+	"github.com/parley-mesh/parley/transport"
 )
 
 const (
+	methodScrub = "storage.scrub"
+
 	// scrubEvery is how long damage on the disk can go unseen. The first scrub is soon after the start,
 	// so that there is an answer at all.
 	scrubEvery = 24 * time.Hour
@@ -82,19 +88,23 @@ func (s *scrubber) damaged() <-chan struct{} {
 	return nil
 }
 
-// afterScrub has what the scrub found put right, and looks whether it is.
+// afterScrub has what the scrub found put right, and looks whether it is, for as long as that changes something.
 func (s *scrubber) afterScrub(ctx context.Context) {
-	last, n := s.last.Load(), s.core.current.Load()
-	if last == nil || n == nil || last.node != n || last.report.Errors == 0 {
-		return
-	}
-	before := s.healed.Load()
-	s.mend(ctx, n)
-	if s.healed.Load() == before || ctx.Err() != nil {
-		return
-	}
-	if _, err := s.scrub(ctx, scrubRate); err != nil && ctx.Err() == nil {
-		s.log.Warn("log and snapshots were not scrubbed again", zap.Error(err))
+	for ctx.Err() == nil {
+		last, n := s.last.Load(), s.core.current.Load()
+		if last == nil || n == nil || last.node != n || last.report.Errors == 0 {
+			return
+		}
+		before := s.healed.Load()
+		if s.mend(ctx, n); s.healed.Load() == before {
+			return
+		}
+		if _, err := s.scrub(ctx, scrubRate); err != nil {
+			if ctx.Err() == nil {
+				s.log.Warn("log and snapshots were not scrubbed again", zap.Error(err))
+			}
+			return
+		}
 	}
 }
 
@@ -148,8 +158,11 @@ func (s *scrubber) scrubErrors() (float64, bool) {
 // healedFiles is the metric parley_storage_healed_files.
 func (s *scrubber) healedFiles() (float64, bool) { return float64(s.healed.Load()), true }
 
-// apiScrub is scrub for the API.
-func (a *Agent) apiScrub(ctx context.Context, rate int64) (api.ScrubReport, error) {
+// apiScrub is scrub for the API: of this agent, or, by its own role, of another one.
+func (a *Agent) apiScrub(ctx context.Context, node string, rate int64) (api.ScrubReport, error) {
+	if node != "" && node != a.ids.Node {
+		return a.scrubOf(ctx, node, rate)
+	}
 	report, err := a.scrubber.scrub(ctx, rate)
 	if report.Errors > 0 {
 		select {
@@ -158,6 +171,36 @@ func (a *Agent) apiScrub(ctx context.Context, rate int64) (api.ScrubReport, erro
 		}
 	}
 	return scrubShape(report), err
+}
+
+// scrubOf asks another agent.
+func (a *Agent) scrubOf(ctx context.Context, node string, rate int64) (out api.ScrubReport, err error) {
+	if row, ok := a.hub.View().Node(node); !ok || row.Left {
+		return out, api.Errorf(api.CodeNotFound, "there is no agent %q", node).WithHint("list the agents: parley members")
+	}
+	answer, err := a.call(ctx, node, methodScrub, binary.BigEndian.AppendUint64(nil, uint64(rate))) //nolint:gosec // not negative
+	if err != nil {
+		return out, err
+	}
+	if err := json.Unmarshal(answer, &out); err != nil {
+		return out, fmt.Errorf("the answer of %s: %w", node, err)
+	}
+	return out, nil
+}
+
+// serveScrub scrubs for another agent, if the cluster gave that one the role for it.
+func (a *Agent) serveScrub(ctx context.Context, peer transport.Peer, body []byte) ([]byte, error) {
+	if !policy.Allowed(a.roleOf(peer.Node), policy.StorageScrub) {
+		return nil, &transport.Error{Code: api.CodeDenied, Message: fmt.Sprintf("the agent %s may not have the files of others scrubbed", peer.Node)}
+	}
+	if len(body) != 8 || body[0] > 0x7f {
+		return nil, &transport.Error{Code: api.CodeInvalid, Message: "a scrub is asked for by a rate of 8 bytes"}
+	}
+	report, err := a.apiScrub(ctx, "", int64(binary.BigEndian.Uint64(body))) //nolint:gosec // checked
+	if err != nil {
+		return nil, toWire(err)
+	}
+	return json.Marshal(report)
 }
 
 func scrubShape(r storage.ScrubReport) api.ScrubReport {
