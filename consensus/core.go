@@ -43,6 +43,7 @@ type coreConfig struct {
 	claimKey        []byte                                       // nil: no claims
 	chain           func(index uint64) (chain [32]byte, ok bool) // of the log on disk; nil: no tails either
 	pairSync        bool
+	relay           bool
 	inDoubt         string
 	snapshotTimeout int // ticks
 	stamp           clock.Stamp
@@ -96,6 +97,7 @@ type core struct {
 	change   *confChange
 	transfer *transfer
 	snaps    snapshots
+	relay    relay
 	planted  planted
 }
 
@@ -131,6 +133,7 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 		log.compact(log.snap.Index - keep) // the disk has more, for an older snapshot; memory need not
 	}
 	c.beginTails(cfg.inDoubt)
+	c.beginRelay()
 	return c, nil
 }
 
@@ -172,6 +175,7 @@ func (c *core) tick() {
 	c.tickTransfer()
 	c.tickSnapshots()
 	c.tickTails()
+	c.tickRelay()
 	c.drain()
 	c.tickLeader()
 }
