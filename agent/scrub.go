@@ -88,19 +88,23 @@ func (s *scrubber) damaged() <-chan struct{} {
 	return nil
 }
 
-// afterScrub has what the scrub found put right, and looks whether it is.
+// afterScrub has what the scrub found put right, and looks whether it is, for as long as that changes something.
 func (s *scrubber) afterScrub(ctx context.Context) {
-	last, n := s.last.Load(), s.core.current.Load()
-	if last == nil || n == nil || last.node != n || last.report.Errors == 0 {
-		return
-	}
-	before := s.healed.Load()
-	s.mend(ctx, n)
-	if s.healed.Load() == before || ctx.Err() != nil {
-		return
-	}
-	if _, err := s.scrub(ctx, scrubRate); err != nil && ctx.Err() == nil {
-		s.log.Warn("log and snapshots were not scrubbed again", zap.Error(err))
+	for ctx.Err() == nil {
+		last, n := s.last.Load(), s.core.current.Load()
+		if last == nil || n == nil || last.node != n || last.report.Errors == 0 {
+			return
+		}
+		before := s.healed.Load()
+		if s.mend(ctx, n); s.healed.Load() == before {
+			return
+		}
+		if _, err := s.scrub(ctx, scrubRate); err != nil {
+			if ctx.Err() == nil {
+				s.log.Warn("log and snapshots were not scrubbed again", zap.Error(err))
+			}
+			return
+		}
 	}
 }
 
