@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -90,12 +92,43 @@ func (s *scrubber) afterScrub(ctx context.Context) {
 	}
 	before := s.healed.Load()
 	s.mend(ctx, n)
-	if s.healed.Load() == before || ctx.Err() != nil {
+	if !s.mendLog(ctx, n, last.report.Problems) && s.healed.Load() == before || ctx.Err() != nil {
 		return
 	}
 	if _, err := s.scrub(ctx, scrubRate); err != nil && ctx.Err() == nil {
 		s.log.Warn("log and snapshots were not scrubbed again", zap.Error(err))
 	}
+}
+
+// mendLog has a damaged log written anew, and a damaged slot of the anchor. It reports whether anything was done, and
+// returns when the node runs again.
+func (s *scrubber) mendLog(ctx context.Context, n *coreNode, problems []storage.ScrubProblem) bool {
+	at := slices.IndexFunc(problems, func(p storage.ScrubProblem) bool { return filepath.Dir(p.File) == s.dir.join(walDir) })
+	if at < 0 {
+		if !slices.ContainsFunc(problems, func(p storage.ScrubProblem) bool { return p.File == s.dir.join("anchor") }) {
+			return false
+		}
+		if err := n.store.log.RewriteAnchor(); err != nil {
+			s.log.Error("the damaged anchor was not written again", zap.Error(err))
+			return false
+		}
+		s.healed.Add(1)
+		s.report(api.EventDamage, s.core.ids.Node, "a slot of the log's anchor was damaged")
+		s.report(api.EventHealed, s.core.ids.Node, "the log's anchor was written again")
+		return true
+	}
+	if err := s.core.healRunning(ctx, n, problems[at]); err != nil {
+		s.log.Error("the damaged log was not healed", zap.Error(err))
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, mendWait)
+	defer cancel()
+	for now := s.core.current.Load(); now == nil || now == n; now = s.core.current.Load() {
+		if pause(ctx, mendLook); ctx.Err() != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // scrub reads at most rate bytes a second. It is refused while another one runs.
