@@ -14,6 +14,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,6 +22,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/parley-mesh/parley/agent/config"
 	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/storage"
@@ -84,9 +86,6 @@ func TestBackupAndRestore(t *testing.T) {
 		old, err := filepath.Glob(filepath.Join(r.Report.Aside, "wal", "*.wal"))
 		if err != nil || len(old) == 0 {
 			t.Errorf("the log of before is not in %s", r.Report.Aside)
-		}
-		if err := os.Rename(r.Report.Aside, filepath.Join(t.TempDir(), "aside")); err != nil { // the next may be in the same second
-			t.Fatal(err)
 		}
 		runFor(t, cfg, nil, func(c *client.Client) {
 			put(t, c, "after") // there is a leader from here on
@@ -323,4 +322,111 @@ func listFiles(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return b.String()
+}
+
+// TestRestoreCrashes: a restore that is cut off before any of its steps leaves a directory whose agent starts as it was,
+// starts restored, or refuses; it never starts with half of each. The same restore again makes it whole, and the log of
+// before is still somewhere.
+func TestRestoreCrashes(t *testing.T) {
+	cfg := single(t)
+	cfg.Core.SegmentMiB = 16
+	file := filepath.Join(t.TempDir(), "b.parley")
+	runFor(t, cfg, nil, func(c *client.Client) {
+		put(t, c, "kept")
+		if _, err := saveFrom(t, c, file, false); err != nil {
+			t.Fatal(err)
+		}
+		put(t, c, "undone")
+	})
+	pristine := filepath.Join(t.TempDir(), "pristine")
+	copyDir(t, cfg.DataDir, pristine)
+	cut := errors.New("cut off")
+	refused := 0
+	for at := 0; ; at++ {
+		if err := os.RemoveAll(cfg.DataDir); err != nil {
+			t.Fatal(err)
+		}
+		copyDir(t, pristine, cfg.DataDir)
+		r, err := OpenRestore(cfg.DataDir, file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		step := 0
+		r.before = func() error {
+			if step++; step > at {
+				return cut
+			}
+			return nil
+		}
+		err = r.Do()
+		if closeErr := r.Close(); closeErr != nil {
+			t.Fatal(closeErr)
+		}
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, cut) {
+			t.Fatalf("step %d: %v", at, err)
+		}
+		if err := startOnce(t, cfg); err != nil {
+			refused++
+		}
+		again, err := OpenRestore(cfg.DataDir, file)
+		if err != nil {
+			t.Fatalf("step %d: again: %v", at, err)
+		}
+		if err := errors.Join(again.Do(), again.Close()); err != nil {
+			t.Fatalf("step %d: again: %v", at, err)
+		}
+		if logs, _ := filepath.Glob(filepath.Join(cfg.DataDir, "before-restore-*", "wal", "*.wal")); len(logs) == 0 {
+			t.Errorf("step %d: the log of before is gone", at)
+		}
+		runFor(t, cfg, nil, func(c *client.Client) {
+			put(t, c, "after")
+			_, kept := c.Get(t.Context(), "kept", client.ReadOptions{})
+			_, undone := c.Get(t.Context(), "undone", client.ReadOptions{})
+			if kept != nil || undone == nil {
+				t.Errorf("step %d: kept %v, undone %v", at, kept, undone)
+			}
+		})
+	}
+	if refused == 0 {
+		t.Error("no cut made a directory that is refused: the steps are not cut where it matters")
+	}
+}
+
+// startOnce starts the agent and stops it once it is ready; the error is of the start. What it finds must be whole.
+func startOnce(t *testing.T, cfg config.Config) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	ready := make(chan struct{})
+	a, err := New(cfg, Options{Ready: func() { close(ready) }})
+	if err != nil {
+		return err
+	}
+	over := make(chan error, 1)
+	go func() { over <- a.Run(ctx) }()
+	select {
+	case err := <-over:
+		return err
+	case <-ready:
+	}
+	c, err := client.New("unix://" + filepath.Join(cfg.DataDir, adminSocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Get(ctx, "kept", client.ReadOptions{}); err != nil {
+		t.Errorf("an agent that starts has lost a key: %v", err)
+	}
+	cancel()
+	return <-over
+}
+
+func copyDir(t *testing.T, from, to string) {
+	t.Helper()
+	if out, err := exec.Command("cp", "-a", "--sparse=always", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("copy: %v: %s", err, out)
+	}
 }

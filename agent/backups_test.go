@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -136,7 +135,7 @@ func TestBackupThatFails(t *testing.T) {
 	}
 	*now = now.Add(25 * time.Hour)
 	have := backupFiles(t, disk)
-	disk.Flip(filepath.Join("/b", have[1]), 300, 1)
+	disk.Flip("/b/"+have[1], 300, 1)
 	if b.step(t.Context()); len(backupFiles(t, disk)) != 3 || told[len(told)-1] != "backup-works" || told[len(told)-2] != "backup-failed" {
 		t.Errorf("a rotten one: %v, told %v", backupFiles(t, disk), told)
 	}

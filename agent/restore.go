@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -29,6 +30,8 @@ type Restore struct {
 	held   interface{ Close() error }
 	ids    clusterIDs
 	view   *state.View // recovered
+
+	before func() error // tests: a crash before a step
 }
 
 // RestoreReport is what a restore does, or did.
@@ -170,7 +173,7 @@ func (r *Restore) describe(file string, report BackupReport, v, known *state.Vie
 		TakenAt: report.Manifest.TakenAt, BackupIndex: v.Index(), Index: r.view.Index(), Epoch: r.view.Cluster().Epoch.Counter,
 		RaftID: fmt.Sprintf("%x", r.raftID()), Keys: v.Rows(state.TableKV),
 		SessionsEnded: v.Rows(state.TableSession), NodesKept: []string{}, OtherMembers: []string{},
-		Aside: r.dir.join("before-restore-" + now.UTC().Format(backupTime)), Digest: fmt.Sprintf("%x", digest),
+		Aside: r.asidePath(now), Digest: fmt.Sprintf("%x", digest),
 	}
 	if known != nil {
 		r.Report.LastIndexHere = known.Index()
@@ -195,6 +198,18 @@ func (r *Restore) describe(file string, report BackupReport, v, known *state.Vie
 	slices.Sort(r.Report.OtherMembers)
 }
 
+// asidePath is a directory that does not exist yet.
+func (r *Restore) asidePath(now time.Time) string {
+	first := r.dir.join("before-restore-" + now.UTC().Format(backupTime))
+	path := first
+	for i := 2; ; i++ {
+		if _, err := os.Lstat(path); err != nil {
+			return path
+		}
+		path = fmt.Sprintf("%s-%d", first, i)
+	}
+}
+
 // raftID is the id of the new core's only member.
 func (r *Restore) raftID() uint64 { return r.view.Core()[0].RaftID }
 
@@ -211,14 +226,13 @@ func (r *Restore) Do() error { return withOwnerHint(r.do(), r.dir.path) }
 
 func (r *Restore) do() error {
 	staging := r.dir.join(stagingDir)
-	if err := os.RemoveAll(staging); err != nil {
-		return fmt.Errorf("remove what an interrupted restore left: %w", err)
-	}
-	if err := os.Mkdir(staging, 0o700); err != nil {
-		return fmt.Errorf("make a directory for the new log: %w", err)
-	}
-	if err := r.stage(staging); err != nil {
-		return errors.Join(err, os.RemoveAll(staging))
+	err := r.steps(
+		func() error { return os.RemoveAll(staging) }, // what an interrupted restore left
+		func() error { return os.Mkdir(staging, 0o700) },
+		func() error { return r.stage(staging) },
+	)
+	if err != nil {
+		return errors.Join(fmt.Errorf("make the new log: %w", err), os.RemoveAll(staging))
 	}
 	if err := r.exchange(staging); err != nil {
 		return withHint(err, "run the same restore again; the log of before is in "+r.Report.Aside+" or still in place")
@@ -226,7 +240,22 @@ func (r *Restore) do() error {
 	ids := r.ids
 	ids.PastRaftID = max(ids.PastRaftID, ids.RaftID)
 	ids.RaftID = r.raftID()
-	return r.dir.writeCluster(ids)
+	return r.steps(func() error { return r.dir.writeCluster(ids) }, func() error { return os.RemoveAll(staging) })
+}
+
+// steps does one after the other until one fails.
+func (r *Restore) steps(steps ...func() error) error {
+	for _, step := range steps {
+		if r.before != nil {
+			if err := r.before(); err != nil {
+				return err
+			}
+		}
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // stage writes the restored state as the first snapshot of a new log, and reads it back.
@@ -257,29 +286,24 @@ func beginLog(st *store, v *state.View, raftID uint64) error {
 
 // exchange moves the old log aside and the new one into its place.
 func (r *Restore) exchange(staging string) error {
-	if err := os.MkdirAll(r.Report.Aside, 0o700); err != nil {
-		return fmt.Errorf("make a directory for the log of before: %w", err)
-	}
+	aside := r.Report.Aside
+	steps := []func() error{func() error { return os.MkdirAll(aside, 0o700) }}
 	for _, name := range restoreParts {
-		if err := os.Rename(r.dir.join(name), r.Report.Aside+"/"+name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("move %s aside: %w", name, err)
-		}
+		steps = append(steps, func() error {
+			err := os.Rename(r.dir.join(name), filepath.Join(aside, name))
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		})
 	}
-	for _, dir := range []string{r.Report.Aside, r.dir.path} {
-		if err := r.dir.fs.SyncDir(dir); err != nil {
-			return fmt.Errorf("sync %s: %w", dir, err)
-		}
-	}
+	steps = append(steps, func() error { return r.dir.fs.SyncDir(aside) }, func() error { return r.dir.fs.SyncDir(r.dir.path) })
 	for _, name := range restoreParts {
-		if err := os.Rename(staging+"/"+name, r.dir.join(name)); err != nil {
-			return fmt.Errorf("move the new %s into place: %w", name, err)
-		}
+		steps = append(steps, func() error { return os.Rename(filepath.Join(staging, name), r.dir.join(name)) })
 	}
-	if err := os.RemoveAll(staging); err != nil {
-		return fmt.Errorf("remove %s: %w", staging, err)
-	}
-	if err := r.dir.fs.SyncDir(r.dir.path); err != nil {
-		return fmt.Errorf("sync %s: %w", r.dir.path, err)
+	steps = append(steps, func() error { return r.dir.fs.SyncDir(r.dir.path) })
+	if err := r.steps(steps...); err != nil {
+		return fmt.Errorf("put the new log in the place of the old one: %w", err)
 	}
 	return nil
 }

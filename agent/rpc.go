@@ -33,6 +33,7 @@ func (a *Agent) registerRPC(s *transport.Server) {
 		return a.core.prove(a.issuer, body)
 	}))
 	s.Handle(methodWilling, a.coreOnly(a.serveWilling))
+	s.Handle(methodScrub, a.serveScrub)
 	s.Handle(methodEntries, a.coreOnly(a.serveEntries))
 	s.Handle(methodGone, a.coreOnly(a.serveGone))
 	s.Handle(methodStanding, a.serveStanding)

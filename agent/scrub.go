@@ -2,11 +2,11 @@ package agent
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -14,10 +14,14 @@ import (
 
 	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/storage"
+	"github.com/parley-mesh/parley/transport"
 )
 
 const (
+	methodScrub = "storage.scrub"
+
 	// scrubEvery is how long damage on the disk can go unseen. The first scrub is soon after the start,
 	// so that there is an answer at all.
 	scrubEvery = 24 * time.Hour
@@ -84,51 +88,28 @@ func (s *scrubber) damaged() <-chan struct{} {
 	return nil
 }
 
-// afterScrub has what the scrub found put right, and looks whether it is.
+// afterScrub has what the scrub found put right, and looks whether it is, for as long as that changes something.
 func (s *scrubber) afterScrub(ctx context.Context) {
-	last, n := s.last.Load(), s.core.current.Load()
-	if last == nil || n == nil || last.node != n || last.report.Errors == 0 {
-		return
-	}
-	before := s.healed.Load()
-	s.mend(ctx, n)
-	if !s.mendLog(ctx, n, last.report.Problems) && s.healed.Load() == before || ctx.Err() != nil {
-		return
-	}
-	if _, err := s.scrub(ctx, scrubRate); err != nil && ctx.Err() == nil {
-		s.log.Warn("log and snapshots were not scrubbed again", zap.Error(err))
-	}
-}
-
-// mendLog has a damaged log written anew, and a damaged slot of the anchor. It reports whether anything was done, and
-// returns when the node runs again.
-func (s *scrubber) mendLog(ctx context.Context, n *coreNode, problems []storage.ScrubProblem) bool {
-	at := slices.IndexFunc(problems, func(p storage.ScrubProblem) bool { return filepath.Dir(p.File) == s.dir.join(walDir) })
-	if at < 0 {
-		if !slices.ContainsFunc(problems, func(p storage.ScrubProblem) bool { return p.File == s.dir.join("anchor") }) {
-			return false
+	for logs := 0; ctx.Err() == nil; {
+		last, n := s.last.Load(), s.core.current.Load()
+		if last == nil || n == nil || last.node != n || last.report.Errors == 0 {
+			return
 		}
-		if err := n.store.log.RewriteAnchor(); err != nil {
-			s.log.Error("the damaged anchor was not written again", zap.Error(err))
-			return false
+		before := s.healed.Load()
+		s.mend(ctx, n)
+		if logs++; logs <= maxLogHeals {
+			s.mendLog(ctx, n, last.report.Problems)
 		}
-		s.healed.Add(1)
-		s.report(api.EventDamage, s.core.ids.Node, "a slot of the log's anchor was damaged")
-		s.report(api.EventHealed, s.core.ids.Node, "the log's anchor was written again")
-		return true
-	}
-	if err := s.core.healRunning(ctx, n, problems[at]); err != nil {
-		s.log.Error("the damaged log was not healed", zap.Error(err))
-		return false
-	}
-	ctx, cancel := context.WithTimeout(ctx, mendWait)
-	defer cancel()
-	for now := s.core.current.Load(); now == nil || now == n; now = s.core.current.Load() {
-		if pause(ctx, mendLook); ctx.Err() != nil {
-			return false
+		if s.healed.Load() == before {
+			return
+		}
+		if _, err := s.scrub(ctx, scrubRate); err != nil {
+			if ctx.Err() == nil {
+				s.log.Warn("log and snapshots were not scrubbed again", zap.Error(err))
+			}
+			return
 		}
 	}
-	return true
 }
 
 // scrub reads at most rate bytes a second. It is refused while another one runs.
@@ -181,8 +162,11 @@ func (s *scrubber) scrubErrors() (float64, bool) {
 // healedFiles is the metric parley_storage_healed_files.
 func (s *scrubber) healedFiles() (float64, bool) { return float64(s.healed.Load()), true }
 
-// apiScrub is scrub for the API.
-func (a *Agent) apiScrub(ctx context.Context, rate int64) (api.ScrubReport, error) {
+// apiScrub is scrub for the API: of this agent, or, by its own role, of another one.
+func (a *Agent) apiScrub(ctx context.Context, node string, rate int64) (api.ScrubReport, error) {
+	if node != "" && node != a.ids.Node {
+		return a.scrubOf(ctx, node, rate)
+	}
 	report, err := a.scrubber.scrub(ctx, rate)
 	if report.Errors > 0 {
 		select {
@@ -191,6 +175,36 @@ func (a *Agent) apiScrub(ctx context.Context, rate int64) (api.ScrubReport, erro
 		}
 	}
 	return scrubShape(report), err
+}
+
+// scrubOf asks another agent.
+func (a *Agent) scrubOf(ctx context.Context, node string, rate int64) (out api.ScrubReport, err error) {
+	if row, ok := a.hub.View().Node(node); !ok || row.Left {
+		return out, api.Errorf(api.CodeNotFound, "there is no agent %q", node).WithHint("list the agents: parley members")
+	}
+	answer, err := a.call(ctx, node, methodScrub, binary.BigEndian.AppendUint64(nil, uint64(rate))) //nolint:gosec // not negative
+	if err != nil {
+		return out, err
+	}
+	if err := json.Unmarshal(answer, &out); err != nil {
+		return out, fmt.Errorf("the answer of %s: %w", node, err)
+	}
+	return out, nil
+}
+
+// serveScrub scrubs for another agent, if the cluster gave that one the role for it.
+func (a *Agent) serveScrub(ctx context.Context, peer transport.Peer, body []byte) ([]byte, error) {
+	if !policy.Allowed(a.roleOf(peer.Node), policy.StorageScrub) {
+		return nil, &transport.Error{Code: api.CodeDenied, Message: fmt.Sprintf("the agent %s may not have the files of others scrubbed", peer.Node)}
+	}
+	if len(body) != 8 || body[0] > 0x7f {
+		return nil, &transport.Error{Code: api.CodeInvalid, Message: "a scrub is asked for by a rate of 8 bytes"}
+	}
+	report, err := a.apiScrub(ctx, "", int64(binary.BigEndian.Uint64(body))) //nolint:gosec // checked
+	if err != nil {
+		return nil, toWire(err)
+	}
+	return json.Marshal(report)
 }
 
 func scrubShape(r storage.ScrubReport) api.ScrubReport {

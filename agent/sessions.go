@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/rand"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -204,10 +203,9 @@ func (k *sessionKeeper) end(ctx context.Context, term uint64, over []ending) {
 
 // endOne reports whether it ended the session, and logs at that level that it did.
 func (k *sessionKeeper) endOne(ctx context.Context, term uint64, e ending, level zapcore.Level) bool {
-	envelope := state.Envelope{
+	envelope := state.Envelope{ // without a request id: its second end changes nothing
 		Caller: "agent:" + k.self, Command: state.SessionDestroy{ID: e.id, Reason: e.reason, Term: term},
 	}
-	_, _ = rand.Read(envelope.Request[:]) // never fails: it ends the process instead
 	command, err := state.Encode(envelope, k.hub.View().Cluster().Version)
 	var result state.Result
 	if err == nil {

@@ -33,6 +33,9 @@ const (
 	CodeCanceled        = "canceled"         // the caller went away
 	CodeUnsupported     = "unsupported"      // known, and not offered by this version
 	CodeInternal        = "internal"         // a bug, or damage
+
+	CodeRequestReused    = "request_reused"    // the request id belongs to another command
+	CodeRequestForgotten = "request_forgotten" // the request may have been done, and its answer is not known any more
 )
 
 // statusClientGone is written when the caller disconnected; nobody reads it (nginx made the number known).
@@ -76,11 +79,14 @@ var table = map[string]class{
 	CodeNotLeader:       {http.StatusServiceUnavailable, exitNoAgent, true, "send the request again; any agent finds the leader"},
 	CodeUnavailable:     {http.StatusServiceUnavailable, exitNoAgent, true, "send the request again or through another agent; parley members shows who is alive"},
 	CodeTimeout:         {http.StatusGatewayTimeout, exitNoAgent, true, "send the request again; parley core shows whether the leader keeps up"},
-	CodeOutcomeUnknown:  {http.StatusGatewayTimeout, exitUnknown, false, "the write may or may not have happened: read the key, then decide; a write with --cas is safe to repeat"},
+	CodeOutcomeUnknown:  {http.StatusGatewayTimeout, exitUnknown, false, "the write may or may not have happened: send it again with the same request id, or read the key, then decide"},
 	CodeNoSpace:         {http.StatusInsufficientStorage, exitFailed, true, "free space on the leader's data directory; reads go on, and writes resume by themselves"},
 	CodeCanceled:        {statusClientGone, exitFailed, true, "the caller went away before the answer"},
 	CodeUnsupported:     {http.StatusNotImplemented, exitFailed, false, "docs/compatibility.md lists what this version offers"},
 	CodeInternal:        {http.StatusInternalServerError, exitFailed, false, "look up the request id in the agent's log and report it with the lines around it"},
+
+	CodeRequestReused:    {http.StatusUnprocessableEntity, exitFailed, false, "make a new request id for each request; only a retry has the same"},
+	CodeRequestForgotten: {http.StatusGone, exitUnknown, false, "read the key, then decide; answers are kept for 15 minutes, and the last 65,536 of them"},
 }
 
 // Error is any failure that a caller sees. Code is one of the Code constants, Hint says what to do next and Leader

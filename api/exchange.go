@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/state"
 )
 
 const (
@@ -37,6 +38,7 @@ type Exchange struct {
 	Rest      string // of an open path
 
 	service  *Service
+	once     RequestID // that the caller sent
 	query    url.Values
 	queryErr error // why the query string could not be parsed
 	status   int   // of the response, for whoever counts
@@ -45,6 +47,15 @@ type Exchange struct {
 
 // Context ends when the caller goes away.
 func (x *Exchange) Context() context.Context { return x.R.Context() }
+
+// Execute carries out the one command that the request asks for, under the caller's request id if it sent one.
+func (x *Exchange) Execute(cmd state.Command) (Applied, error) {
+	done, err := x.service.ExecuteOnce(x.Context(), x.Caller, x.once, cmd)
+	if err != nil && done.Index > 0 {
+		x.applied(done) // it was refused there
+	}
+	return done, err
+}
 
 // Service is what serves the request.
 func (x *Exchange) Service() *Service { return x.service }

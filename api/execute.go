@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"slices"
 	"strings"
@@ -15,34 +14,32 @@ import (
 // Execute applies a command as caller and waits until the leader has applied it. The command is proposed here when
 // this agent leads and forwarded one hop otherwise.
 //
-// It is sent again, at most maxAttempts times within LeaderWait, only while it surely was not proposed: no leader is
-// known, the asked agent did not lead, or could not be reached. Errors are *Error: denied, no_leader,
-// outcome_unknown when ctx or OpTimeout ended first or the leader was lost on the way, and what the state answered
-// (conflict, exists, ...).
-func (s *Service) Execute(ctx context.Context, caller Caller, cmd state.Command) (done Applied, err error) {
+// It is sent again, at most maxAttempts times within LeaderWait, when it was not proposed (no leader is known, the
+// asked agent did not lead, or could not be reached), and when the leader was lost on the way: its request id lets the
+// state do it once. Errors are *Error: denied, no_leader, outcome_unknown when ctx or OpTimeout ended first or no
+// leader came to say what became of it, and what the state answered (conflict, exists, ...).
+func (s *Service) Execute(ctx context.Context, caller Caller, cmd state.Command) (Applied, error) {
+	return s.ExecuteOnce(ctx, caller, RequestID{}, cmd)
+}
+
+// ExecuteOnce is Execute for a caller with a request id of its own, who may have sent the request before; the zero id
+// is that of a caller without one. A command that was done is not done again, and is answered as it was then. Errors
+// are also request_reused, and request_forgotten when it cannot be known whether the command was done.
+func (s *Service) ExecuteOnce(ctx context.Context, caller Caller, request RequestID, cmd state.Command) (done Applied, err error) {
 	answered := s.observeWrite(caller, cmd)
 	err = Errorf(CodeOutcomeUnknown, "the agent failed while it wrote") // stays if execute panics
 	defer func() { answered(ctx, err) }()
-	return s.execute(ctx, caller, cmd)
+	return s.execute(ctx, caller, request, cmd)
 }
 
-func (s *Service) execute(ctx context.Context, caller Caller, cmd state.Command) (Applied, error) {
+func (s *Service) execute(ctx context.Context, caller Caller, request RequestID, cmd state.Command) (Applied, error) {
 	if err := s.mayExecute(caller, cmd); err != nil {
 		return Applied{}, err
 	}
-	envelope := state.Envelope{Caller: s.callerName(caller), Request: newRequestID(), Command: cmd}
+	o := &order{service: s, caller: caller, envelope: state.Envelope{Caller: s.callerName(caller), Request: request, Command: cmd}}
 	ctx, cancel := context.WithTimeout(ctx, s.options.OpTimeout)
 	defer cancel()
-	var done Applied
-	err := s.withLeader(ctx, func(leader string, self bool) *Error {
-		var failed *Error
-		if self {
-			done, failed = s.propose(ctx, envelope)
-		} else {
-			done, failed = s.forwardExecute(ctx, leader, caller, envelope)
-		}
-		return failed
-	})
+	done, err := o.carryOut(ctx)
 	if err != nil {
 		return Applied{}, err
 	}
@@ -76,11 +73,6 @@ func (s *Service) callerName(c Caller) string {
 		return c.Name + "@" + s.local.Node
 	}
 	return c.Name
-}
-
-func newRequestID() (id [16]byte) {
-	_, _ = rand.Read(id[:]) // never fails: it ends the process instead
-	return id
 }
 
 // propose encodes and appends here. An error may mean not_leader, which is safe to repeat.
@@ -197,6 +189,7 @@ var resultCodes = map[state.Code]string{
 	state.CodeNotFound: CodeNotFound, state.CodeConflict: CodeConflict, state.CodeInvalid: CodeInvalid,
 	state.CodeExists: CodeExists, state.CodeExpired: CodeExpired, state.CodeUsed: CodeUsed,
 	state.CodeRevoked: CodeRevoked, state.CodeDenied: CodeDenied, state.CodeLimit: CodeLimit,
+	state.CodeReused: CodeRequestReused, state.CodeForgotten: CodeRequestForgotten,
 }
 
 // resultError is nil for a command that the state accepted.

@@ -127,8 +127,8 @@ func TestExecuteWaitsForALeader(t *testing.T) {
 	}
 }
 
-// A context that ends while a write is on its way leaves the outcome open, here and across a hop, and the write is not
-// sent again.
+// A context that ends while a write is on its way leaves the outcome open, here and across a hop, and so does a leader
+// that is lost and not followed by one that knows. The error names the request to ask again with.
 func TestOutcomeUnknown(t *testing.T) {
 	c := newFake(t, 2, 2)
 	var sent atomic.Int32
@@ -143,14 +143,17 @@ func TestOutcomeUnknown(t *testing.T) {
 			t.Errorf("%s: exit %d retryable %v, want 5 and false", agent, e.ExitCode(), e.Retryable())
 		}
 	}
-	c.agents["a2"].call = func(context.Context, string, string, []byte) ([]byte, error) {
-		sent.Add(1)
+	if got := sent.Load(); got != 2 {
+		t.Errorf("sent %d times, want 2", got)
+	}
+	ids := map[string]bool{}
+	c.agents["a2"].call = func(_ context.Context, _, _ string, body []byte) ([]byte, error) {
+		ids[sentID(t, body)] = true
 		return nil, errors.New("connection reset")
 	}
 	_, err := c.agents["a2"].service.Execute(context.Background(), operator, state.Put{Key: "k"})
-	wantCode(t, err, CodeOutcomeUnknown)
-	if got := sent.Load(); got != 3 {
-		t.Errorf("sent %d times, want 3", got)
+	if e := coded(t, err, CodeOutcomeUnknown); len(ids) != 1 || !ids[e.RequestID] {
+		t.Errorf("sent as %v, the error names %s", ids, e.RequestID)
 	}
 }
 

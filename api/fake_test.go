@@ -125,7 +125,10 @@ func (a *fakeAgent) options() Options {
 			Check: func(context.Context) ops.CheckReport {
 				return ops.CheckReport{OK: true, Checks: []ops.CheckResult{{ID: "leader", Status: ops.CheckOK, Message: "the core has a leader"}}}
 			},
-			Scrub: func(_ context.Context, rate int64) (ScrubReport, error) {
+			Scrub: func(_ context.Context, node string, rate int64) (ScrubReport, error) {
+				if node == "a9" {
+					return ScrubReport{}, Errorf(CodeNotFound, "there is no agent %q", node)
+				}
 				return ScrubReport{Segments: 1, Entries: 2, Bytes: rate}, nil
 			},
 			RenewSession:  a.renewSession,

@@ -147,6 +147,9 @@ func (h *handler) serve(x *Exchange, route *Route, allowed []string) error {
 	if err := checkParameters(route, x); err != nil {
 		return err
 	}
+	if err := x.takeRequestID(route); err != nil {
+		return err
+	}
 	return route.Serve(x)
 }
 
@@ -169,6 +172,9 @@ func (h *handler) fail(x *Exchange, route *Route, e *Error) {
 
 // answer writes the error in the endpoint's dialect.
 func (h *handler) answer(x *Exchange, route *Route, e *Error) {
+	if e.RequestID != "" { // what to ask again with
+		x.setRequestID(e.RequestID)
+	}
 	if e.Leader == "" && e.Retryable() {
 		if leader, _, known := h.service.local.Leader(); known {
 			e = e.WithLeader(leader)

@@ -20,9 +20,9 @@ func (s *Service) nativeRoutes() []Route {
 
 		{Method: http.MethodGet, Path: "/parley/v1/kv", Action: policy.KVRead, Takes: kvGetTakes, Serve: serveKVGet},
 		{Method: http.MethodGet, Path: "/parley/v1/kv/*", Action: policy.KVRead, Takes: kvGetTakes, Serve: serveKVGet},
-		{Method: http.MethodPut, Path: "/parley/v1/kv/*", Action: policy.KVWrite, Takes: []string{"cas", "flags", "session", "release"}, Serve: serveKVPut},
-		{Method: http.MethodDelete, Path: "/parley/v1/kv/*", Action: policy.KVWrite, Takes: []string{"cas", "prefix"}, Serve: serveKVDelete},
-		{Method: http.MethodPost, Path: "/parley/v1/txn", Action: policy.Txn, Serve: serveTxn},
+		{Method: http.MethodPut, Path: "/parley/v1/kv/*", Action: policy.KVWrite, Takes: []string{"cas", "flags", "session", "release"}, Once: true, Serve: serveKVPut},
+		{Method: http.MethodDelete, Path: "/parley/v1/kv/*", Action: policy.KVWrite, Takes: []string{"cas", "prefix"}, Once: true, Serve: serveKVDelete},
+		{Method: http.MethodPost, Path: "/parley/v1/txn", Action: policy.Txn, Once: true, Serve: serveTxn},
 
 		{Method: http.MethodPost, Path: "/parley/v1/token", Action: policy.TokenCreate, Serve: serveTokenCreate},
 		{Method: http.MethodGet, Path: "/parley/v1/tokens", Action: policy.TokenList, Serve: serveTokenList},

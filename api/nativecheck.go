@@ -17,7 +17,7 @@ const (
 func checkRoutes() []Route {
 	return []Route{
 		{Method: http.MethodGet, Path: "/parley/v1/check", Action: policy.Check, Own: true, Serve: serveCheck},
-		{Method: http.MethodGet, Path: "/parley/v1/storage/scrub", Action: policy.StorageScrub, Own: true, Takes: []string{"mib_per_second"}, Serve: serveScrub},
+		{Method: http.MethodGet, Path: "/parley/v1/storage/scrub", Action: policy.StorageScrub, Own: true, Takes: []string{"mib_per_second", "node"}, Serve: serveScrub},
 	}
 }
 
@@ -65,7 +65,7 @@ func serveScrub(x *Exchange) error {
 	}
 	// A slow scrub of a large log outlasts the time that other answers have.
 	_ = http.NewResponseController(x.W).SetWriteDeadline(time.Time{}) // unsupported outside a real connection
-	report, err := x.service.local.Scrub(x.Context(), int64(mib)<<20)
+	report, err := x.service.local.Scrub(x.Context(), x.Query().Get("node"), int64(mib)<<20)
 	if err != nil {
 		return err
 	}

@@ -123,7 +123,7 @@ func serveKVPut(x *Exchange) error {
 			return err
 		}
 	}
-	done, err := x.service.Execute(x.Context(), x.Caller, cmd)
+	done, err := x.Execute(cmd)
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func serveKVDelete(x *Exchange) error {
 	if err := checkKey(x.Rest); err != nil {
 		return err
 	}
-	done, err := x.service.Execute(x.Context(), x.Caller, state.Delete{Key: x.Rest, Compare: cas})
+	done, err := x.Execute(state.Delete{Key: x.Rest, Compare: cas})
 	if err != nil {
 		return err
 	}
@@ -176,7 +176,7 @@ func deletePrefix(x *Exchange, cas *uint64) error {
 	if err := checkQuery(&KVQuery{Key: x.Rest, Prefix: true}); err != nil {
 		return err
 	}
-	done, err := x.service.Execute(x.Context(), x.Caller, state.DeletePrefix{Prefix: x.Rest})
+	done, err := x.Execute(state.DeletePrefix{Prefix: x.Rest})
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ func (s *Service) sessionRoutes() []Route {
 		{Method: http.MethodGet, Path: "/parley/v1/sessions", Action: policy.SessionRead, Takes: []string{"node", "stale", "index", "wait"}, Serve: serveSessions},
 		{Method: http.MethodGet, Path: "/parley/v1/session/*", Action: policy.SessionRead, Takes: []string{"stale", "index", "wait"}, Serve: serveSession},
 		{Method: http.MethodPut, Path: "/parley/v1/session/*", Action: policy.SessionUse, Serve: serveSessionRenew},
-		{Method: http.MethodDelete, Path: "/parley/v1/session/*", Action: policy.SessionUse, Serve: serveSessionDestroy},
+		{Method: http.MethodDelete, Path: "/parley/v1/session/*", Action: policy.SessionUse, Once: true, Serve: serveSessionDestroy},
 	}
 }
 
@@ -178,7 +178,7 @@ func serveSessionDestroy(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	done, err := x.service.Execute(x.Context(), x.Caller, state.SessionDestroy{ID: id, Reason: state.ReasonAsked})
+	done, err := x.Execute(state.SessionDestroy{ID: id, Reason: state.ReasonAsked})
 	if err != nil {
 		return err
 	}

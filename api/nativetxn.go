@@ -60,7 +60,7 @@ func serveTxn(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	done, err := x.service.Execute(x.Context(), x.Caller, txn)
+	done, err := x.Execute(txn)
 	if err != nil {
 		return err
 	}

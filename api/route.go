@@ -21,6 +21,8 @@ type Route struct {
 	Takes []string
 	// Lax lets through what Takes does not name: clients of a dialect, and probes, send what has no meaning here.
 	Lax bool
+	// Once marks what executes one command by Exchange.Execute, so that its caller may send a request id.
+	Once bool
 	// Repeats names the parameters that may be there more than once.
 	Repeats []string
 	Serve   func(*Exchange) error

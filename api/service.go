@@ -83,10 +83,10 @@ type Local struct {
 	// Ops is what the agent last found out about itself; Metrics serves /metrics.
 	Ops     func() *ops.Snapshot
 	Metrics http.Handler
-	// Check looks for what is wrong with this agent or will be. Scrub verifies its log and snapshots, reading at most
-	// bytesPerSecond.
+	// Check looks for what is wrong with this agent or will be. Scrub verifies the log and snapshots of a node, "" for this
+	// one, reading at most bytesPerSecond.
 	Check func(ctx context.Context) ops.CheckReport
-	Scrub func(ctx context.Context, bytesPerSecond int64) (ScrubReport, error)
+	Scrub func(ctx context.Context, node string, bytesPerSecond int64) (ScrubReport, error)
 	// WriteSnapshot streams a backup file of a View of the whole state; nil where there is none to have.
 	WriteSnapshot func(v *state.View, w io.Writer) error
 }

@@ -57,7 +57,7 @@ func scripted(b []byte) *raftpb.Message {
 		Reject: new(b[6]&1 == 1), RejectHint: new(near(0, b[7])),
 	}
 	if n := b[8] % 4; n < 3 {
-		m.Context = bytes.Repeat([]byte{b[8] >> 4}, int([]int{0, 8, 2}[n]))
+		m.Context = bytes.Repeat([]byte{b[8] >> 4}, []int{0, 8, 2}[n])
 	} else {
 		m.Context = binary.BigEndian.AppendUint64(nil, uint64(b[8]>>4))
 	}

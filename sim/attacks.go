@@ -10,6 +10,7 @@ import (
 // attacks are faults in an order that chance would seldom find.
 var attacks = []fault{
 	{"attack: tail zeroed, crash of all", (*cluster).attackTail},
+	{"attack: last frame spoiled, crash of all", (*cluster).attackLast},
 	{"attack: slow learner", (*cluster).attackLearner},
 	{"attack: transfer into a partition", (*cluster).attackTransfer},
 	{"attack: stale snapshot", (*cluster).attackSnapshot},
@@ -21,6 +22,16 @@ var attacks = []fault{
 // the victim's log is zeroed, and it comes back with those that were cut off. It must see that frames are missing:
 // else these elect a leader that knows nothing of what was acknowledged.
 func (c *cluster) attackTail() {
+	c.attackLog("damage: tail zeroed", func(h *host) bool { return c.zeroTail(h, 12) })
+}
+
+// attackLast does the same to the last frame alone, which the anchor may not cover yet. Nothing on that disk says whether
+// the frame was acknowledged: the victim has to ask the others, all of them.
+func (c *cluster) attackLast() {
+	c.attackLog("damage: last frame spoiled", c.spoilLast)
+}
+
+func (c *cluster) attackLog(what string, spoil func(*host) bool) {
 	l, victim := c.leader(), c.anyHost()
 	if l == nil || victim == nil || victim == l || !c.mayLose(victim) || !c.votes(victim) {
 		return
@@ -52,9 +63,10 @@ func (c *cluster) attackTail() {
 		for _, h := range c.hosts {
 			h.crash(storage.KeepUnsynced)
 		}
-		if c.zeroTail(victim, 10) {
+		c.trace("%s: %s", victim.name, what)
+		if spoil(victim) {
 			victim.damaged = true
-			c.note("damage: tail zeroed")
+			c.note(what)
 		}
 		for _, h := range append(without, victim) {
 			c.after(50*time.Millisecond, func() { c.boot(h) })
@@ -77,8 +89,38 @@ func (c *cluster) votes(h *host) bool {
 
 // zeroTail overwrites the last pages with frames in the host's newest segment, if there are more.
 func (c *cluster) zeroTail(h *host, pages int) bool {
-	const page = 4096
-	newest := ""
+	path, _, last := c.newestPages(h)
+	if last-pages < 1 {
+		return false
+	}
+	f, err := h.disk.Open(path)
+	if err != nil {
+		return false
+	}
+	if _, err := f.WriteAt(make([]byte, pages*page), int64((last-pages+1)*page)); err != nil {
+		return false
+	}
+	return f.Sync() == nil
+}
+
+// spoilLast flips a byte in the last page with a frame.
+func (c *cluster) spoilLast(h *host) bool {
+	path, data, last := c.newestPages(h)
+	if last < 1 {
+		return false
+	}
+	used := page
+	for used > 0 && data[last*page+used-1] == 0 {
+		used--
+	}
+	h.disk.Flip(path, int64(last*page+c.rnd.IntN(used)), byte(1<<c.rnd.IntN(8)))
+	return true
+}
+
+const page = 4096
+
+// newestPages returns the host's newest segment, and its last page with anything of a frame.
+func (c *cluster) newestPages(h *host) (newest string, data []byte, last int) {
 	for _, path := range h.disk.Paths() {
 		if strings.HasSuffix(path, ".wal") {
 			newest = path // they are sorted
@@ -86,23 +128,17 @@ func (c *cluster) zeroTail(h *host, pages int) bool {
 	}
 	f, err := h.disk.Open(newest)
 	if err != nil {
-		return false
+		return "", nil, 0
 	}
-	data := make([]byte, h.disk.Size(newest))
+	data = make([]byte, h.disk.Size(newest))
 	if _, err := f.ReadAt(data, 0); err != nil {
-		return false
+		return "", nil, 0
 	}
-	last := len(data)/page - 2 // the last page is a copy of the header
+	last = len(data)/page - 2 // the last page is a copy of the header
 	for last > 0 && zero(data[last*page:(last+1)*page]) {
 		last--
 	}
-	if last-pages < 1 {
-		return false
-	}
-	if _, err := f.WriteAt(make([]byte, pages*page), int64((last-pages+1)*page)); err != nil {
-		return false
-	}
-	return f.Sync() == nil
+	return newest, data, last
 }
 
 func zero(b []byte) bool {

@@ -85,7 +85,8 @@ func (c *cluster) boot(h *host) {
 	switch {
 	case errors.As(err, &damage) || errors.Is(err, consensus.ErrLost):
 		c.trace("%s is damaged: %v", h.name, err)
-		c.lose(h)
+		c.note("damage seen")
+		c.heal(h, err, nil, 0)
 	case err != nil:
 		c.fail("%s does not start: %v", h.name, err)
 	}
@@ -231,6 +232,7 @@ type entryMark struct {
 	term     uint64
 	commands [32]byte
 	digest   [32]byte
+	wrong    bool // it was a replica that was wrong: the digest says nothing
 }
 
 func newHistory() history {
@@ -258,20 +260,27 @@ func (c *cluster) observe(h *host) {
 }
 
 // applied checks that all replicas apply the same and become the same.
-func (c *cluster) applied(h *host, index, term uint64, commands [][]byte, _ state.Touched) {
+func (c *cluster) applied(h *host, index, term uint64, commands [][]byte, touched state.Touched) {
 	sum := sha256.New()
 	for _, command := range commands {
 		_, _ = sum.Write(binary.BigEndian.AppendUint32(nil, uint32(len(command)))) //nolint:gosec // short
 		_, _ = sum.Write(command)
 	}
 	mark := entryMark{term: term, commands: [32]byte(sum.Sum(nil)), digest: h.machine.View().Digest()}
+	c.trace("%s/%d applied %d of term %d: %x", h.name, h.id, index, term, mark.digest[:4])
 	first, ok := c.log.entries[index]
 	switch {
 	case !ok:
+		mark.wrong = h.tainted && h.flipped == ""
 		c.log.entries[index] = mark
 		c.log.newest = max(c.log.newest, index)
 	case first.term != term || first.commands != mark.commands:
 		c.fail("%s applied another entry at %d: of term %d, not %d", h.name, index, term, first.term)
+	case first.wrong && !h.tainted:
+		c.log.entries[index] = mark
+	case first.wrong:
+	case h.tainted:
+		h.outlived(first.digest == mark.digest, touched)
 	case first.digest != mark.digest:
 		c.fail("%s has another state at %d", h.name, index)
 	}
@@ -280,7 +289,10 @@ func (c *cluster) applied(h *host, index, term uint64, commands [][]byte, _ stat
 // restored checks a snapshot against what was applied at its index.
 func (c *cluster) restored(h *host, index uint64) {
 	c.note("snapshot restored")
-	if mark, ok := c.log.entries[index]; ok && mark.digest != h.machine.View().Digest() {
+	h.tainted = false
+	if mark, ok := c.log.entries[index]; ok && (c.taint() || mark.wrong) && mark.digest != h.machine.View().Digest() {
+		h.tainted = true // it came from one that is wrong
+	} else if ok && mark.digest != h.machine.View().Digest() {
 		c.fail("%s restored a snapshot of %d with another state", h.name, index)
 	}
 }

@@ -41,8 +41,11 @@ func (c *cluster) trouble(end time.Duration) {
 			return
 		}
 		list := faults
-		if c.chance(3) {
+		if c.chance(2) {
 			list = attacks
+		}
+		if c.chance(8) {
+			list = memoryFaults
 		}
 		f := list[c.rnd.IntN(len(list))]
 		c.trace("fault: %s", f.name)
@@ -265,7 +268,7 @@ func (c *cluster) damageOne() {
 			files = append(files, path)
 		}
 	}
-	path := files[c.rnd.IntN(len(files))]
+	path := c.anyKind(files)
 	kind := "flip"
 	if c.chance(4) {
 		kind = "lost file"
@@ -276,6 +279,21 @@ func (c *cluster) damageOne() {
 	c.note("damage: " + kind + " of " + fileKind(path))
 	c.trace("%s: %s of %s", h.name, kind, path)
 	c.after(c.upTo(time.Second), func() { c.boot(h) })
+}
+
+// anyKind draws a kind of file, then one of it: there are far more segments and chunks than anchors.
+func (c *cluster) anyKind(files []string) string {
+	byKind := map[string][]string{}
+	var kinds []string
+	for _, path := range files {
+		kind := fileKind(path)
+		if byKind[kind] == nil {
+			kinds = append(kinds, kind)
+		}
+		byKind[kind] = append(byKind[kind], path)
+	}
+	list := byKind[kinds[c.rnd.IntN(len(kinds))]]
+	return list[c.rnd.IntN(len(list))]
 }
 
 func fileKind(path string) string {
@@ -355,8 +373,8 @@ func contains(ids []uint64, id uint64) bool {
 	return false
 }
 
-// heal ends all faults and starts everybody.
-func (c *cluster) heal() {
+// calm ends all faults and starts everybody.
+func (c *cluster) calm() {
 	c.healed = true
 	clear(c.net.cut)
 	c.calmNetwork()

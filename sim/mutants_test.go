@@ -14,7 +14,10 @@ import (
 
 var flagMutant = flag.String("mutant", "", "the mistake that TestSeeds runs with")
 
-func plantFlag() { mutant.Plant(mutant.Name(*flagMutant)) }
+func plantFlag() string {
+	mutant.Plant(mutant.Name(*flagMutant))
+	return *flagMutant
+}
 
 // mutantSeeds is how many seeds may be needed to find a mistake.
 const mutantSeeds = 400

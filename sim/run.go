@@ -33,8 +33,10 @@ type Result struct {
 	Err        error          // the first violation
 }
 
-// Limits of healing.
-const healTime = 30 * time.Second
+const (
+	healTime      = 30 * time.Second // within which the core must be whole again
+	minOperations = 2200             // of a run: the load goes on until then
+)
 
 // Run simulates one seed.
 func Run(o Options) Result {
@@ -79,11 +81,19 @@ func (c *cluster) run(o Options) {
 	}
 	c.until(o.For, func() bool { return false })
 	c.trace("heal")
-	c.heal()
+	c.calm()
 	c.until(c.now+healTime, c.whole)
 	if c.err == nil && !c.whole() {
 		c.fail("not whole %v after the faults ended: %s", healTime, c.describe())
 	}
+	c.until(c.now+healTime, func() bool { return c.clients.ended >= minOperations })
+	c.until(c.now+noticed, func() bool { return !c.taint() })
+	for _, h := range c.hosts {
+		if h.tainted && h.up {
+			c.fail("the state of %s is wrong, and nobody has noticed in %v", h.name, noticed)
+		}
+	}
+	c.until(c.now+healTime, c.whole)
 	c.clients.stopped, c.frozen = true, true
 	c.until(c.now+patience+time.Second, func() bool { return len(c.clients.open) == 0 })
 	c.finish()

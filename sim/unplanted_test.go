@@ -2,4 +2,4 @@
 
 package sim
 
-func plantFlag() {}
+func plantFlag() string { return "" }

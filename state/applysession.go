@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/mutant"
 )
 
 // Who holds what is in two places: the key's row names the session, and TableHold, ordered by
@@ -140,7 +141,9 @@ func (a *applying) lock(c Lock) (KV, Result) {
 	a.sweepDelays()
 	a.set(TableHold, holdKey(id, c.Key), newRow(0))
 	old.Session = id.String()
-	old.LockIndex++
+	if !mutant.On(mutant.FencingNotMonotone) {
+		old.LockIndex++
+	}
 	return a.put(put, old), Result{}
 }
 

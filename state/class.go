@@ -6,11 +6,12 @@ import "fmt"
 type Class uint8
 
 const (
-	ClassPublic Class = 1 + iota // every agent: cluster, nodes, core members, bundle, timeline, catalog
-	ClassKV                      // key/value and sessions: core members, and agents granted a prefix
-	ClassCore                    // core members only: tokens and sealed root keys
+	ClassPublic  Class = 1 + iota // every agent: cluster, nodes, core members, bundle, timeline, catalog
+	ClassKV                       // key/value and sessions: core members, and agents granted a prefix
+	ClassCore                     // core members only: tokens and sealed root keys
+	ClassReplica                  // what the replicas of the log remember for themselves; in no change stream
 
-	classCount = 3
+	classCount = 4
 )
 
 // String returns the name used in logs and tests.
@@ -22,18 +23,20 @@ func (c Class) String() string {
 		return "kv"
 	case ClassCore:
 		return "core"
+	case ClassReplica:
+		return "replica"
 	}
 	return fmt.Sprintf("class(%d)", uint8(c))
 }
 
 // Valid reports whether this binary knows the class.
-func (c Class) Valid() bool { return c >= ClassPublic && c <= ClassCore }
+func (c Class) Valid() bool { return c >= ClassPublic && c <= ClassReplica }
 
 // A ClassSet is a set of classes, one bit each. The zero value is empty.
 type ClassSet uint8
 
 // AllClasses is what a core member holds.
-const AllClasses = ClassSet(1<<ClassPublic | 1<<ClassKV | 1<<ClassCore)
+const AllClasses = ClassSet(1<<ClassPublic | 1<<ClassKV | 1<<ClassCore | 1<<ClassReplica)
 
 // NewClassSet returns the set of the given classes. An unknown class is a programmer error.
 func NewClassSet(classes ...Class) ClassSet {
@@ -78,6 +81,7 @@ const (
 	TableCheck                         // by node and id
 	TableCatalogIndex                  // by service name and by node: what is left of them, and its revision
 	TableSessionCheck                  // by node, check and session: who relies on what; without a check, who is bound to the node
+	TableRequest                       // requests and their answers, by index and place in the entry; internal
 
 	tableEnd // one more than the last
 )
@@ -93,6 +97,7 @@ var (
 		TableDelay: ClassKV, TableDelayEnd: ClassKV,
 		TableCatalogNode: ClassPublic, TableService: ClassPublic, TableServiceName: ClassPublic,
 		TableCheck: ClassPublic, TableCatalogIndex: ClassPublic, TableSessionCheck: ClassKV,
+		TableRequest: ClassReplica,
 	}
 	tableNames = [tableEnd]string{
 		TableCluster: "cluster", TableNode: "node", TableCore: "core", TableBundle: "bundle",
@@ -101,6 +106,7 @@ var (
 		TableDelay: "lock-delay", TableDelayEnd: "lock-delay end",
 		TableCatalogNode: "catalog node", TableService: "service", TableServiceName: "service name",
 		TableCheck: "check", TableCatalogIndex: "catalog index", TableSessionCheck: "session check",
+		TableRequest: "request",
 	}
 )
 

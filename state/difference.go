@@ -33,7 +33,7 @@ func (v *View) BucketRows(buckets []int, limit int) []RowMark {
 // applied more: older is as of the revision at, newer as of a later one or the same. It returns rows
 // that differ for no good reason, in order. A row that newer changed or deleted since is no
 // difference, so that replicas can be compared while they work; when both are at the same revision
-// nothing is let pass.
+// nothing is let pass. Requests come and go without a revision: of these only rows that both have count.
 func DifferentRows(older, newer []RowMark, at uint64, sameRevision bool) []RowMark {
 	type place struct {
 		table Table
@@ -48,12 +48,15 @@ func DifferentRows(older, newer []RowMark, at uint64, sameRevision bool) []RowMa
 		p := place{m.Table, m.Key}
 		was, ok := had[p]
 		delete(had, p)
+		if m.Table == TableRequest && (!ok || m.Key == floorKey) {
+			continue
+		}
 		if m.Revision <= at && (!ok || was != m) {
 			different = append(different, m)
 		}
 	}
 	for _, m := range older {
-		if _, missing := had[place{m.Table, m.Key}]; missing && sameRevision {
+		if _, missing := had[place{m.Table, m.Key}]; missing && sameRevision && m.Table != TableRequest {
 			different = append(different, m)
 		}
 	}

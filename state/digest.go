@@ -87,7 +87,7 @@ func (s *store) digestOf(set ClassSet) [32]byte {
 	var stack [256]byte
 	b := append(stack[:0], "parley state 1\n"...)
 	b = binary.LittleEndian.AppendUint64(b, s.at.Revision)
-	for c := ClassPublic; c <= ClassCore; c++ {
+	for c := ClassPublic; c <= ClassReplica; c++ {
 		if set.Has(c) {
 			d := s.classDigest(c)
 			b = append(append(b, byte(c)), d[:]...)

@@ -12,6 +12,7 @@ import (
 type Machine struct {
 	s    *store
 	view *View // of s, once somebody asked for it
+	book *requestBook
 }
 
 // NewMachine returns an empty state at index 0, to be filled by Restore or Apply.
@@ -52,17 +53,22 @@ func (m *Machine) Apply(index, term uint64, at clock.Stamp, commands [][]byte) (
 		decoded[i], damaged[i] = e, err
 	}
 
-	a := &applying{s: m.s.copyStore(), term: term, at: at}
+	if m.book == nil {
+		m.book = newRequestBook(m.s)
+	}
+	a := &applying{s: m.s.copyStore(), index: index, term: term, at: at, book: m.book}
 	results = make([][]byte, len(commands))
 	for i, e := range decoded {
 		a.place, a.caller = uint32(i), e.Caller //nolint:gosec // an entry holds far fewer commands
-		results[i] = EncodeResult(a.run(e.Command, damaged[i]))
+		results[i] = a.once(e, commands[i], damaged[i])
 	}
+	a.forgetRequests()
 	a.s.at.Index, a.s.at.Term = index, term
 	if at != 0 {
 		a.s.at.Stamp = at
 	}
 	m.s, m.view = a.s, nil
+	m.book.take(a)
 	return results, Touched{Changes: a.changes}, nil
 }
 
@@ -73,18 +79,25 @@ func (m *Machine) Restore(r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	m.s, m.view = s, nil
+	m.s, m.view, m.book = s, nil, nil
 	return nil
 }
 
 // applying is one entry being applied, to a copy of the machine's store.
 type applying struct {
 	s       *store
+	index   uint64
 	term    uint64
 	at      clock.Stamp
 	place   uint32 // of the command being run, in the entry
 	caller  string // who asked for it
 	changes []Change
+
+	book         *requestBook        // as it was before the entry
+	asked        map[[16]byte]string // requests of this entry, with the keys of their rows
+	forgotten    [][16]byte
+	requestBytes int    // more than before
+	requestFloor uint64 // 0 while it stays
 }
 
 // run does one command as one step of the revision, if it changes anything.

@@ -124,6 +124,8 @@ func (a *applying) recoverRows() {
 	for _, r := range all {
 		switch r.table {
 		case TableTombstone, TableFloor:
+		case TableRequest:
+			a.set(TableRequest, r.key, nil)
 		case TableKV:
 			kv := must(decodeKV(r.key, r.revision, r.row))
 			if kv.LockIndex > 0 {
@@ -136,6 +138,7 @@ func (a *applying) recoverRows() {
 	}
 	a.set(TableFloor, "", encodeFloor(a.s.at.Revision+1))
 	a.set(TableCatalogIndex, "", encodeFloor(a.s.at.Revision+1)) // the same for services
+	a.set(TableRequest, floorKey, encodeFloor(a.s.at.Index))     // whose outcome is older, nobody knows
 }
 
 // recoverNodes takes over what a later copy of the public state says of nodes and roots: who left, whose

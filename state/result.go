@@ -19,12 +19,15 @@ const (
 	CodeRevoked  Code = "revoked"   // the token was revoked
 	CodeDenied   Code = "denied"    // the token or the missing grant does not allow it
 	CodeLimit    Code = "limit"     // a limit would be passed
+
+	CodeReused    Code = "reused"    // the request id belongs to another command
+	CodeForgotten Code = "forgotten" // the request may have been done, and its answer is not known any more
 )
 
 // codes is in the order of their numbers on the wire.
 var codes = []Code{
 	CodeOK, CodeNotFound, CodeConflict, CodeInvalid, CodeExists, CodeExpired, CodeUsed,
-	CodeRevoked, CodeDenied, CodeLimit,
+	CodeRevoked, CodeDenied, CodeLimit, CodeReused, CodeForgotten,
 }
 
 // Result is the answer to a command. Revision is the state's after it: that of the change if the

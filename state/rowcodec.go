@@ -269,6 +269,8 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		err = checkSessionRow(t, key, row)
 	case TableCatalogNode, TableService, TableServiceName, TableCheck, TableCatalogIndex, TableSessionCheck:
 		err = checkCatalogRow(t, key, row)
+	case TableRequest:
+		err = checkRequestRow(key, row)
 	default:
 		own = ""
 		err = checkSingle(t, row)

@@ -54,7 +54,8 @@ const (
 // TTL is what was asked for and Lease how long the session lives without a renewal, which is more
 // where clients of the /v1 dialect expect grace. Sessions never change, so ModRevision is
 // CreateRevision. It grows from one session to the next, which makes it a fencing token: of two
-// sessions the later one has the larger. For one key the lock index does the same.
+// sessions the later one has the larger. For one key the lock index does the same, for as long as the key
+// is not deleted; the revision at which the lock was acquired does so without exception.
 type Session struct {
 	ID             SessionID
 	Name           string

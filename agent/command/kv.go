@@ -106,8 +106,14 @@ func (a *app) kvPutCommand() *cobra.Command {
 	cmd.Flags().StringVar(&opts.Session, "session", "", "take the key's lock for this session; a conflict if another one has it")
 	cmd.Flags().BoolVar(&opts.Release, "release", false, "let go of the lock that --session holds")
 	cmd.Flags().StringVar(&file, "file", "", "take the value from this file")
+	requestIDFlag(cmd, &opts.RequestID)
 	cmd.Flags().Uint64Var(&cas, "cas", 0, "only if the key's revision is this; 0 for a key that must not exist")
 	return cmd
+}
+
+// requestIDFlag is for a write that may have been sent before.
+func requestIDFlag(cmd *cobra.Command, id *string) {
+	cmd.Flags().StringVar(id, "request-id", "", "ask again for what was sent under this id, which an unknown outcome names; it is done once")
 }
 
 // value is what to store: the argument, the file's content, or standard input.

@@ -25,6 +25,7 @@ type deletion struct {
 func (a *app) kvDeleteCommand() *cobra.Command {
 	var cas uint64
 	var prefix, yes, dryRun bool
+	var request string
 	cmd := &cobra.Command{
 		Use:   "delete KEY",
 		Short: "Delete a key, or with --prefix all keys that begin with it",
@@ -38,6 +39,9 @@ func (a *app) kvDeleteCommand() *cobra.Command {
 			}
 			if compare != nil && prefix {
 				return usageError("leave one of them out", "--cas compares one key, --prefix means many")
+			}
+			if request != "" && prefix {
+				return usageError("leave --request-id out: to delete what is gone does nothing", "--request-id and --prefix together")
 			}
 			c, err := a.connect(cmd)
 			if err != nil {
@@ -57,7 +61,7 @@ func (a *app) kvDeleteCommand() *cobra.Command {
 				}
 			}
 			return a.ask(cmd, mayRepeat, func(ctx context.Context) (answer, error) {
-				done, err := remove(ctx, c, args[0], prefix, compare)
+				done, err := remove(ctx, c, args[0], prefix, client.DeleteOptions{CAS: compare, RequestID: request})
 				return answer{value: done, table: func(w io.Writer) {
 					row(w, fmt.Sprintf("deleted %s at revision %d", plural(int(done.Deleted), "key"), done.Revision))
 				}}, err
@@ -65,6 +69,7 @@ func (a *app) kvDeleteCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
+	requestIDFlag(cmd, &request)
 	flags.Uint64Var(&cas, "cas", 0, "only if the key's revision is this")
 	flags.BoolVar(&prefix, "prefix", false, "delete all keys that begin with KEY")
 	flags.BoolVar(&dryRun, "dry-run", false, "only say what would be deleted")
@@ -72,12 +77,12 @@ func (a *app) kvDeleteCommand() *cobra.Command {
 	return cmd
 }
 
-func remove(ctx context.Context, c *client.Client, key string, prefix bool, cas *uint64) (deletion, error) {
+func remove(ctx context.Context, c *client.Client, key string, prefix bool, o client.DeleteOptions) (deletion, error) {
 	if prefix {
 		done, err := c.DeletePrefix(ctx, key)
 		return deletion{Key: key, Revision: done.Revision, Deleted: done.Deleted}, err
 	}
-	done, err := c.Delete(ctx, key, client.DeleteOptions{CAS: cas})
+	done, err := c.Delete(ctx, key, o)
 	return deletion{Key: key, Revision: done.Revision, Deleted: done.Deleted}, err
 }
 

@@ -38,7 +38,7 @@ var endpointNotes = map[string]string{
 	"GET /parley/v1/events":        "`since=10m` or the `hlc` of an event, `kind=KIND`, `limit=N` of the newest, `index=N&wait=30s`",
 	"POST /parley/v1/events":       "`{\"message\"}`",
 	"GET /parley/v1/snapshot":      "`stale`; the answer is a backup file (storage/FORMAT.md), one at a time, of any size",
-	"GET /parley/v1/storage/scrub": "`mib_per_second=N`, 32 unless given",
+	"GET /parley/v1/storage/scrub": "`mib_per_second=N`, 32 unless given; `node=NAME` for another agent's files",
 }
 
 // docs/commands.md is what the program says about itself.

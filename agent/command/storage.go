@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,15 +27,19 @@ func (a *app) scrubCommand() *cobra.Command {
 	var offline bool
 	var rate uint64
 	cmd := &cobra.Command{
-		Use:   "scrub",
-		Short: "Read the whole log and all snapshots, and verify every checksum",
+		Use:   "scrub [NODE]",
+		Short: "Read the whole log and all snapshots of an agent, and verify every checksum",
 		Long: "Scrub finds damage on the disk before the copies on other hosts are gone as well. It changes nothing.\n" +
 			"A running agent does it beside its work, and by itself once a day; with --offline the files of an agent\n" +
 			"that does not run, or does not start, are read. It exits with 1 when it finds damage, unless --expect\n" +
 			"decides.",
-		Example: "  parley storage scrub\n  parley storage scrub --offline --data-dir /var/lib/parley -o json",
-		Args:    takes(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Example: "  parley storage scrub\n  parley storage scrub a2\n  parley storage scrub --offline --data-dir /var/lib/parley -o json",
+		Args:    takes("[NODE]"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			node := strings.Join(args, "")
+			if offline && node != "" {
+				return usageError("log in to that host and run it there", "--offline reads the files on this host, not those of %s", node)
+			}
 			if rate > 10000 {
 				return usageError("choose 1 to 10000", "--mib-per-second %d is more than any disk reads", rate)
 			}
@@ -42,7 +47,7 @@ func (a *app) scrubCommand() *cobra.Command {
 			if offline {
 				return a.scrubOffline(cmd, rate)
 			}
-			return a.scrubOnline(cmd, rate)
+			return a.scrubOnline(cmd, node, rate)
 		},
 	}
 	cmd.Flags().BoolVar(&offline, "offline", false, "read the files in --data-dir; its agent must not run")
@@ -60,13 +65,13 @@ func (a *app) patience(line string) (end func()) {
 	return func() { timer.Stop() }
 }
 
-func (a *app) scrubOnline(cmd *cobra.Command, rate uint64) error {
+func (a *app) scrubOnline(cmd *cobra.Command, node string, rate uint64) error {
 	var report client.ScrubReport
 	err := a.talk(func(ctx context.Context, c *client.Client) (answer, error) {
 		ctx, cancel := context.WithTimeout(ctx, scrubLimit)
 		defer cancel()
 		var err error
-		report, err = c.ScrubStorage(ctx, rate)
+		report, err = c.ScrubNode(ctx, node, rate)
 		return scrubAnswer(report), err
 	}, mayRepeat)(cmd, nil)
 	return a.scrubVerdict(err, report)

@@ -49,7 +49,15 @@ func (c *Client) Check(ctx context.Context) (CheckReport, error) {
 // ScrubStorage has the agent verify its log and snapshots, reading at most so many MiB a second; 0 leaves that to the
 // agent. It takes as long as reading them does.
 func (c *Client) ScrubStorage(ctx context.Context, mibPerSecond uint64) (ScrubReport, error) {
+	return c.ScrubNode(ctx, "", mibPerSecond)
+}
+
+// ScrubNode is ScrubStorage for the files of another agent, by its name.
+func (c *Client) ScrubNode(ctx context.Context, node string, mibPerSecond uint64) (ScrubReport, error) {
 	query := url.Values{}
+	if node != "" {
+		query.Set("node", node)
+	}
 	if mibPerSecond > 0 {
 		uintParam(query, "mib_per_second", mibPerSecond)
 	}

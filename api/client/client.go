@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -32,6 +33,7 @@ type Client struct {
 	base     string // scheme and host of every request
 	readOnly bool
 	http     *http.Client
+	seen     atomic.Uint64 // the highest log index of a receipt
 }
 
 // Option changes how a Client connects, or what it may do.
@@ -82,7 +84,12 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // call sends one request and decodes a 200 answer into out, unless out is nil.
 func (c *Client) call(ctx context.Context, method, path string, query url.Values, body []byte, out any) error {
-	response, err := c.send(ctx, method, path, query, body)
+	return c.callAs(ctx, "", method, path, query, body, out)
+}
+
+// callAs is call with a request id, unless it is empty.
+func (c *Client) callAs(ctx context.Context, id, method, path string, query url.Values, body []byte, out any) error {
+	response, err := c.send(ctx, id, method, path, query, body)
 	if err != nil {
 		return c.unanswered(method != http.MethodGet, err)
 	}
@@ -107,7 +114,7 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 	return nil
 }
 
-func (c *Client) send(ctx context.Context, method, path string, query url.Values, body []byte) (*http.Response, error) {
+func (c *Client) send(ctx context.Context, id, method, path string, query url.Values, body []byte) (*http.Response, error) {
 	target := c.base + path
 	if len(query) > 0 {
 		target += "?" + query.Encode()
@@ -120,7 +127,13 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 	if c.readOnly {
 		request.Header.Set(headerReadOnly, "1")
 	}
+	if id != "" {
+		request.Header.Set(headerRequestID, id)
+	}
 	response, err := c.http.Do(request)
+	if err == nil {
+		c.note(response.Header.Get(headerReceipt))
+	}
 	return response, sent.explain(err)
 }
 
@@ -168,7 +181,7 @@ func (c *Client) Live(ctx context.Context) error {
 
 // Ready says whether the agent takes requests; text lists its capabilities, one a line.
 func (c *Client) Ready(ctx context.Context) (ready bool, text string, err error) {
-	response, err := c.send(ctx, http.MethodGet, "/readyz", url.Values{"verbose": {""}}, nil)
+	response, err := c.send(ctx, "", http.MethodGet, "/readyz", url.Values{"verbose": {""}}, nil)
 	if err != nil {
 		return false, "", c.unanswered(false, err)
 	}

@@ -17,7 +17,7 @@ const (
 	CodeUnreadable     = "unreadable"      // something answers, and it is no agent
 	CodeInterrupted    = "interrupted"     // a read, or a write of which nothing was sent, was ended by its context
 	CodeRefused        = "refused"         // the agent does not accept the client's certificate; nothing was done
-	CodeOutcomeUnknown = "outcome_unknown" // a write was sent and no answer came
+	CodeOutcomeUnknown = "outcome_unknown" // a write was sent and no answer came; RequestID repeats it, if it has one
 )
 
 // Exit codes for what never reached an agent, and for answers without one.

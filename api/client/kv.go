@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -25,17 +26,21 @@ type ListOptions struct {
 }
 
 // PutOptions of Put. CAS is the revision that the key must have, 0 for a key that must not exist. With Session the
-// put takes the key's lock as well, or with Release lets go of it; CAS must then be nil.
+// put takes the key's lock as well, or with Release lets go of it; CAS must then be nil. RequestID repeats the put that
+// had it.
 type PutOptions struct {
 	CAS     *uint64
 	Flags   uint64
 	Session string
 	Release bool
+
+	RequestID string
 }
 
-// DeleteOptions of Delete; CAS is that of PutOptions.
+// DeleteOptions of Delete; CAS and RequestID are those of PutOptions.
 type DeleteOptions struct {
-	CAS *uint64
+	CAS       *uint64
+	RequestID string
 }
 
 // Written is the answer to a write. Deleted counts the keys that a delete removed, LockIndex how often the key's lock
@@ -108,7 +113,7 @@ func (c *Client) Put(ctx context.Context, key string, value []byte, o PutOptions
 		query.Set("release", "1")
 	}
 	var out Written
-	err := c.call(ctx, http.MethodPut, keyPath(key), query, value, &out)
+	err := c.once(ctx, o.RequestID, http.MethodPut, keyPath(key), query, value, &out)
 	return out, err
 }
 
@@ -119,22 +124,25 @@ func (c *Client) Delete(ctx context.Context, key string, o DeleteOptions) (Writt
 		uintParam(query, "cas", *o.CAS)
 	}
 	var out Written
-	err := c.call(ctx, http.MethodDelete, keyPath(key), query, nil, &out)
+	err := c.once(ctx, o.RequestID, http.MethodDelete, keyPath(key), query, nil, &out)
 	return out, err
 }
 
 // DeletePrefix removes all keys that begin with prefix; none is no error.
 func (c *Client) DeletePrefix(ctx context.Context, prefix string) (Written, error) {
 	var out Written
-	err := c.call(ctx, http.MethodDelete, keyPath(prefix), url.Values{"prefix": {"1"}}, nil, &out)
+	err := c.once(ctx, "", http.MethodDelete, keyPath(prefix), url.Values{"prefix": {"1"}}, nil, &out)
 	return out, err
 }
 
 // Txn is done as one step: Then if every Compare holds, Else otherwise. Together they have at most 128 parts.
+// RequestID is that of PutOptions.
 type Txn struct {
 	Compare []Compare `json:"compare,omitempty"`
 	Then    []Op      `json:"then,omitempty"`
 	Else    []Op      `json:"else,omitempty"`
+
+	RequestID string `json:"-"`
 }
 
 // Compare compares what a key has with what is given. Target is revision (when empty), create_revision, version or
@@ -177,6 +185,9 @@ type OpResult struct {
 // Txn executes a transaction.
 func (c *Client) Txn(ctx context.Context, txn Txn) (TxnAnswer, error) {
 	var out TxnAnswer
-	err := c.post(ctx, "/parley/v1/txn", txn, &out)
+	body, err := json.Marshal(txn)
+	if err == nil {
+		err = c.once(ctx, txn.RequestID, http.MethodPost, "/parley/v1/txn", nil, body, &out)
+	}
 	return out, err
 }

@@ -16,7 +16,7 @@ func (c *Client) SaveSnapshot(ctx context.Context, stale bool, w io.Writer) erro
 	if stale {
 		query.Set("stale", "1")
 	}
-	response, err := c.send(ctx, http.MethodGet, "/parley/v1/snapshot", query, nil)
+	response, err := c.send(ctx, "", http.MethodGet, "/parley/v1/snapshot", query, nil)
 	if err != nil {
 		return c.unanswered(false, err)
 	}

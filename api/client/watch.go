@@ -94,7 +94,7 @@ func (w *watcher) run(ctx context.Context) (greeted bool, err error) {
 	if w.prefix {
 		query.Set("prefix", "1")
 	}
-	response, err := w.client.send(ctx, http.MethodGet, keyPath(w.key), query, nil)
+	response, err := w.client.send(ctx, "", http.MethodGet, keyPath(w.key), query, nil)
 	if err != nil {
 		return false, w.client.unanswered(false, err)
 	}

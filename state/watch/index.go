@@ -16,7 +16,7 @@ type index struct {
 	keys     map[spot]subscribers
 	prefixes map[spot]subscribers
 	lengths  map[int]int // how many spots in prefixes have a key of that length
-	classes  [state.ClassCore + 1]subscribers
+	classes  [state.ClassReplica + 1]subscribers
 	count    int
 	round    uint64 // numbers the calls of touched, so that each finds a subscription once
 }

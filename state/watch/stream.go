@@ -44,6 +44,9 @@ func (h *Hub) offered(classes []state.Class) (set state.ClassSet, err error) {
 		if !c.Valid() || !v.Holds(c) {
 			return 0, fmt.Errorf("change stream of class %s: this agent does not hold it", c)
 		}
+		if c == state.ClassReplica {
+			return 0, fmt.Errorf("change stream of class %s: it is for the replicas of the log, which have the log", c)
+		}
 		set |= state.NewClassSet(c)
 	}
 	if !set.Valid() {

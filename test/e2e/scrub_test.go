@@ -33,6 +33,10 @@ func TestScrub(t *testing.T) {
 			}
 		}
 	}
+	for name := range clients { // by any agent, of any
+		parley(t, "storage", "scrub", name, "--addr", l.Agents[0].Addr(), "--expect", ".errors==0 and .entries>0").mustWork(t)
+	}
+	parley(t, "storage", "scrub", "a9", "--addr", l.Agents[0].Addr()).wants(t, 1, "there is no agent", "parley members")
 	progress(t, load, 200)
 	load.end()
 

@@ -1,0 +1,112 @@
+package sim
+
+import (
+	"errors"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/parley-mesh/parley/consensus"
+	"github.com/parley-mesh/parley/storage"
+)
+
+// repairTries is how often a damaged host asks its peers for what it lacks before it gives up its Raft id.
+const repairTries = 12
+
+// heal brings a damaged host back as production does: under its id when the missing entries can be had from peers, which
+// prove themselves by their chain, else under a new one. target is where its log has to end, nil for what its own files say.
+func (c *cluster) heal(h *host, why error, target *storage.Point, tries int) {
+	if h.up {
+		return
+	}
+	outcome := never
+	switch {
+	case errors.Is(why, consensus.ErrNoSnapshot) && tries < repairTries:
+		outcome = c.fetchSnapshot(h)
+	case !errors.Is(why, consensus.ErrLost):
+		outcome = c.repair(h, target)
+	}
+	switch outcome {
+	case repaired:
+		c.note("log repaired")
+		c.trace("%s is repaired under its id", h.name)
+		h.damaged = false
+		c.boot(h)
+	case later:
+		if tries < repairTries {
+			life := h.life
+			c.after(200*time.Millisecond, func() {
+				if h.life == life {
+					c.heal(h, why, target, tries+1)
+				}
+			})
+			return
+		}
+		c.lose(h)
+	case never:
+		c.lose(h)
+	}
+}
+
+type repairOutcome int
+
+const (
+	repaired repairOutcome = iota
+	later                  // no peer has what is missing, or none can be reached
+	never
+)
+
+func (c *cluster) repair(h *host, target *storage.Point) repairOutcome {
+	var newest *storage.SnapshotMeta
+	snaps, err := storage.OpenSnapshots(h.snapshotOptions())
+	if err != nil {
+		return never
+	}
+	if meta, _, ok := snaps.Latest(); ok {
+		newest = &meta
+	}
+	s, err := storage.Salvage(h.logOptions(), newest)
+	if err != nil {
+		c.trace("%s cannot be salvaged: %v", h.name, err)
+		return never
+	}
+	if target != nil {
+		s.Reach(*target)
+	}
+	for gap, more := s.Missing(); more; gap, more = s.Missing() {
+		if !c.fill(h, s, gap) {
+			return later
+		}
+	}
+	if err := s.Repair(h.logOptions()); err != nil {
+		c.trace("%s is not repaired: %v", h.name, err)
+		return never
+	}
+	return repaired
+}
+
+// fill asks the peers in turn, and believes none.
+func (c *cluster) fill(h *host, s *storage.Salvaged, gap storage.Gap) bool {
+	for _, p := range c.hosts {
+		if p == h || !p.up || p.paused || c.isCut(h, p) || c.isCut(p, h) {
+			continue
+		}
+		prevTerm, entries := p.rep.Entries(gap.After, gap.Last, 1<<20)
+		if len(entries) == 0 {
+			continue
+		}
+		prev := storage.Point{Index: entries[0].GetIndex() - 1, Term: prevTerm}
+		if prev.Chain, _ = p.log.Chain(prev.Index); s.Offer(prev, copyEntries(entries)) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func copyEntries(entries []*raftpb.Entry) []*raftpb.Entry {
+	out := make([]*raftpb.Entry, len(entries))
+	for i, e := range entries {
+		out[i] = &raftpb.Entry{Term: new(e.GetTerm()), Index: new(e.GetIndex()), Type: e.Type, Data: append([]byte(nil), e.GetData()...)}
+	}
+	return out
+}
