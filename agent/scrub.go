@@ -90,13 +90,17 @@ func (s *scrubber) damaged() <-chan struct{} {
 
 // afterScrub has what the scrub found put right, and looks whether it is, for as long as that changes something.
 func (s *scrubber) afterScrub(ctx context.Context) {
-	for ctx.Err() == nil {
+	for logs := 0; ctx.Err() == nil; {
 		last, n := s.last.Load(), s.core.current.Load()
 		if last == nil || n == nil || last.node != n || last.report.Errors == 0 {
 			return
 		}
 		before := s.healed.Load()
-		if s.mend(ctx, n); s.healed.Load() == before {
+		s.mend(ctx, n)
+		if logs++; logs <= maxLogHeals {
+			s.mendLog(ctx, n, last.report.Problems)
+		}
+		if s.healed.Load() == before {
 			return
 		}
 		if _, err := s.scrub(ctx, scrubRate); err != nil {

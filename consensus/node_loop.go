@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"time"
 
@@ -146,6 +147,11 @@ func (n *Node) handleControl(r *request) {
 
 // receive hands a peer's frame to the core, message by message.
 func (n *Node) receive(in inbound) {
+	n.receiveStraight(in)
+	n.receiveRelayed(in)
+}
+
+func (n *Node) receiveItems(in inbound) {
 	for _, m := range in.messages {
 		err := n.guard(func() string { return describe(m) }, func() {
 			if err := n.core.step(m); err != nil {
@@ -205,6 +211,12 @@ func (n *Node) perform() {
 			n.acknowledge(t)
 		}
 		n.logTasks.put(logTask{append: t})
+	}
+	if out.routes {
+		n.peers.setRoutes(maps.Clone(n.core.relay.routes))
+	}
+	for _, e := range out.passes {
+		n.peers.pass(e)
 	}
 	n.peers.send(out.messages...)
 	n.applies.put(out.applies...)

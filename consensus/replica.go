@@ -83,7 +83,7 @@ func (r *Replica) TakeFrames() []Frame { return r.n.peers.takeFrames() }
 func (r *Replica) Receive(node string, body []byte) error {
 	in, err := decodeFrame(body)
 	if err == nil {
-		err = r.n.checkInbound(in, node)
+		err = r.n.checkInbound(&in, node)
 	}
 	if err != nil {
 		return err
