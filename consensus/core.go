@@ -39,6 +39,9 @@ type coreConfig struct {
 	trailingEntries uint64
 	maxLogBytes     int
 	maxMessage      uint64
+	noDigests       bool
+	checkpointTicks int
+	probation       bool
 	cluster         [16]byte
 	claimKey        []byte                                       // nil: no claims
 	chain           func(index uint64) (chain [32]byte, ok bool) // of the log on disk; nil: no tails either
@@ -97,6 +100,8 @@ type core struct {
 	transfer *transfer
 	snaps    snapshots
 	planted  planted
+	digests  digests
+	ledSince uint64 // tick at which we began to lead
 }
 
 // newCore builds a core from the recovered log. It performs no event; start does.
@@ -124,6 +129,9 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	c.term, c.commit = log.hard.GetTerm(), max(log.hard.GetCommit(), log.snap.Index)
 	c.applying, c.applied = log.snap.Index, log.snap.Index
 	c.snaps.last = log.snap.Index
+	if cfg.probation {
+		c.digests.probation = probationMarks
+	}
 	c.restarted = log.hard.GetTerm() > 1 || len(log.entries) > 0
 	c.written = log.hard
 	c.observe(log.entries)
@@ -170,6 +178,7 @@ func (c *core) tick() {
 	c.tickProposals()
 	c.tickReads()
 	c.tickTransfer()
+	c.tickDigests()
 	c.tickSnapshots()
 	c.tickTails()
 	c.drain()

@@ -175,6 +175,9 @@ func (c *core) softState(s *raft.SoftState) {
 	led := c.leads()
 	c.role, c.leader = s.RaftState, s.Lead
 	c.out.changed = true
+	if !led && c.leads() {
+		c.ledSince = c.ticks
+	}
 	if led && !c.leads() {
 		c.lostLeadership()
 	}

@@ -41,8 +41,12 @@ func (c *core) submit(r *request) {
 	switch {
 	case c.halted != nil:
 		c.fail(r, c.halted)
+	case c.unfit() != nil:
+		c.fail(r, c.unfit())
 	case !c.leads():
 		c.fail(r, c.notLeader())
+	case c.digests.noQuorum:
+		c.fail(r, &UnavailableError{Cause: errNoAgreement})
 	case batchSize(1, len(r.command)) > c.cfg.batchBytes:
 		c.fail(r, ErrTooLarge)
 	case c.log.bytes > c.cfg.maxLogBytes:

@@ -30,6 +30,8 @@ func (c *core) read(r *request) {
 	switch {
 	case c.halted != nil:
 		c.fail(r, c.halted)
+	case c.unfit() != nil:
+		c.fail(r, c.unfit())
 	case !c.leads():
 		c.fail(r, c.notLeader())
 	case mutant.On(mutant.ReadWithoutReadIndex):

@@ -23,6 +23,9 @@ type Status struct {
 	Learners  []uint64
 	Confirmed bool                // this leader has committed in its own term
 	Progress  map[uint64]Progress // on the leader only: every other member
+	Diverged  []uint64            // members whose state differs from that of the majority, to which this one belongs
+	ReadOnly  bool                // the voters' states differ and none has a majority: writes are refused
+	Probation int                 // checkpoints that have to agree before this rebuilt member answers again
 	Stopped   error               // why this node no longer serves, nil while it does
 	Suspended string              // why this node votes for nobody, or not for everybody, "" if it does
 }
@@ -73,6 +76,7 @@ func (c *core) status() Status {
 		Confirmed: c.leads() && c.termStart > 0 && c.commit >= c.termStart, Stopped: c.halted,
 		Suspended: c.suspended(),
 	}
+	s.Diverged, s.ReadOnly, s.Probation = slices.Clone(c.digests.diverged), c.digests.noQuorum, c.digests.probation
 	if c.leads() {
 		s.Progress = make(map[uint64]Progress)
 		c.visitProgress(func(id uint64, pr tracker.Progress) {

@@ -77,7 +77,8 @@ func (n *Node) applyEntry(e *raftpb.Entry, b *batch) (err error) {
 	}()
 	var stamp clock.Stamp
 	var commands [][]byte
-	if e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0 {
+	checkpoint := isCheckpoint(e)
+	if e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0 && !checkpoint {
 		if stamp, commands, err = decodeBatch(e.GetData()); err != nil {
 			return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
 		}
@@ -89,6 +90,9 @@ func (n *Node) applyEntry(e *raftpb.Entry, b *batch) (err error) {
 	if err != nil {
 		return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
 	}
+	if checkpoint {
+		n.checkpoint(e.GetIndex())
+	}
 	if b == nil {
 		return nil
 	}
@@ -96,6 +100,21 @@ func (n *Node) applyEntry(e *raftpb.Entry, b *batch) (err error) {
 		r.reply(outcome{done: Proposed{Index: e.GetIndex(), Term: e.GetTerm(), Stamp: stamp, Data: results[i]}})
 	}
 	return nil
+}
+
+// checkpoint tells the core what this replica is at a checkpoint.
+func (n *Node) checkpoint(index uint64) {
+	if n.opts.Digest == nil {
+		return
+	}
+	digest, err := n.opts.Digest()
+	if err != nil {
+		n.events.put(func(c *core) { c.contradicted(err.Error()) })
+		return
+	}
+	if chain, known := n.opts.Log.Chain(index); known {
+		n.events.put(func(c *core) { c.checkpointed(index, mark{chain: chain, state: digest}) })
+	}
 }
 
 // giveUp answers proposers whose entries are committed but will not be applied here.

@@ -49,6 +49,9 @@ func (n *Node) loop(ctx, inner context.Context) error {
 		if need := n.core.tails.need; need != nil {
 			return &RepairNeededError{*need}
 		}
+		if need := n.core.rebuild(); need != nil {
+			return &RebuildNeededError{*need}
+		}
 		switch {
 		case inner.Err() != nil:
 			return nil

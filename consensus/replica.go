@@ -218,6 +218,9 @@ func (r *Replica) InstallWork(ctx context.Context) error {
 	return r.settle()
 }
 
+// RebuildNeeded is the same for a *RebuildNeededError.
+func (r *Replica) RebuildNeeded() *RebuildNeed { return r.n.core.rebuild() }
+
 // RepairNeeded is what a Node's Run returns a *RepairNeededError for, nil if there is none. The replica does nothing more.
 func (r *Replica) RepairNeeded() *RepairNeed { return r.n.core.tails.need }
 

@@ -218,6 +218,10 @@ func (cl *clients) readAt(a *asked, index uint64) {
 		h.at(500*time.Microsecond, func() { cl.readAt(a, index) })
 		return
 	}
+	if h.tainted {
+		cl.end(a, kvSeen{unknown: true}) // what a wrong replica says before it is found out
+		return
+	}
 	seen := kvSeen{}
 	if kv, ok := h.machine.View().Get(a.op.key); ok {
 		seen.value, seen.revision = binary.BigEndian.Uint64(kv.Value), kv.ModRevision

@@ -232,6 +232,7 @@ type entryMark struct {
 	term     uint64
 	commands [32]byte
 	digest   [32]byte
+	wrong    bool // it was a replica that was wrong: the digest says nothing
 }
 
 func newHistory() history {
@@ -259,7 +260,7 @@ func (c *cluster) observe(h *host) {
 }
 
 // applied checks that all replicas apply the same and become the same.
-func (c *cluster) applied(h *host, index, term uint64, commands [][]byte, _ state.Touched) {
+func (c *cluster) applied(h *host, index, term uint64, commands [][]byte, touched state.Touched) {
 	sum := sha256.New()
 	for _, command := range commands {
 		_, _ = sum.Write(binary.BigEndian.AppendUint32(nil, uint32(len(command)))) //nolint:gosec // short
@@ -270,10 +271,16 @@ func (c *cluster) applied(h *host, index, term uint64, commands [][]byte, _ stat
 	first, ok := c.log.entries[index]
 	switch {
 	case !ok:
+		mark.wrong = h.tainted && h.flipped == ""
 		c.log.entries[index] = mark
 		c.log.newest = max(c.log.newest, index)
 	case first.term != term || first.commands != mark.commands:
 		c.fail("%s applied another entry at %d: of term %d, not %d", h.name, index, term, first.term)
+	case first.wrong && !h.tainted:
+		c.log.entries[index] = mark
+	case first.wrong:
+	case h.tainted:
+		h.outlived(first.digest == mark.digest, touched)
 	case first.digest != mark.digest:
 		c.fail("%s has another state at %d", h.name, index)
 	}
@@ -282,7 +289,10 @@ func (c *cluster) applied(h *host, index, term uint64, commands [][]byte, _ stat
 // restored checks a snapshot against what was applied at its index.
 func (c *cluster) restored(h *host, index uint64) {
 	c.note("snapshot restored")
-	if mark, ok := c.log.entries[index]; ok && mark.digest != h.machine.View().Digest() {
+	h.tainted = false
+	if mark, ok := c.log.entries[index]; ok && (c.taint() || mark.wrong) && mark.digest != h.machine.View().Digest() {
+		h.tainted = true // it came from one that is wrong
+	} else if ok && mark.digest != h.machine.View().Digest() {
 		c.fail("%s restored a snapshot of %d with another state", h.name, index)
 	}
 }

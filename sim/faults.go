@@ -44,6 +44,9 @@ func (c *cluster) trouble(end time.Duration) {
 		if c.chance(2) {
 			list = attacks
 		}
+		if c.chance(8) {
+			list = memoryFaults
+		}
 		f := list[c.rnd.IntN(len(list))]
 		c.trace("fault: %s", f.name)
 		c.note(f.name)
