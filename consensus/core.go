@@ -40,12 +40,14 @@ type coreConfig struct {
 	maxLogBytes     int
 	maxMessage      uint64
 	noDigests       bool
+	rare            func(point string) bool
 	checkpointTicks int
 	probation       bool
 	cluster         [16]byte
 	claimKey        []byte                                       // nil: no claims
 	chain           func(index uint64) (chain [32]byte, ok bool) // of the log on disk; nil: no tails either
 	pairSync        bool
+	relay           bool
 	inDoubt         string
 	snapshotTimeout int // ticks
 	stamp           clock.Stamp
@@ -99,6 +101,7 @@ type core struct {
 	change   *confChange
 	transfer *transfer
 	snaps    snapshots
+	relay    relay
 	planted  planted
 	digests  digests
 	ledSince uint64 // tick at which we began to lead
@@ -139,6 +142,7 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 		log.compact(log.snap.Index - keep) // the disk has more, for an older snapshot; memory need not
 	}
 	c.beginTails(cfg.inDoubt)
+	c.beginRelay()
 	return c, nil
 }
 
@@ -181,6 +185,7 @@ func (c *core) tick() {
 	c.tickDigests()
 	c.tickSnapshots()
 	c.tickTails()
+	c.tickRelay()
 	c.drain()
 	c.tickLeader()
 }

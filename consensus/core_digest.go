@@ -76,7 +76,7 @@ func isCheckpoint(e *raftpb.Entry) bool {
 // tickDigests proposes a checkpoint when one is due.
 func (c *core) tickDigests() {
 	d := &c.digests
-	due := c.ticks-d.proposed >= uint64(c.cfg.checkpointTicks)
+	due := c.ticks-d.proposed >= uint64(c.cfg.checkpointTicks) || c.leads() && c.rarely(rareCheckpoint)
 	if c.cfg.noDigests || !due || !c.leads() || c.transfer != nil || c.commit < c.termStart || c.termStart == 0 {
 		return
 	}

@@ -83,7 +83,7 @@ func (r *Replica) TakeFrames() []Frame { return r.n.peers.takeFrames() }
 func (r *Replica) Receive(node string, body []byte) error {
 	in, err := decodeFrame(body)
 	if err == nil {
-		err = r.n.checkInbound(in, node)
+		err = r.n.checkInbound(&in, node)
 	}
 	if err != nil {
 		return err
@@ -192,6 +192,10 @@ func (r *Replica) ApplyWork() error {
 	for i, tasks := 0, r.n.applies.take(); i < len(tasks) && r.n.core.halted == nil; i++ {
 		if err := r.n.apply(tasks[i]); err != nil {
 			r.n.halt(err)
+			break
+		}
+		if i+1 < len(tasks) && r.n.core.rarely(rareApplyOne) {
+			r.n.applies.putFirst(tasks[i+1:])
 			break
 		}
 	}
