@@ -236,10 +236,9 @@ func (h *host) lostSoon(to uint64) {
 
 // history is what must hold of all replicas together.
 type history struct {
-	entries   map[uint64]entryMark // by index
-	leaders   map[uint64]string    // by term
-	newest    uint64               // highest index applied anywhere
-	revisions uint64
+	entries map[uint64]entryMark // by index
+	leaders map[uint64]string    // by term
+	newest  uint64               // highest index applied anywhere
 }
 
 // entryMark is what the first replica that applied an index made of it.
