@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/parley-mesh/parley/mutant"
@@ -30,12 +31,8 @@ func (s *Sweep) Next(v *View, limit int) error {
 		}
 		seen++
 		last = r
-		if hashRow(r.table, r.key, r.revision, r.row) != r.hash {
-			wrong = fmt.Errorf("the row %q of table %s is not what was written at revision %d: the memory of this machine is not to be trusted",
-				shortKey(r.key), r.table, r.revision)
-			return false
-		}
-		return true
+		wrong = r.intact()
+		return wrong == nil
 	})
 	if last == nil || seen < limit {
 		*s = Sweep{}
@@ -44,6 +41,17 @@ func (s *Sweep) Next(v *View, limit int) error {
 	s.table, s.key = last.table, last.key
 	s.count++
 	return wrong
+}
+
+// ErrMemory is in the chain of errors about rows that changed in memory.
+var ErrMemory = errors.New("the memory of this machine is not to be trusted")
+
+// intact compares the row's bytes with the hash made when they were written.
+func (r *record) intact() error {
+	if hashRow(r.table, r.key, r.revision, r.row) == r.hash {
+		return nil
+	}
+	return fmt.Errorf("the row %q of table %s is not what was written at revision %d: %w", shortKey(r.key), r.table, r.revision, ErrMemory)
 }
 
 // shortKey is a key for a message.
