@@ -148,6 +148,7 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 		_ = st.close()
 		return nil, err
 	}
+	machine.wrong = n.Fence
 	return &bootedCore{coreNode: &coreNode{raftID: raftID, node: n, store: st}, machine: machine}, nil
 }
 

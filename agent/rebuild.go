@@ -79,11 +79,18 @@ func (c *coreRunner) rebuild(n *bootedCore, need *consensus.RebuildNeed) error {
 		return c.again()
 	}
 	meta, _, ok := n.store.snapshots.Latest()
-	if ok && f.Tries == 0 && (need.Own || meta.Index <= need.Agreed) || len(c.others()) == 0 {
-		return c.again()
+	right := ok && f.Tries == 0 && (need.Own || meta.Index <= need.Agreed) || len(c.others()) == 0
+	if !right {
+		if err := c.dir.dropSnapshots(); err != nil {
+			return err
+		}
 	}
-	if err := c.dir.dropSnapshots(); err != nil {
-		return err
+	switch {
+	case need.Log: // what it has to be is known; where that cannot be had, the Raft id is given up
+		c.damage = &logDamage{err: &consensus.RebuildNeededError{RebuildNeed: *need}, need: &consensus.RepairNeed{Index: need.Index, Chain: need.Chain, Reason: need.Reason}}
+		return nil
+	case right:
+		return c.again()
 	}
 	c.sources = nil
 	for _, id := range need.From {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -79,6 +80,7 @@ type replica struct {
 	views   *viewSwitch
 	digests *digestRing
 	sweep   state.Sweep
+	wrong   func(reason string) // tells the node that the state is; from any goroutine
 
 	fenced atomic.Bool                // the state is not trusted: what is applied is not shown
 	newest atomic.Pointer[state.View] // as of the last entry
@@ -137,7 +139,14 @@ func (r *replica) Apply(index, term uint64, at clock.Stamp, commands [][]byte) (
 }
 
 func (r *replica) Capture() func(io.Writer) error {
-	return r.machine.View().WriteSnapshot
+	v := r.machine.View()
+	return func(w io.Writer) error {
+		err := v.WriteSnapshot(w)
+		if errors.Is(err, state.ErrMemory) {
+			r.wrong(err.Error())
+		}
+		return err
+	}
 }
 
 func (r *replica) Restore(src io.Reader, index, term uint64) error {

@@ -40,6 +40,7 @@ type coreConfig struct {
 	maxLogBytes     int
 	maxMessage      uint64
 	noDigests       bool
+	rare            func(point string) bool
 	checkpointTicks int
 	probation       bool
 	fenced          bool

@@ -62,7 +62,7 @@ func isCheckpoint(e *raftpb.Entry) bool {
 // tickDigests proposes a checkpoint when one is due.
 func (c *core) tickDigests() {
 	d := &c.digests
-	due := c.ticks-d.proposed >= uint64(c.cfg.checkpointTicks)
+	due := c.ticks-d.proposed >= uint64(c.cfg.checkpointTicks) || c.leads() && c.rarely(rareCheckpoint)
 	c.tellProbation()
 	if d.own > 0 && c.leads() {
 		c.judge(d.own) // a voter may have fallen silent

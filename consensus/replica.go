@@ -194,6 +194,10 @@ func (r *Replica) ApplyWork() error {
 			r.n.halt(err)
 			break
 		}
+		if i+1 < len(tasks) && r.n.core.rarely(rareApplyOne) {
+			r.n.applies.putFirst(tasks[i+1:])
+			break
+		}
 	}
 	return r.settle()
 }

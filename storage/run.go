@@ -111,6 +111,10 @@ func pause(ctx context.Context, d time.Duration) error {
 func (l *Log) Background(ctx context.Context) error {
 	select {
 	case <-l.anchorDue:
+		if l.rarely(rareAnchor) {
+			raise(l.anchorDue)
+			return nil
+		}
 		if err := l.syncAnchor(); err != nil {
 			return err
 		}
