@@ -47,11 +47,12 @@ type coreRunner struct {
 	repairs    atomic.Uint64 // logs repaired since the start
 	replaced   atomic.Uint64 // Raft ids given up for a damaged log
 
-	fencing  *fencing                // why this member answers nothing; see rebuild
-	isFenced atomic.Pointer[fencing] // the same, for everyone
-	sources  []string                // whose snapshots it may be rebuilt from, none: anyone's
-	fencings atomic.Uint64           // fences since the start
-	rebuilds atomic.Uint64           // of those, after which this member answered again
+	spoil    atomic.Pointer[func([][]byte) [][]byte] // tests; see replica
+	fencing  *fencing                                // why this member answers nothing; see rebuild
+	isFenced atomic.Pointer[fencing]                 // the same, for everyone
+	sources  []string                                // whose snapshots it may be rebuilt from, none: anyone's
+	fencings atomic.Uint64                           // fences since the start
+	rebuilds atomic.Uint64                           // of those, after which this member answered again
 
 	current atomic.Pointer[coreNode]
 	changed chan struct{} // cap 1: the node came, went, or its status changed
@@ -85,7 +86,10 @@ func (c *coreRunner) member() *consensus.Node {
 		return nil
 	}
 	n := c.node()
-	if n == nil || n.Status().Role == consensus.RoleNone {
+	if n == nil {
+		return nil
+	}
+	if st := n.Status(); st.Role == consensus.RoleNone || neededRebuild(st.Stopped) != nil {
 		return nil
 	}
 	return n
@@ -129,7 +133,7 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 	if err != nil { // without one it works, and others cannot remind it of what it has promised
 		c.log.Warn("no key to sign what this member holds", zap.Error(err))
 	}
-	machine := &replica{machine: state.NewMachine(), views: c.views, digests: c.digests}
+	machine := &replica{machine: state.NewMachine(), views: c.views, digests: c.digests, spoil: &c.spoil}
 	machine.fenced.Store(c.fencing != nil)
 	n, err := consensus.New(consensus.Options{
 		ID: raftID, Clock: c.clock, Log: st.log, Recovered: st.recoveredState(),

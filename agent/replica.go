@@ -82,6 +82,8 @@ type replica struct {
 	sweep   state.Sweep
 	wrong   func(reason string) // tells the node that the state is; from any goroutine
 
+	spoil *atomic.Pointer[func([][]byte) [][]byte] // tests: this replica computes something else
+
 	fenced atomic.Bool                // the state is not trusted: what is applied is not shown
 	newest atomic.Pointer[state.View] // as of the last entry
 }
@@ -130,6 +132,9 @@ func (r *replica) digest() ([32]byte, error) {
 func (r *replica) evidence() func(io.Writer) error { return r.machine.View().WriteAsIs }
 
 func (r *replica) Apply(index, term uint64, at clock.Stamp, commands [][]byte) ([][]byte, error) {
+	if spoil := r.spoil.Load(); spoil != nil {
+		commands = (*spoil)(commands)
+	}
 	results, touched, err := r.machine.Apply(index, term, at, commands)
 	if err != nil {
 		return nil, fmt.Errorf("apply entry %d of term %d: %w", index, term, err)
