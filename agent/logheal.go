@@ -133,6 +133,18 @@ func (c *coreRunner) heal(ctx context.Context) (*bootedCore, error) {
 	return nil, nil
 }
 
+// suspended is the metric parley_core_suspended; there is no figure outside the core.
+func (c *coreRunner) suspended() (float64, bool) {
+	n := c.current.Load()
+	if n == nil {
+		return 0, false
+	}
+	if n.node.Status().Suspended != "" {
+		return 1, true
+	}
+	return 0, true
+}
+
 // tellDoubt reports that this member votes for nobody, and that it does again. It returns what was reported.
 func (c *coreRunner) tellDoubt(now, before string) string {
 	switch {

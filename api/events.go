@@ -45,6 +45,9 @@ const (
 	EventBackupFailed = "backup-failed" // a scheduled one; subject: the agent
 	EventBackupWorks  = "backup-works"  // again
 
+	EventFenced  = "state-fenced"  // a core member's state is wrong: it answers nothing until it is rebuilt; subject: the agent
+	EventRebuilt = "state-rebuilt" // and equals that of the others again
+
 	EventRaftID = "raft-id-given-up" // with a log that could not be repaired; the agent comes back under a new id
 	EventDoubt  = "log-in-doubt"     // this member may have acknowledged more than its log holds: it waits for all others
 )

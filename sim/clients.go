@@ -28,7 +28,6 @@ type clients struct {
 	stopped bool
 	held    bool              // nobody asks for now
 	known   map[string]uint64 // last revision that somebody was told, by key
-	batch   int
 	think   time.Duration
 }
 

@@ -236,10 +236,9 @@ func (h *host) lostSoon(to uint64) {
 
 // history is what must hold of all replicas together.
 type history struct {
-	entries   map[uint64]entryMark // by index
-	leaders   map[uint64]string    // by term
-	newest    uint64               // highest index applied anywhere
-	revisions uint64
+	entries map[uint64]entryMark // by index
+	leaders map[uint64]string    // by term
+	newest  uint64               // highest index applied anywhere
 }
 
 // entryMark is what the first replica that applied an index made of it.
@@ -264,6 +263,9 @@ func (c *cluster) observe(h *host) {
 		} else if other != name {
 			c.fail("%s and %s both lead term %d", other, name, h.rep.Term())
 		}
+	}
+	if h.rep.HandingOver() {
+		c.transferAt = c.now
 	}
 	h.watchPromises()
 	h.watchCommit()
