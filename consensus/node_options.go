@@ -155,8 +155,8 @@ func (o Options) core(stamp clock.Stamp) coreConfig {
 		maxLogBytes: o.MaxLogBytes, maxMessage: uint64(o.MaxMessageBytes), rare: o.Rare, pairSync: !o.NoPairSync,
 		noDigests: o.Digest == nil, checkpointTicks: max(1, int(o.CheckpointEvery/o.Tick)), probation: o.Probation, fenced: o.Fenced,
 		snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
-		relay:   o.Peers.Seal != nil && o.Peers.Verify != nil,
-		inDoubt: o.Recovered.InDoubt, cluster: o.ClusterID, claimKey: o.ClaimKey, chain: o.Log.Chain,
+		relay:           o.Peers.Seal != nil && o.Peers.Verify != nil,
+		inDoubt:         o.Recovered.InDoubt, cluster: o.ClusterID, claimKey: o.ClaimKey, chain: o.Log.Chain,
 		stamp: stamp, logger: raftLogger{log: o.Logger.Named("raft").Sugar()},
 	}
 }

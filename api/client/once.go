@@ -61,7 +61,7 @@ func (c *Client) once(ctx context.Context, given, method, path string, query url
 		id = c.newRequestID(ctx)
 	}
 	var unsure *Error
-	var until context.Context // when to give up, once it is unsure
+	var until time.Time // when to give up, once it is unsure
 	for {
 		err := c.callAs(ctx, id, method, path, query, body, out)
 		var failed *Error
@@ -78,14 +78,12 @@ func (c *Client) once(ctx context.Context, given, method, path string, query url
 			return err
 		case unsure == nil:
 			unsure = failed
-			var cancel context.CancelFunc
-			until, cancel = context.WithTimeout(ctx, repeatFor)
-			defer cancel()
+			until = time.Now().Add(repeatFor)
 			if id == "" {
 				id = failed.RequestID
 			}
 		}
-		if id == "" || !pause(until, repeatPause) {
+		if id == "" || !time.Now().Before(until) || !pause(ctx, repeatPause) {
 			break
 		}
 	}
