@@ -39,13 +39,14 @@ type coreRunner struct {
 	fatal   func(error)                         // ends the process
 	report  func(kind, subject, message string) // to the timeline
 
-	entryTurns *chunkTurns       // who is served entries of the log
-	goneTurn   chan struct{}     // one place: one member at a time may give its Raft id up
-	healNow    chan *damageFound // capacity 1: the running node's log has to be healed
-	retiredFor string            // why ours was, as far as we asked for it
-	healing    atomic.Bool
-	repairs    atomic.Uint64 // logs repaired since the start
-	replaced   atomic.Uint64 // Raft ids given up for a damaged log
+	entryTurns  *chunkTurns       // who is served entries of the log
+	goneTurn    chan struct{}     // one place: one member at a time may give its Raft id up
+	ownWordOnly bool              // what a leader counts of ours was looked for, and nobody has it
+	healNow     chan *damageFound // capacity 1: the running node's log has to be healed
+	retiredFor  string            // why ours was, as far as we asked for it
+	healing     atomic.Bool
+	repairs     atomic.Uint64 // logs repaired since the start
+	replaced    atomic.Uint64 // Raft ids given up for a damaged log
 
 	spoil    atomic.Pointer[func([][]byte) [][]byte] // tests; see replica
 	fencing  *fencing                                // why this member answers nothing; see rebuild
@@ -139,7 +140,7 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 		ID: raftID, Clock: c.clock, Log: st.log, Recovered: st.recoveredState(),
 		Snapshots: snapshotStore{st.snapshots}, Machine: machine,
 		Digest: machine.digest, CheckpointEvery: c.cfg.CheckpointEvery, Probation: c.fencing != nil, Fenced: c.fencing.hopeless(),
-		ClaimKey: key, ClusterID: mustID(c.ids.ClusterID),
+		ClaimKey: key, ClusterID: mustID(c.ids.ClusterID), OwnWordOnly: c.ownWordOnly,
 		MachineStamp: func() clock.Stamp { return machine.machine.View().Stamp() },
 		Peers:        consensus.PeerOptions{Dial: c.dialPeer, NodeOf: c.nodeOf},
 		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync,

@@ -26,6 +26,9 @@ const (
 	// somebody who may have them does not answer it waits; when all have said that they do not, it does not.
 	repairPatience = 30 * time.Second
 
+	// unprovenPatience is for what a leader counts without our word for it.
+	unprovenPatience = 10 * time.Second
+
 	peerEntriesWait = 10 * time.Second // for one peer's answer
 	fillTries       = 20
 )
@@ -124,6 +127,11 @@ func (c *coreRunner) heal(ctx context.Context) (*bootedCore, error) {
 			return n, err
 		}
 		c.log.Warn("the damaged log is not repaired yet", zap.Error(err))
+		if need := damage.need; need != nil && need.Unproven && (errors.Is(err, errNobodyHas) || clock.Boottime()-began > unprovenPatience) {
+			c.log.Warn("nobody has what a leader counts of this member, going on without", zap.Uint64("index", need.Index))
+			c.damage, c.ownWordOnly = nil, true
+			return c.build(id)
+		}
 		hopeless := errors.Is(err, storage.ErrNotSalvaged) || errors.Is(err, errNobodyHas)
 		if hopeless || clock.Boottime()-began > repairPatience {
 			c.askToRetire(ctx, id, err)

@@ -179,7 +179,13 @@ func (r *rebirth) exchange(staging string) error {
 	}
 	steps = append(steps, func() error { return r.dir.fs.SyncDir(aside) }, func() error { return r.dir.fs.SyncDir(r.dir.path) })
 	for _, name := range restoreParts {
-		steps = append(steps, func() error { return os.Rename(filepath.Join(staging, name), r.dir.join(name)) })
+		steps = append(steps, func() error {
+			err := os.Rename(filepath.Join(staging, name), r.dir.join(name))
+			if name == "apply" && errors.Is(err, fs.ErrNotExist) {
+				return nil // the new log was applied by nobody yet
+			}
+			return err
+		})
 	}
 	steps = append(steps, func() error { return r.dir.fs.SyncDir(r.dir.path) })
 	if err := r.steps(steps...); err != nil {

@@ -50,6 +50,7 @@ type coreConfig struct {
 	pairSync        bool
 	relay           bool
 	inDoubt         string
+	ownWordOnly     bool
 	snapshotTimeout int // ticks
 	stamp           clock.Stamp
 	logger          raft.Logger

@@ -29,6 +29,9 @@ import (
 //     the highest that it heard, and only for candidates whose log is at least as far as the furthest tail (the floor);
 //     it stands for election only when its own log is there too. Then the doubt has ended.
 //
+// Claims are a little behind what was acknowledged. A leader that goes on knows it to the entry, without a proof: that is a
+// reason to look for the entries, and no more (RepairNeed.Unproven).
+//
 // A member that misses what it claimed, or that does not reach the floor by replication (a leader that counted our lost
 // entries never sends them again), stops with a need to be repaired: the entries have a known hash, and any peer that has
 // them will do.
@@ -57,6 +60,9 @@ type RepairNeed struct {
 	Index  uint64
 	Chain  [32]byte
 	Reason string
+	// Unproven means that a leader counts this, and that there is no word of ours for it. Whoever has such a need looks for
+	// the entries; if nobody has them it goes on without, with Options.OwnWordOnly: a lying peer must not stop it.
+	Unproven bool
 }
 
 // RepairNeededError is returned by Node.Run for a RepairNeed.
@@ -192,6 +198,11 @@ func (c *core) hearTail(from uint64, body []byte) error {
 	t.heard[from] = heard
 	if heard.claim != nil && !c.keeps(*heard.claim) {
 		c.needRepair(heard.claim.index, heard.claim.chain, fmt.Sprintf("%x has our word that we hold entry %d", from, heard.claim.index))
+		return nil
+	}
+	if heard.acked > t.started && c.mute() && !c.cfg.ownWordOnly {
+		c.needRepair(heard.acked, heard.ackedChain, fmt.Sprintf("%x leads, and has heard us acknowledge entry %d", from, heard.acked))
+		t.need.Unproven = true
 		return nil
 	}
 	c.judgeTails()

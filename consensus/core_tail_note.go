@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 )
 
 const (
@@ -24,7 +25,9 @@ type tail struct {
 	chain           [32]byte
 	applied         uint64
 	voters          []uint64
-	claim           *claim // the asker's own, nil if none was heard
+	acked           uint64   // as leader: up to where the asker has acknowledged our log; 0: nothing is known
+	ackedChain      [32]byte // the chain there
+	claim           *claim   // the asker's own, nil if none was heard
 }
 
 // beyond reports whether a log that ends with an entry of that term and index lacks something of this tail.
@@ -32,7 +35,7 @@ func (t *tail) beyond(lastTerm, index uint64) bool {
 	return cmp.Or(cmp.Compare(t.lastTerm, lastTerm), cmp.Compare(t.index, index)) > 0
 }
 
-const tailFixedBytes = 8 + 8 + 8 + 32 + 8 + 1
+const tailFixedBytes = 8 + 8 + 8 + 32 + 8 + 8 + 32 + 1
 
 var errNote = errors.New("the note is malformed")
 
@@ -42,6 +45,8 @@ func (t *tail) encode() []byte {
 	b = binary.BigEndian.AppendUint64(b, t.index)
 	b = append(b, t.chain[:]...)
 	b = binary.BigEndian.AppendUint64(b, t.applied)
+	b = binary.BigEndian.AppendUint64(b, t.acked)
+	b = append(b, t.ackedChain[:]...)
 	b = append(b, byte(len(t.voters)))
 	for _, id := range t.voters {
 		b = binary.BigEndian.AppendUint64(b, id)
@@ -58,7 +63,8 @@ func decodeTail(b []byte) (t tail, err error) {
 	}
 	t.term, t.lastTerm, t.index = binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])
 	t.chain, t.applied = [32]byte(b[24:56]), binary.BigEndian.Uint64(b[56:])
-	n := int(b[64])
+	t.acked, t.ackedChain = binary.BigEndian.Uint64(b[64:]), [32]byte(b[72:104])
+	n := int(b[104])
 	b = b[tailFixedBytes:]
 	if n > maxPeers || len(b) != 8*n && len(b) != 8*n+claimBytes || t.term > 1<<62 || t.index > 1<<62 || t.lastTerm > t.term {
 		return t, errNote
@@ -117,6 +123,11 @@ func (c *core) hearTailAsk(from uint64, body []byte) error {
 	if _, known := c.cfg.chain(t.index); !known {
 		return nil // it asks again
 	}
+	c.visitProgress(func(id uint64, pr tracker.Progress) {
+		if chain, ok := c.cfg.chain(pr.Match); id == from && c.leads() && ok {
+			t.acked, t.ackedChain = pr.Match, chain
+		}
+	})
 	if held, ok := c.claims[from]; ok {
 		t.claim = &held
 	}

@@ -235,6 +235,11 @@ func TestForgottenVoteIsNotCastAgain(t *testing.T) {
 	n.log.loseTail(1, term-1)
 	n.log.now.hard = &raftpb.HardState{Term: new(term - 1), Vote: new(uint64(0)), Commit: new(uint64(1))}
 	s.doubt[2] = "torn"
+	tune := s.tune
+	s.tune = func(c *coreConfig) {
+		tune(c)
+		c.ownWordOnly = true // else it would fetch the entry first
+	}
 	n.start()
 	s.settle()
 	s.tick(4)
@@ -264,6 +269,29 @@ func TestFloorThatReplicationNeverReaches(t *testing.T) {
 	}
 	if n.tails.need != nil && n.tails.need.Index < lost {
 		t.Errorf("need %d, want at least %d", n.tails.need.Index, lost)
+	}
+}
+
+func TestLeaderRemembersWhatWeAcknowledged(t *testing.T) {
+	// The last frames are lost without a trace, and no claim covers them yet. The leader that counted them knows it to the
+	// entry; without that they would never be sent again. Nobody is stopped by it for good.
+	for _, only := range []bool{false, true} {
+		s, lost := tailSim(t)
+		tune := s.tune
+		s.tune = func(c *coreConfig) {
+			tune(c)
+			c.ownWordOnly = only
+		}
+		want, _ := s.nodes[1].log.Chain(lost)
+		for _, n := range s.nodes {
+			clear(n.core.claims)
+		}
+		s.restartLossy(2, "")
+		s.tick(4)
+		need := s.nodes[2].core.tails.need
+		if only && need != nil || !only && (need == nil || need.Index != lost || need.Chain != want || !need.Unproven) {
+			t.Errorf("own word only %v: need %+v, want entry %d", only, need, lost)
+		}
 	}
 }
 

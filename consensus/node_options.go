@@ -27,6 +27,8 @@ type Options struct {
 	// so that it can believe others who remind it after a restart. Nil = it makes no claims and believes none.
 	ClaimKey  []byte
 	ClusterID [16]byte
+	// OwnWordOnly ignores what a leader counts of ours without our word for it: see RepairNeed.Unproven.
+	OwnWordOnly bool
 	// Digest returns the digest of the machine's state, right after an entry was applied, or an error if the machine has
 	// found that its memory is wrong. Nil = states are not compared.
 	Digest func() ([32]byte, error)
@@ -156,7 +158,7 @@ func (o Options) core(stamp clock.Stamp) coreConfig {
 		noDigests: o.Digest == nil, checkpointTicks: max(1, int(o.CheckpointEvery/o.Tick)), probation: o.Probation, fenced: o.Fenced,
 		snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
 		relay:           o.Peers.Seal != nil && o.Peers.Verify != nil,
-		inDoubt:         o.Recovered.InDoubt, cluster: o.ClusterID, claimKey: o.ClaimKey, chain: o.Log.Chain,
+		inDoubt:         o.Recovered.InDoubt, cluster: o.ClusterID, claimKey: o.ClaimKey, chain: o.Log.Chain, ownWordOnly: o.OwnWordOnly,
 		stamp: stamp, logger: raftLogger{log: o.Logger.Named("raft").Sugar()},
 	}
 }
