@@ -210,7 +210,7 @@ func TestReplacedMemberReturns(t *testing.T) {
 	logs(t, gone, "no longer part of the core (raft_id="+id+")")
 	outside(t, clients[gone.Name], gone.Name)
 	reads(t, clients)
-	if text := logOf(t, gone)[before:]; strings.Count(text, "taking part in the core (raft_id="+id+")") != 1 {
+	if text := logOf(t, gone)[before:]; strings.Count(text, "taking part in the core (raft_id="+id+")") > 1 { // it may find out before it begins
 		t.Errorf("%s ran its old Raft id again:\n%s", gone.Name, text)
 	}
 	if raw, err := os.ReadFile(filepath.Join(gone.DataDir, "cluster.toml")); err != nil || !strings.Contains(string(raw), "past_raft_id = "+id) {

@@ -26,7 +26,7 @@ type diskDamage struct {
 }
 
 var diskDamages = []diskDamage{
-	{name: "one byte flipped", what: func(t *testing.T, a *lab.Agent) { patch(t, segment(t, a, 0), 3*damagePage+250, []byte{0xff, 0x00}) }},
+	{name: "one byte flipped", what: func(t *testing.T, a *lab.Agent) { flip(t, segment(t, a, 0), frameFrom(t, segment(t, a, 0), 3)+100) }},
 	{name: "512 bytes zeroed", what: func(t *testing.T, a *lab.Agent) { patch(t, segment(t, a, 1), 20*damagePage, make([]byte, 512)) }},
 	{name: "4 KiB zeroed", what: func(t *testing.T, a *lab.Agent) { patch(t, segment(t, a, -1), 9*damagePage, make([]byte, damagePage)) }},
 	{name: "zeroed to the end", what: func(t *testing.T, a *lab.Agent) {
@@ -111,6 +111,9 @@ func healedOn(t *testing.T, clients map[string]*client.Client, node string, befo
 			return err
 		}
 		more := func(kind string) bool { return now[kind] > before[kind] }
+		if more("log-in-doubt") { // the last frame alone: nothing says that it was acknowledged, and all others are asked
+			return nil
+		}
 		if !more("storage-damage") || !more("storage-healed") && !more("raft-id-given-up") {
 			return fmt.Errorf("events of %s: %v, before %v", node, now, before)
 		}
@@ -203,6 +206,31 @@ func framesEnd(t *testing.T, path string) int64 {
 		end -= damagePage
 	}
 	return end
+}
+
+// frameFrom is where the first frame from a page on begins: behind its end a page holds what nobody reads.
+func frameFrom(t *testing.T, path string, page int64) int64 {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for offset := page * damagePage; offset < int64(len(data)); offset += damagePage {
+		if bytes.HasPrefix(data[offset:], []byte("PLF1")) {
+			return offset
+		}
+	}
+	t.Fatalf("no frame in %s from page %d on", path, page)
+	return 0
+}
+
+func flip(t *testing.T, path string, offset int64) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch(t, path, offset, []byte{data[offset] ^ 0x10})
 }
 
 func patch(t *testing.T, path string, offset int64, data []byte) {
