@@ -137,7 +137,7 @@ func (h *host) start() error {
 		MachineStamp: func() clock.Stamp { return h.machine.View().Stamp() },
 		ClaimKey:     []byte("claim key of " + h.name), ClusterID: clusterID,
 		Peers: consensus.PeerOptions{NodeOf: h.c.nodeOf}, Fetch: h.fetch, Tick: tick,
-		SnapshotEntries: 150, TrailingEntries: 30, MaxMessageBytes: h.c.messageBytes,
+		SnapshotEntries: h.c.snapshotEntries, TrailingEntries: 30, MaxMessageBytes: h.c.messageBytes,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 	}
 	if h.rep, err = consensus.NewReplica(o); err != nil {
@@ -250,7 +250,7 @@ func (a *applier) Apply(index, term uint64, at clock.Stamp, commands [][]byte) (
 	if err != nil {
 		return nil, err
 	}
-	a.h.c.applied(a.h, index, term, commands, touched)
+	a.h.c.applied(a.h, index, term, commands, results, touched)
 	return results, nil
 }
 
