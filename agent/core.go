@@ -39,9 +39,10 @@ type coreRunner struct {
 	fatal   func(error)                         // ends the process
 	report  func(kind, subject, message string) // to the timeline
 
-	entryTurns *chunkTurns   // who is served entries of the log
-	goneTurn   chan struct{} // one place: one member at a time may give its Raft id up
-	retiredFor string        // why ours was, as far as we asked for it
+	entryTurns *chunkTurns       // who is served entries of the log
+	goneTurn   chan struct{}     // one place: one member at a time may give its Raft id up
+	healNow    chan *damageFound // capacity 1: the running node's log has to be healed
+	retiredFor string            // why ours was, as far as we asked for it
 	healing    atomic.Bool
 	repairs    atomic.Uint64 // logs repaired since the start
 	replaced   atomic.Uint64 // Raft ids given up for a damaged log
@@ -99,7 +100,7 @@ func (c *coreRunner) open() error {
 	} else {
 		err = fmt.Errorf("%s is the directory of Raft id %x: %w", c.dir.path, c.ids.RaftID, errLogGone)
 	}
-	if damage := damagedLog(err); damage != nil && c.hasOthers() {
+	if damage := damagedLog(err); c.mayHeal(damage) {
 		c.damage, err = damage, nil
 	} else if c.mayRefetch(err) {
 		c.lost, err = err, nil
@@ -252,7 +253,7 @@ func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscr
 	if failed := errors.Join(err, stopErr); c.fatal != nil && isFatal(failed) {
 		c.fatal(failed) // no clean stop after it: a failed sync of the log, the anchor or a spare segment
 	}
-	if damage := damagedLog(err); damage != nil && c.hasOthers() {
+	if damage := damagedLog(err); c.mayHeal(damage) {
 		c.damage = damage
 		return nil
 	}
@@ -282,6 +283,9 @@ func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Su
 				err = errors.New("a part of the core node stopped by itself")
 			}
 			return false, err
+		case found := <-c.healNow:
+			c.handOver(ctx)
+			return false, found
 		case <-n.node.Changed():
 			c.signal()
 		case <-sub.C():

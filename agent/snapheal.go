@@ -77,7 +77,7 @@ func (s *scrubber) tell(found storage.Mended) {
 	if len(found.Damaged) == 0 {
 		return
 	}
-	s.log.Error("snapshots were damaged", zap.Int("count", len(found.Damaged)), zap.String("path", found.Damaged[0]), zap.Int("healed", found.Healed))
+	s.log.Error("snapshots were damaged", zap.Int("count", len(found.Damaged)), zap.String("path", found.Damaged[0]))
 	s.report(api.EventDamage, s.core.ids.Node, fmt.Sprintf("%d damaged files of snapshots, the first is %s", len(found.Damaged), found.Damaged[0]))
 	if gone := found.Healed + len(found.Dropped); gone > 0 {
 		s.healed.Add(uint64(gone))

@@ -39,10 +39,15 @@ type coreConfig struct {
 	trailingEntries uint64
 	maxLogBytes     int
 	maxMessage      uint64
+	noDigests       bool
+	rare            func(point string) bool
+	checkpointTicks int
+	probation       bool
 	cluster         [16]byte
 	claimKey        []byte                                       // nil: no claims
 	chain           func(index uint64) (chain [32]byte, ok bool) // of the log on disk; nil: no tails either
 	pairSync        bool
+	relay           bool
 	inDoubt         string
 	snapshotTimeout int // ticks
 	stamp           clock.Stamp
@@ -96,7 +101,10 @@ type core struct {
 	change   *confChange
 	transfer *transfer
 	snaps    snapshots
+	relay    relay
 	planted  planted
+	digests  digests
+	ledSince uint64 // tick at which we began to lead
 }
 
 // newCore builds a core from the recovered log. It performs no event; start does.
@@ -124,6 +132,9 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	c.term, c.commit = log.hard.GetTerm(), max(log.hard.GetCommit(), log.snap.Index)
 	c.applying, c.applied = log.snap.Index, log.snap.Index
 	c.snaps.last = log.snap.Index
+	if cfg.probation {
+		c.digests.probation = probationMarks
+	}
 	c.restarted = log.hard.GetTerm() > 1 || len(log.entries) > 0
 	c.written = log.hard
 	c.observe(log.entries)
@@ -131,6 +142,7 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 		log.compact(log.snap.Index - keep) // the disk has more, for an older snapshot; memory need not
 	}
 	c.beginTails(cfg.inDoubt)
+	c.beginRelay()
 	return c, nil
 }
 
@@ -170,8 +182,10 @@ func (c *core) tick() {
 	c.tickProposals()
 	c.tickReads()
 	c.tickTransfer()
+	c.tickDigests()
 	c.tickSnapshots()
 	c.tickTails()
+	c.tickRelay()
 	c.drain()
 	c.tickLeader()
 }

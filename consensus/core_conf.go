@@ -24,6 +24,9 @@ func (c *core) changeCore(r *request) {
 	case c.halted != nil:
 		c.fail(r, c.halted)
 		return
+	case c.unfit() != nil:
+		c.fail(r, c.unfit())
+		return
 	case !c.leads():
 		c.fail(r, c.notLeader())
 		return

@@ -21,6 +21,8 @@ type effects struct {
 	saves    []*saveTask
 	reports  []snapReport
 	notes    []note
+	routes   bool        // who is reached by whom has changed
+	passes   []envelope  // of others, to be passed on to their receivers
 	settled  bool        // the end of the log is in doubt no more
 	need     *RepairNeed // the log has to be repaired before this id goes on
 	compact  uint64      // compact the log on disk up to here; 0 = no
@@ -175,6 +177,9 @@ func (c *core) softState(s *raft.SoftState) {
 	led := c.leads()
 	c.role, c.leader = s.RaftState, s.Lead
 	c.out.changed = true
+	if !led && c.leads() {
+		c.ledSince = c.ticks
+	}
 	if led && !c.leads() {
 		c.lostLeadership()
 	}

@@ -20,6 +20,11 @@ var (
 	// the outcome is unknown. Errors that wrap it say why.
 	ErrStopped = errors.New("consensus: this node has stopped")
 
+	// ErrProbation is returned, wrapped, by a member whose state was rebuilt and is not trusted yet. Ask another.
+	ErrProbation = errors.New("consensus: this member does not answer yet")
+
+	errNoAgreement = errors.New("the states of the core members differ and none has a majority: compare them with 'parley digest compare'")
+
 	// ErrTooLarge is returned by Propose for a command over the batch limit. Nothing happened.
 	ErrTooLarge = errors.New("consensus: the command is larger than a batch may be, split it")
 

@@ -19,6 +19,8 @@ const maxNoteBytes = 64 << 10
 // and dropped, as a message that Raft refuses.
 var noteKinds = map[noteKind]func(c *core, from uint64, body []byte) error{
 	noteTailAsk: (*core).hearTailAsk, noteTail: (*core).hearTail, noteClaim: (*core).hearClaim,
+	noteLines:      (*core).hearLines,
+	noteCheckpoint: (*core).hearCheckpoint,
 }
 
 // tell queues a note for a peer.

@@ -41,8 +41,12 @@ func (c *core) submit(r *request) {
 	switch {
 	case c.halted != nil:
 		c.fail(r, c.halted)
+	case c.unfit() != nil:
+		c.fail(r, c.unfit())
 	case !c.leads():
 		c.fail(r, c.notLeader())
+	case c.digests.noQuorum:
+		c.fail(r, &UnavailableError{Cause: errNoAgreement})
 	case batchSize(1, len(r.command)) > c.cfg.batchBytes:
 		c.fail(r, ErrTooLarge)
 	case c.log.bytes > c.cfg.maxLogBytes:
@@ -56,9 +60,16 @@ func (c *core) submit(r *request) {
 // flushProposals proposes full batches while there is room in flight. During a transfer raft takes
 // none: they wait, since it ends within one election timeout.
 func (c *core) flushProposals() {
+	if len(c.props.queue) > 0 && c.rarely(rareLateProposal) {
+		return
+	}
 	for len(c.props.queue) > 0 && c.leads() && c.transfer == nil && c.termStart > 0 &&
 		len(c.props.flight)+c.pair.batches < c.cfg.inflightBatches {
-		c.proposeBatch(c.props.next(c.cfg.batchCommands, c.cfg.batchBytes))
+		most := c.cfg.batchCommands
+		if c.rarely(rareSmallBatch) {
+			most = 1
+		}
+		c.proposeBatch(c.props.next(most, c.cfg.batchBytes))
 	}
 }
 

@@ -30,6 +30,8 @@ func (c *core) read(r *request) {
 	switch {
 	case c.halted != nil:
 		c.fail(r, c.halted)
+	case c.unfit() != nil:
+		c.fail(r, c.unfit())
 	case !c.leads():
 		c.fail(r, c.notLeader())
 	case mutant.On(mutant.ReadWithoutReadIndex):
@@ -80,7 +82,7 @@ func (c *core) finishReads(list *[]*request, index uint64) {
 // still correct index. It happens when the core shrinks to one voter under a running round: raft
 // then waits for an answer that nobody is left to give.
 func (c *core) tickReads() {
-	if c.reads.running && c.leads() && c.ticks-c.reads.since >= uint64(c.cfg.electionTicks) {
+	if c.reads.running && c.leads() && (c.ticks-c.reads.since >= uint64(c.cfg.electionTicks) || c.rarely(rareReadAnew)) {
 		c.startRound()
 	}
 	c.flushReads()

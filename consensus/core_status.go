@@ -23,8 +23,13 @@ type Status struct {
 	Learners  []uint64
 	Confirmed bool                // this leader has committed in its own term
 	Progress  map[uint64]Progress // on the leader only: every other member
+	Diverged  []uint64            // members whose state differs from that of the majority, to which this one belongs
+	ReadOnly  bool                // the voters' states differ and none has a majority: writes are refused
+	Probation int                 // checkpoints that have to agree before this rebuilt member answers again
 	Stopped   error               // why this node no longer serves, nil while it does
 	Suspended string              // why this node votes for nobody, or not for everybody, "" if it does
+	Relays    map[uint64]uint64   // members that are reached through another, and through whom
+	Relayed   RelayCounts
 }
 
 // Progress is what the leader knows of one member.
@@ -71,8 +76,15 @@ func (c *core) status() Status {
 		Voters: slices.Sorted(slices.Values(c.conf.GetVoters())), Outgoing: slices.Sorted(slices.Values(c.conf.GetVotersOutgoing())),
 		Learners:  slices.Sorted(slices.Values(slices.Concat(c.conf.GetLearners(), c.conf.GetLearnersNext()))),
 		Confirmed: c.leads() && c.termStart > 0 && c.commit >= c.termStart, Stopped: c.halted,
-		Suspended: c.suspended(),
+		Suspended: c.suspended(), Relayed: c.relay.counts,
 	}
+	for id, route := range c.relay.routes {
+		if s.Relays == nil {
+			s.Relays = make(map[uint64]uint64)
+		}
+		s.Relays[id] = route.Via
+	}
+	s.Diverged, s.ReadOnly, s.Probation = slices.Clone(c.digests.diverged), c.digests.noQuorum, c.digests.probation
 	if c.leads() {
 		s.Progress = make(map[uint64]Progress)
 		c.visitProgress(func(id uint64, pr tracker.Progress) {

@@ -91,7 +91,7 @@ func (c *core) tickTransfer() {
 			c.fail(t.req, fmt.Errorf("%w: %x did not take over within an election timeout", ErrTransfer, t.to))
 		}
 	}
-	if c.halted != nil && c.leads() && c.ticks%uint64(c.cfg.electionTicks) == 0 {
+	if (c.halted != nil || c.unfit() != nil) && c.leads() && c.ticks%uint64(c.cfg.electionTicks) == 0 {
 		c.handOver()
 	}
 }

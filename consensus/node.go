@@ -102,6 +102,9 @@ type inbound struct {
 	messages []*raftpb.Message
 	reports  []peerReport
 	notes    []note
+	passes   []envelope // to be passed on
+	relayed  []relayed  // that were passed on to us
+	refused  []refusal  // of those
 }
 
 // New builds a node from what was recovered and restores the machine from the snapshot. It starts
@@ -137,6 +140,7 @@ func New(options Options) (*Node, error) {
 		pause: sleep, waits: newAppliedWaits(mem.snap.Index), changed: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	n.peers = newPeers(o.Peers, o.Logger, n.lost)
+	n.peers.self, n.peers.life = o.ID, c.relay.life
 	n.publish()
 	return n, nil
 }

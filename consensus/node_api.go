@@ -60,6 +60,7 @@ func (n *Node) RenewSnapshot() { n.events.put(func(c *core) { c.renewSnapshot() 
 func (n *Node) Status() Status {
 	s := *n.status.Load()
 	s.Commit, s.Applied = max(s.Commit, n.commit.Load()), n.waits.applied.Load()
+	s.Relayed.Sent, s.Relayed.SentBytes = n.peers.sent.Load(), n.peers.sentBytes.Load()
 	select {
 	case <-n.done:
 		s.Stopped = n.stopError()

@@ -77,7 +77,8 @@ func (n *Node) applyEntry(e *raftpb.Entry, b *batch) (err error) {
 	}()
 	var stamp clock.Stamp
 	var commands [][]byte
-	if e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0 {
+	checkpoint := isCheckpoint(e)
+	if e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0 && !checkpoint {
 		if stamp, commands, err = decodeBatch(e.GetData()); err != nil {
 			return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
 		}
@@ -89,6 +90,9 @@ func (n *Node) applyEntry(e *raftpb.Entry, b *batch) (err error) {
 	if err != nil {
 		return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
 	}
+	if checkpoint {
+		n.checkpoint(e.GetIndex())
+	}
 	if b == nil {
 		return nil
 	}
@@ -96,6 +100,21 @@ func (n *Node) applyEntry(e *raftpb.Entry, b *batch) (err error) {
 		r.reply(outcome{done: Proposed{Index: e.GetIndex(), Term: e.GetTerm(), Stamp: stamp, Data: results[i]}})
 	}
 	return nil
+}
+
+// checkpoint tells the core what this replica is at a checkpoint.
+func (n *Node) checkpoint(index uint64) {
+	if n.opts.Digest == nil {
+		return
+	}
+	digest, err := n.opts.Digest()
+	if err != nil {
+		n.events.put(func(c *core) { c.contradicted(err.Error()) })
+		return
+	}
+	if chain, known := n.opts.Log.Chain(index); known {
+		n.events.put(func(c *core) { c.checkpointed(index, mark{chain: chain, state: digest}) })
+	}
 }
 
 // giveUp answers proposers whose entries are committed but will not be applied here.
@@ -129,7 +148,10 @@ func (n *Node) runSave(ctx context.Context) error {
 // save writes one. The error is final: a sync failed, and what is on disk is unknown.
 func (n *Node) save(t *saveTask) error {
 	ref := t.ref
-	manifest, err := n.opts.Snapshots.Save(ref, t.write)
+	manifest, err := []byte(nil), errRare
+	if !n.core.rarely(rareSaveFails) {
+		manifest, err = n.opts.Snapshots.Save(ref, t.write)
+	}
 	if err != nil {
 		n.log.Error("snapshot not written", zap.Uint64("index", ref.Index), zap.Error(err))
 	}
@@ -171,6 +193,9 @@ func (n *Node) fetch(ctx context.Context, t *installTask) error {
 	return n.ifFinal(err)
 }
 
+// errRare is the failure of something that seldom fails, see Options.Rare.
+var errRare = errors.New("it was made to fail")
+
 var errForged = errors.New("the manifest is not of the snapshot that the message names")
 
 // installTimeout bounds a fetch: a gigabyte over a slow link takes longer than a sender waits, and
@@ -178,6 +203,9 @@ var errForged = errors.New("the manifest is not of the snapshot that the message
 const installTimeout = 10 * time.Minute
 
 func (n *Node) install(ctx context.Context, t *installTask) error {
+	if n.core.rarely(rareFetchFails) {
+		return errRare
+	}
 	ref, err := n.opts.Snapshots.Parse(t.ref.Manifest)
 	if err != nil {
 		return fmt.Errorf("manifest: %w", err)

@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"time"
 
@@ -48,6 +49,9 @@ func (n *Node) loop(ctx, inner context.Context) error {
 		n.perform()
 		if need := n.core.tails.need; need != nil {
 			return &RepairNeededError{*need}
+		}
+		if need := n.core.rebuild(); need != nil {
+			return &RebuildNeededError{*need}
 		}
 		switch {
 		case inner.Err() != nil:
@@ -143,6 +147,11 @@ func (n *Node) handleControl(r *request) {
 
 // receive hands a peer's frame to the core, message by message.
 func (n *Node) receive(in inbound) {
+	n.receiveStraight(in)
+	n.receiveRelayed(in)
+}
+
+func (n *Node) receiveItems(in inbound) {
 	for _, m := range in.messages {
 		err := n.guard(func() string { return describe(m) }, func() {
 			if err := n.core.step(m); err != nil {
@@ -203,7 +212,17 @@ func (n *Node) perform() {
 		}
 		n.logTasks.put(logTask{append: t})
 	}
-	n.peers.send(out.messages...)
+	if out.routes {
+		n.peers.setRoutes(maps.Clone(n.core.relay.routes))
+	}
+	for _, e := range out.passes {
+		n.peers.pass(e)
+	}
+	for _, m := range out.messages {
+		if isBulk(m) || !n.core.rarely(rareMessageLost) {
+			n.peers.send(m)
+		}
+	}
 	n.applies.put(out.applies...)
 	for _, t := range out.saves {
 		n.logTasks.put(logTask{save: t})
@@ -216,9 +235,15 @@ func (n *Node) perform() {
 	}
 	n.installs.put(out.installs...)
 	for _, r := range out.reports {
+		if n.core.rarely(rareReportLost) {
+			continue
+		}
 		n.peers.report(r.to, peerReport{from: n.opts.ID, index: r.index, ok: r.ok})
 	}
 	for _, told := range out.notes {
+		if n.core.rarely(rareNoteLost) {
+			continue
+		}
 		n.peers.tell(n.opts.ID, told)
 	}
 	for _, a := range out.answers {

@@ -27,6 +27,14 @@ type Options struct {
 	// so that it can believe others who remind it after a restart. Nil = it makes no claims and believes none.
 	ClaimKey  []byte
 	ClusterID [16]byte
+	// Digest returns the digest of the machine's state, right after an entry was applied, or an error if the machine has
+	// found that its memory is wrong. Nil = states are not compared.
+	Digest func() ([32]byte, error)
+	// CheckpointEvery is how often states are compared while something is written, 5 s.
+	CheckpointEvery time.Duration
+	// Probation says that the state was just rebuilt because it differed from the others': this member answers only after
+	// a few comparisons found it equal.
+	Probation bool
 	// Fetch returns one stored chunk of a snapshot from the node that sent its manifest.
 	Fetch func(ctx context.Context, id uint64, hash [32]byte) ([]byte, error)
 
@@ -54,6 +62,9 @@ type Options struct {
 	// beside it: faster, and lost with the voter's disk.
 	NoPairSync bool
 
+	// Rare makes things happen that are legal and seldom, at points in the code that have names (RarePoints), whenever it
+	// returns true. For simulations. Nil = never.
+	Rare func(point string) bool
 	// Retryable reports errors of Log.Append that pass by themselves, such as a full disk: the write
 	// is repeated with back-off and proposals are refused meanwhile. Nil = none.
 	Retryable func(error) bool
@@ -84,6 +95,7 @@ const (
 	defaultMessageBytes    = 1 << 20 // larger ones delay heartbeats, smaller ones cost round trips
 	defaultSnapshotTimeout = 10 * time.Second
 	defaultHandOver        = time.Second
+	defaultCheckpointEvery = 5 * time.Second
 )
 
 // withDefaults fills in what is zero and refuses what cannot work.
@@ -105,6 +117,7 @@ func (o Options) withDefaults() (Options, error) {
 	orDefault(&o.MaxMessageBytes, defaultMessageBytes)
 	orDefault(&o.SnapshotTimeout, defaultSnapshotTimeout)
 	orDefault(&o.HandOver, defaultHandOver)
+	orDefault(&o.CheckpointEvery, defaultCheckpointEvery)
 	if o.MaxBatchCommands > maxBatchCommands || o.MaxBatchBytes > maxBatchBytes || o.MaxBatchBytes <= batchSize(1, 0) {
 		return o, fmt.Errorf("consensus: batches of %d commands or %d bytes are outside of the limits %d and %d",
 			o.MaxBatchCommands, o.MaxBatchBytes, maxBatchCommands, maxBatchBytes)
@@ -136,7 +149,8 @@ func (o Options) core(stamp clock.Stamp) coreConfig {
 		id: o.ID, clock: o.Clock, electionTicks: o.ElectionTicks, heartbeatTicks: o.HeartbeatTicks,
 		batchCommands: o.MaxBatchCommands, batchBytes: o.MaxBatchBytes, inflightBatches: o.MaxInflightBatches,
 		snapshotEntries: o.SnapshotEntries, snapshotBytes: o.SnapshotBytes, trailingEntries: o.TrailingEntries,
-		maxLogBytes: o.MaxLogBytes, maxMessage: uint64(o.MaxMessageBytes), pairSync: !o.NoPairSync, snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
+		maxLogBytes: o.MaxLogBytes, maxMessage: uint64(o.MaxMessageBytes), rare: o.Rare, noDigests: o.Digest == nil, checkpointTicks: max(1, int(o.CheckpointEvery/o.Tick)), probation: o.Probation, pairSync: !o.NoPairSync, snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
+		relay:   o.Peers.Seal != nil && o.Peers.Verify != nil,
 		inDoubt: o.Recovered.InDoubt, cluster: o.ClusterID, claimKey: o.ClaimKey, chain: o.Log.Chain,
 		stamp: stamp, logger: raftLogger{log: o.Logger.Named("raft").Sugar()},
 	}

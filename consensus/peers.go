@@ -13,6 +13,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -26,6 +27,10 @@ type PeerOptions struct {
 	Dial func(ctx context.Context, id uint64) (net.Conn, error)
 	// NodeOf returns the name in the certificate of a peer. False: unknown, nothing is taken from it.
 	NodeOf func(id uint64) (string, bool)
+	// Seal returns a MAC over data for a peer, by a key that nobody but the two has, and Verify checks that of a peer:
+	// what goes through a third member is believed by it alone. Without both of them nothing is relayed.
+	Seal   func(to uint64, data []byte) (mac [32]byte, ok bool)
+	Verify func(from uint64, data, mac []byte) bool
 }
 
 const (
@@ -43,10 +48,16 @@ type peers struct {
 	opts PeerOptions
 	log  *zap.Logger
 	lost func(id uint64, snapshot bool) // must not block
-	mu   struct {
+	self uint64                         // for relays, as the next; set before the first use
+	life uint64
+
+	sent, sentBytes atomic.Uint64 // envelopes of ours
+
+	mu struct {
 		sync.Mutex // never held while dialling, writing or calling lost
 		ctx        context.Context
 		out        map[uint64]*peer
+		routes     map[uint64]Route    // never changed, but replaced
 		in         map[string]net.Conn // newest connection of each node
 		closed     bool
 	}
@@ -116,18 +127,27 @@ func (p *peers) tell(from uint64, n note) {
 func (p *peers) peer(id uint64) *peer {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	q, made := p.get(id)
+	if made {
+		p.applyRoutes()
+	}
+	return q
+}
+
+// get is peer; the caller holds mu.
+func (p *peers) get(id uint64) (q *peer, made bool) {
 	if q := p.mu.out[id]; q != nil {
-		return q
+		return q, false
 	}
 	if p.mu.closed || p.opts.Dial == nil || len(p.mu.out) >= maxPeers {
-		return nil
+		return nil, false
 	}
-	q := &peer{id: id, queue: newPeerQueue(), owner: p}
+	q = &peer{id: id, queue: newPeerQueue(), owner: p}
 	p.mu.out[id] = q
 	if p.mu.ctx != nil {
 		p.start(q)
 	}
-	return q
+	return q, true
 }
 
 // retain ends the writers of everybody who is not in ids, unless ids is empty: a node that was not
@@ -146,6 +166,7 @@ func (p *peers) retain(ids []uint64) {
 			}
 		}
 	}
+	p.applyRoutes()
 }
 
 // peer is one outgoing connection.
@@ -154,6 +175,7 @@ type peer struct {
 	queue  *peerQueue
 	owner  *peers
 	cancel context.CancelFunc // guarded by peers.mu
+	number atomic.Uint64      // of the last envelope
 }
 
 // drop tells raft about lost messages, so that it probes instead of streaming into the void.
@@ -177,7 +199,7 @@ func (q *peer) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		q.drop(q.queue.clear()) // old by the time we are connected again
+		q.lose() // old by the time we are connected again
 		log.Debug("raft connection lost", zap.Error(err))
 		if worked {
 			pause = peerPauseMin
@@ -231,9 +253,10 @@ func (q *peer) write(ctx context.Context, conn net.Conn) (worked bool, err error
 			return worked, ctx.Err()
 		case <-q.queue.signal:
 		}
-		messages, reports := q.queue.next(frameTarget)
-		if buf, err = q.writeFrame(conn, buf[:0], messages, reports, q.queue.takeNotes()); err != nil {
-			q.drop(len(messages), hasSnapshot(messages))
+		var in carried
+		buf, in = q.frame(buf[:0])
+		if err = writeFrame(conn, buf); err != nil {
+			q.dropCarried(in)
 			return worked, err
 		}
 		worked = true
@@ -243,9 +266,8 @@ func (q *peer) write(ctx context.Context, conn net.Conn) (worked bool, err error
 	}
 }
 
-// encode makes one frame of what waits, header included. A message over the limit is left out and reported.
+// encode adds items. A message over the limit is left out and reported.
 func (q *peer) encode(buf []byte, messages []*raftpb.Message, reports []peerReport, notes []sentNote) []byte {
-	buf = append(buf, 0, 0, 0, 0)
 	for _, n := range notes {
 		buf = appendNote(buf, n.from, n.note)
 	}
@@ -273,28 +295,26 @@ func (p *peers) takeFrames() []Frame {
 	p.mu.Unlock()
 	var frames []Frame
 	for _, q := range queues {
-		messages, reports := q.queue.next(frameTarget)
-		if b := q.encode(nil, messages, reports, q.queue.takeNotes()); len(b) > frameHeader {
+		if b, _ := q.frame(nil); len(b) > frameHeader {
 			frames = append(frames, Frame{To: q.id, Body: b[frameHeader:]})
 		}
 	}
 	return frames
 }
 
-// writeFrame writes one frame.
-func (q *peer) writeFrame(conn net.Conn, buf []byte, messages []*raftpb.Message, reports []peerReport, notes []sentNote) ([]byte, error) {
-	buf = q.encode(buf, messages, reports, notes)
+// writeFrame writes one frame, if there is anything in it.
+func writeFrame(conn net.Conn, buf []byte) error {
 	if len(buf) == frameHeader {
-		return buf, nil
+		return nil
 	}
-	binary.BigEndian.PutUint32(buf, uint32(len(buf)-frameHeader))
+	binary.BigEndian.PutUint32(buf, uint32(len(buf)-frameHeader)) //nolint:gosec // at most maxFrame
 	if err := conn.SetWriteDeadline(time.Now().Add(peerWriteTimeout)); err != nil {
-		return buf, fmt.Errorf("write deadline: %w", err)
+		return fmt.Errorf("write deadline: %w", err)
 	}
 	if _, err := conn.Write(buf); err != nil {
-		return buf, fmt.Errorf("write frame of %d bytes: %w", len(buf), err)
+		return fmt.Errorf("write frame of %d bytes: %w", len(buf), err)
 	}
-	return buf, nil
+	return nil
 }
 
 // ServePeer reads a peer's Raft connection until it ends, ctx ends or the node stops, and closes
@@ -331,7 +351,7 @@ func (n *Node) readPeer(ctx context.Context, conn net.Conn, node string) error {
 		if err != nil {
 			return err
 		}
-		if err := n.checkInbound(in, node); err != nil {
+		if err := n.checkInbound(&in, node); err != nil {
 			return err
 		}
 		select {
@@ -344,10 +364,25 @@ func (n *Node) readPeer(ctx context.Context, conn net.Conn, node string) error {
 	}
 }
 
-// checkInbound compares each sender with the certificate and refuses malformed messages.
-func (n *Node) checkInbound(in inbound, node string) error {
+// checkInbound compares each sender with the certificate and refuses malformed messages. Of what was relayed it
+// leaves what its origin made.
+func (n *Node) checkInbound(in *inbound, node string) error {
+	if err := n.checkItems(in, func(id uint64) error { return n.checkSender(id, node) }); err != nil {
+		return err
+	}
+	for _, e := range in.passes {
+		if err := n.checkSender(e.origin, node); err != nil {
+			return err
+		}
+	}
+	n.openRelayed(in)
+	return nil
+}
+
+// checkItems checks what is in a frame beside envelopes.
+func (n *Node) checkItems(in *inbound, sender func(id uint64) error) error {
 	for _, m := range in.messages {
-		if err := n.checkSender(m.GetFrom(), node); err != nil {
+		if err := sender(m.GetFrom()); err != nil {
 			return err
 		}
 		if err := checkMessage(n.opts.ID, m); err != nil {
@@ -355,12 +390,12 @@ func (n *Node) checkInbound(in inbound, node string) error {
 		}
 	}
 	for _, r := range in.reports {
-		if err := n.checkSender(r.from, node); err != nil {
+		if err := sender(r.from); err != nil {
 			return err
 		}
 	}
 	for _, told := range in.notes {
-		if err := n.checkSender(told.peer, node); err != nil {
+		if err := sender(told.peer); err != nil {
 			return err
 		}
 	}

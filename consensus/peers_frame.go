@@ -15,14 +15,16 @@ import (
 //
 //	length 4 | items: kind 1, length 4, bytes      (big endian)
 //
-// An item is a Raft message (protobuf), the report of a receiver on a snapshot, or a note (from 8, kind 1,
-// bytes). Kinds that we do not know are refused: what may be sent depends on the version agreed before.
+// An item is a Raft message (protobuf), the report of a receiver on a snapshot, a note (from 8, kind 1,
+// bytes), or an envelope: one that the receiver is asked to pass on, or one that was passed on to it. Kinds that we do not know are refused: what may be sent depends on the version agreed before.
 const (
 	frameHeader  = 4
 	itemHeader   = 1 + 4
 	itemMessage  = 1
 	itemReport   = 2
 	itemNote     = 3
+	itemRelay    = 4
+	itemRelayed  = 5
 	reportSize   = 8 + 8 + 1
 	noteHeader   = 8 + 1
 	maxFrame     = 16 << 20 // refused beyond, on both sides
@@ -129,6 +131,8 @@ func (in *inbound) add(kind byte, item []byte) error {
 		in.notes = append(in.notes, note{
 			peer: binary.BigEndian.Uint64(item), kind: noteKind(item[8]), body: bytes.Clone(item[noteHeader:]),
 		})
+	case kind == itemRelay || kind == itemRelayed:
+		return in.addEnvelope(kind, bytes.Clone(item))
 	default:
 		return fmt.Errorf("kind %d of %d bytes", kind, len(item))
 	}

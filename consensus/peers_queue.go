@@ -25,6 +25,10 @@ type peerQueue struct {
 		bytes      int // in bulk
 		reports    []peerReport
 		notes      []sentNote
+		straight   []sentNote    // that go through nobody
+		passing    []envelope    // of others
+		passBytes  int           // in passing
+		hub        chan struct{} // signal of the queue of the hub that our peer is reached through, nil if none
 	}
 }
 
@@ -34,7 +38,7 @@ func newPeerQueue() *peerQueue { return &peerQueue{signal: make(chan struct{}, 1
 func (q *peerQueue) put(m *raftpb.Message) (dropped int, snapshot bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	defer notify(q.signal)
+	defer q.wake()
 	if !isBulk(m) {
 		if len(q.mu.urgent) == maxPeerMessages {
 			q.mu.urgent = q.mu.urgent[1:]
@@ -64,7 +68,7 @@ func (q *peerQueue) report(r peerReport) {
 	if n := len(q.mu.reports); n > keep {
 		q.mu.reports = q.mu.reports[n-keep:]
 	}
-	notify(q.signal)
+	q.wake()
 }
 
 // sentNote is a note on its way to a peer.
@@ -76,15 +80,20 @@ type sentNote struct {
 // maxPeerNotes is how many notes may wait for one peer; the oldest go first.
 const maxPeerNotes = 64
 
-// tell adds a note.
+// tell adds a note. Lines go straight, and a newer one takes the place of one that waits.
 func (q *peerQueue) tell(n sentNote) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if n.kind == noteLines {
+		q.mu.straight = []sentNote{n}
+		notify(q.signal)
+		return
+	}
 	q.mu.notes = append(q.mu.notes, n)
 	if over := len(q.mu.notes) - maxPeerNotes; over > 0 {
 		q.mu.notes = q.mu.notes[over:]
 	}
-	notify(q.signal)
+	q.wake()
 }
 
 // takeNotes takes all notes.
@@ -111,7 +120,7 @@ func (q *peerQueue) next(target int) (messages []*raftpb.Message, reports []peer
 		messages = append(messages, m)
 	}
 	if len(q.mu.bulk) > 0 {
-		notify(q.signal)
+		q.wake()
 	}
 	return messages, reports
 }
@@ -123,6 +132,7 @@ func (q *peerQueue) clear() (dropped int, snapshot bool) {
 	dropped = len(q.mu.urgent) + len(q.mu.bulk)
 	snapshot = hasSnapshot(q.mu.bulk)
 	q.mu.urgent, q.mu.bulk, q.mu.bytes, q.mu.reports, q.mu.notes = nil, nil, 0, nil, nil
+	q.mu.straight, q.mu.passing, q.mu.passBytes = nil, nil, 0
 	return dropped, snapshot
 }
 

@@ -83,7 +83,7 @@ func (r *Replica) TakeFrames() []Frame { return r.n.peers.takeFrames() }
 func (r *Replica) Receive(node string, body []byte) error {
 	in, err := decodeFrame(body)
 	if err == nil {
-		err = r.n.checkInbound(in, node)
+		err = r.n.checkInbound(&in, node)
 	}
 	if err != nil {
 		return err
@@ -194,6 +194,10 @@ func (r *Replica) ApplyWork() error {
 			r.n.halt(err)
 			break
 		}
+		if i+1 < len(tasks) && r.n.core.rarely(rareApplyOne) {
+			r.n.applies.putFirst(tasks[i+1:])
+			break
+		}
 	}
 	return r.settle()
 }
@@ -217,6 +221,9 @@ func (r *Replica) InstallWork(ctx context.Context) error {
 	}
 	return r.settle()
 }
+
+// RebuildNeeded is the same for a *RebuildNeededError.
+func (r *Replica) RebuildNeeded() *RebuildNeed { return r.n.core.rebuild() }
 
 // RepairNeeded is what a Node's Run returns a *RepairNeededError for, nil if there is none. The replica does nothing more.
 func (r *Replica) RepairNeeded() *RepairNeed { return r.n.core.tails.need }

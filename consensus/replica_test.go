@@ -17,10 +17,16 @@ type replicas struct {
 	all   []*Replica
 	logs  []*fakeLog
 	cells []*fakeMachine
+	cut   map[[2]uint64]bool // from, to
 }
 
-func newReplicas(t *testing.T, n int) *replicas {
+func newReplicas(t *testing.T, n int, tune ...func(*Options)) *replicas {
 	newSim(t, 7) // makes raft's timeouts repeatable
+	return replicasOf(t, n, tune...)
+}
+
+// replicasOf is newReplicas with the randomness that there is.
+func replicasOf(t *testing.T, n int, tune ...func(*Options)) *replicas {
 	c := &replicas{t: t}
 	voters := make([]uint64, n)
 	for i := range voters {
@@ -36,9 +42,13 @@ func newReplicas(t *testing.T, n int) *replicas {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := NewReplica(Options{ID: id, Clock: clk, Log: log, Recovered: log.recovered(snaps), Snapshots: snaps, Machine: machine,
+		o := Options{ID: id, Clock: clk, Log: log, Recovered: log.recovered(snaps), Snapshots: snaps, Machine: machine,
 			Peers:     PeerOptions{NodeOf: func(id uint64) (string, bool) { return fmt.Sprint(id), true }},
-			Retryable: func(err error) bool { return errors.Is(err, errNoRoom) }})
+			Retryable: func(err error) bool { return errors.Is(err, errNoRoom) }}
+		for _, f := range tune {
+			f(&o)
+		}
+		r, err := NewReplica(o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,6 +82,10 @@ func (c *replicas) settle() {
 				busy = true
 			}
 			for _, f := range r.TakeFrames() {
+				if c.cut[[2]uint64{uint64(i + 1), f.To}] {
+					c.do(r.Lost(f.To, true))
+					continue
+				}
 				c.do(c.all[f.To-1].Receive(fmt.Sprint(i+1), f.Body))
 				busy = true
 			}

@@ -29,6 +29,7 @@ type clients struct {
 	begun   int
 	ended   int // requests that were answered
 	stopped bool
+	held    bool // nobody asks for now
 	think   time.Duration
 }
 
@@ -101,9 +102,11 @@ func (cl *clients) later(client int) {
 		if cl.stopped || cl.open[client] != nil {
 			return
 		}
-		if a := cl.draw().next(client); a != nil {
-			cl.begin(client, a)
-			return
+		if !cl.held {
+			if a := cl.draw().next(client); a != nil {
+				cl.begin(client, a)
+				return
+			}
 		}
 		cl.later(client)
 	})
@@ -161,7 +164,7 @@ func (cl *clients) try(a *call) {
 			cl.read(a, h)
 		default:
 			h.do(func() error {
-				return h.rep.Propose(a.encoded, func(p consensus.Proposed, err error) { cl.written(a, p, err) })
+				return h.rep.Propose(a.encoded, func(p consensus.Proposed, err error) { cl.written(a, h, p, err) })
 			})
 		}
 	})
@@ -178,7 +181,7 @@ func (cl *clients) straggle(a *call) {
 			cl.c.note("late copy of a request")
 			h.do(func() error {
 				return h.rep.Propose(a.encoded, func(p consensus.Proposed, err error) {
-					if err == nil {
+					if err == nil && !h.tainted {
 						cl.compare(a, p)
 					}
 				})
@@ -219,10 +222,10 @@ func (cl *clients) again(a *call) {
 	}
 }
 
-func (cl *clients) written(a *call, p consensus.Proposed, err error) {
+func (cl *clients) written(a *call, h *host, p consensus.Proposed, err error) {
 	var unknown *consensus.OutcomeUnknownError
 	switch {
-	case errors.As(err, &unknown):
+	case errors.As(err, &unknown), err == nil && h.tainted: // what a wrong replica says before it is found out
 		a.unsure = true
 		cl.again(a)
 		return
@@ -245,7 +248,7 @@ func (cl *clients) written(a *call, p consensus.Proposed, err error) {
 
 // compare holds an answer against that of the first time that the request was done anywhere.
 func (cl *clients) compare(a *call, p consensus.Proposed) {
-	if first, ok := cl.c.log.answers[a.id]; !ok || string(first) != string(p.Data) {
+	if first, ok := cl.c.log.answers[a.id]; ok && string(first) != string(p.Data) {
 		cl.c.fail("request %x was answered %x, and first %x", a.id, p.Data, first)
 	}
 }
@@ -285,6 +288,10 @@ func (cl *clients) readAt(a *call, h *host, index uint64) {
 	}
 	if !h.rep.Reached(index) {
 		h.at(time.Millisecond, func() { cl.readAt(a, h, index) })
+		return
+	}
+	if h.tainted {
+		cl.again(a)
 		return
 	}
 	cl.finish(a, outcome{view: h.machine.View()})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/parley-mesh/parley/consensus"
@@ -23,11 +24,12 @@ type cluster struct {
 	hosts           []*host
 	size            int // voters wanted
 	nextID          uint64
-	messageBytes    int           // of entries in one message, at most
-	snapshotEntries uint64        // between snapshots
-	healed          bool          // the faults have ended
-	frozen          bool          // nobody plans
-	transferAt      time.Duration // of the last transfer that was asked for
+	messageBytes    int             // of entries in one message, at most
+	snapshotEntries uint64          // between snapshots
+	rare            map[string]bool // points at which rare things happen in this run
+	healed          bool            // the faults have ended
+	frozen          bool            // nobody plans
+	transferAt      time.Duration   // of the last transfer that was asked for
 	net             network
 	log             history
 	fired           map[string]int // how often each fault and buggify point has happened
@@ -48,6 +50,10 @@ func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
 		c.snapshotEntries = 150
 	}
 	c.net = newNetwork()
+	c.rare = map[string]bool{}
+	for _, point := range slices.Concat(consensus.RarePoints(), storage.RarePoints()) {
+		c.rare[point] = !o.Calm && c.chance(3)
+	}
 	c.log = newHistory()
 	genesis := state.Genesis(state.GenesisOptions{
 		ClusterID: fmt.Sprintf("%x", clusterID), TrustDomain: "sim.test", EpochID: [16]byte{1},
@@ -115,6 +121,15 @@ func (c *cluster) trace(format string, args ...any) {
 
 // note counts that something happened.
 func (c *cluster) note(what string) { c.fired[what]++ }
+
+// rarely makes the production code do what is legal and seldom: at some points in a seed, one time in fifty.
+func (c *cluster) rarely(point string) bool {
+	if c.healed || !c.rare[point] || c.rnd.IntN(50) != 0 {
+		return false
+	}
+	c.note("rare: " + point)
+	return true
+}
 
 // upTo draws a length of time below d.
 func (c *cluster) upTo(d time.Duration) time.Duration { return time.Duration(c.rnd.Int64N(int64(d))) }
@@ -226,11 +241,10 @@ func (h *host) lostSoon(to uint64) {
 
 // history is what must hold of all replicas together.
 type history struct {
-	entries   map[uint64]entryMark // by index
-	leaders   map[uint64]string    // by term
-	newest    uint64               // highest index applied anywhere
-	answers   map[[16]byte][]byte  // to requests, when they were done first
-	revisions uint64
+	entries map[uint64]entryMark // by index
+	leaders map[uint64]string    // by term
+	newest  uint64               // highest index applied anywhere
+	answers map[[16]byte][]byte  // to requests, when they were done first by a replica that was not wrong
 }
 
 // entryMark is what the first replica that applied an index made of it.
@@ -238,6 +252,7 @@ type entryMark struct {
 	term     uint64
 	commands [32]byte
 	digest   [32]byte
+	wrong    bool // it was a replica that was wrong: the digest says nothing
 }
 
 func newHistory() history {
@@ -265,7 +280,7 @@ func (c *cluster) observe(h *host) {
 }
 
 // applied checks that all replicas apply the same and become the same.
-func (c *cluster) applied(h *host, index, term uint64, commands, results [][]byte, _ state.Touched) {
+func (c *cluster) applied(h *host, index, term uint64, commands, results [][]byte, touched state.Touched) {
 	sum := sha256.New()
 	for _, command := range commands {
 		_, _ = sum.Write(binary.BigEndian.AppendUint32(nil, uint32(len(command)))) //nolint:gosec // short
@@ -276,11 +291,20 @@ func (c *cluster) applied(h *host, index, term uint64, commands, results [][]byt
 	first, ok := c.log.entries[index]
 	switch {
 	case !ok:
+		mark.wrong = h.tainted
 		c.log.entries[index] = mark
 		c.log.newest = max(c.log.newest, index)
-		c.log.note(commands, results)
+		if !mark.wrong {
+			c.log.note(commands, results)
+		}
 	case first.term != term || first.commands != mark.commands:
 		c.fail("%s applied another entry at %d: of term %d, not %d", h.name, index, term, first.term)
+	case first.wrong && !h.tainted:
+		c.log.entries[index] = mark
+		c.log.note(commands, results)
+	case first.wrong:
+	case h.tainted:
+		h.outlived(first.digest == mark.digest, touched)
 	case first.digest != mark.digest:
 		c.fail("%s has another state at %d", h.name, index)
 	}
@@ -299,7 +323,10 @@ func (l *history) note(commands, results [][]byte) {
 // restored checks a snapshot against what was applied at its index.
 func (c *cluster) restored(h *host, index uint64) {
 	c.note("snapshot restored")
-	if mark, ok := c.log.entries[index]; ok && mark.digest != h.machine.View().Digest() {
+	h.tainted = false
+	if mark, ok := c.log.entries[index]; ok && (c.taint() || mark.wrong) && mark.digest != h.machine.View().Digest() {
+		h.tainted = true // it came from one that is wrong
+	} else if ok && mark.digest != h.machine.View().Digest() {
 		c.fail("%s restored a snapshot of %d with another state", h.name, index)
 	}
 }

@@ -44,6 +44,9 @@ func (c *cluster) trouble(end time.Duration) {
 		if c.chance(2) {
 			list = attacks
 		}
+		if c.chance(8) {
+			list = memoryFaults
+		}
 		f := list[c.rnd.IntN(len(list))]
 		c.trace("fault: %s", f.name)
 		c.note(f.name)
@@ -372,7 +375,7 @@ func contains(ids []uint64, id uint64) bool {
 
 // calm ends all faults and starts everybody.
 func (c *cluster) calm() {
-	c.healed = true
+	c.healed, c.clients.held = true, false
 	clear(c.net.cut)
 	c.calmNetwork()
 	for _, h := range c.hosts {

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"context"
 	"errors"
 	"time"
 
@@ -56,26 +55,6 @@ const (
 	later                  // no peer has what is missing, or none can be reached
 	never
 )
-
-// fetchSnapshot takes a peer's snapshot in place of the host's own, which are lost.
-func (c *cluster) fetchSnapshot(h *host) repairOutcome {
-	snaps, err := storage.OpenSnapshots(h.snapshotOptions())
-	if err != nil {
-		return never
-	}
-	for _, p := range c.hosts {
-		if p == h || !p.up || p.paused || c.isCut(h, p) || c.isCut(p, h) {
-			continue
-		}
-		_, manifest, ok := p.snaps.Latest()
-		fetch := func(_ context.Context, name [32]byte) ([]byte, error) { return p.snaps.Chunk(name) }
-		if ok && snaps.Install(context.Background(), manifest, fetch) == nil {
-			c.note("snapshot fetched to begin with")
-			return repaired
-		}
-	}
-	return later
-}
 
 func (c *cluster) repair(h *host, target *storage.Point) repairOutcome {
 	var newest *storage.SnapshotMeta

@@ -29,13 +29,19 @@ type host struct {
 	past uint64 // the highest that it gave up
 	disk *storage.Mem
 
-	skew    time.Duration // of its wall clock
-	drift   float64       // of its wall clock, and of its ticks
-	mark    clock.Stamp   // of the clock, durable
-	lied    bool          // its disk said that it synced, and did not
-	doomed  bool          // its files will be spoiled
-	damaged bool          // its files were spoiled, and not read since
-	slow    float64       // its disk takes so many times as long
+	skew      time.Duration // of its wall clock
+	drift     float64       // of its wall clock, and of its ticks
+	mark      clock.Stamp   // of the clock, durable
+	lied      bool          // its disk said that it synced, and did not
+	flipped   string        // the key whose value was flipped, if that is what is wrong
+	caught    bool          // it was wrong at a checkpoint
+	tainted   bool          // its state is wrong, and nobody has noticed yet
+	probation bool          // its state was just rebuilt
+	skewed    bool          // it will apply one command wrongly
+	sweep     state.Sweep
+	doomed    bool    // its files will be spoiled
+	damaged   bool    // its files were spoiled, and not read since
+	slow      float64 // its disk takes so many times as long
 
 	since   time.Duration // up or down
 	life    uint64        // counts starts: events of an earlier life do nothing
@@ -98,7 +104,7 @@ func (h *host) found(voters []uint64, genesis *state.View) error {
 }
 
 func (h *host) logOptions() storage.LogOptions {
-	return storage.LogOptions{FS: h.disk, Dir: dataDir, ClusterID: clusterID, RaftID: h.id, SegmentBytes: segmentBytes}
+	return storage.LogOptions{FS: h.disk, Dir: dataDir, ClusterID: clusterID, RaftID: h.id, SegmentBytes: segmentBytes, Rare: h.c.rarely}
 }
 
 func (h *host) snapshotOptions() storage.SnapshotOptions {
@@ -135,7 +141,9 @@ func (h *host) start() error {
 	o := consensus.Options{
 		ID: h.id, Clock: clk, Log: log, Recovered: recovered, Snapshots: snapshots{snaps}, Machine: &applier{h},
 		MachineStamp: func() clock.Stamp { return h.machine.View().Stamp() },
-		ClaimKey:     []byte("claim key of " + h.name), ClusterID: clusterID,
+		Digest:       h.digest, CheckpointEvery: 500 * time.Millisecond, Probation: h.probation,
+		Rare:     h.c.rarely,
+		ClaimKey: []byte("claim key of " + h.name), ClusterID: clusterID,
 		Peers: consensus.PeerOptions{NodeOf: h.c.nodeOf}, Fetch: h.fetch, Tick: tick,
 		SnapshotEntries: h.c.snapshotEntries, TrailingEntries: 30, MaxMessageBytes: h.c.messageBytes,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
@@ -169,6 +177,10 @@ func (h *host) do(step func() error) {
 		h.crash(storage.KeepUnsynced)
 		h.damaged = true
 		h.c.heal(h, nil, &target, 0)
+		return
+	}
+	if need := h.rep.RebuildNeeded(); need != nil {
+		h.c.rebuild(h, need)
 		return
 	}
 	h.c.observe(h)
@@ -246,7 +258,7 @@ func (h *host) fetch(_ context.Context, id uint64, name [32]byte) ([]byte, error
 type applier struct{ h *host }
 
 func (a *applier) Apply(index, term uint64, at clock.Stamp, commands [][]byte) ([][]byte, error) {
-	results, touched, err := a.h.machine.Apply(index, term, at, commands)
+	results, touched, err := a.h.machine.Apply(index, term, at, a.h.miscompute(commands))
 	if err != nil {
 		return nil, err
 	}

@@ -87,6 +87,13 @@ func (c *cluster) run(o Options) {
 		c.fail("not whole %v after the faults ended: %s", healTime, c.describe())
 	}
 	c.until(c.now+healTime, func() bool { return c.clients.ended >= minOperations })
+	c.until(c.now+noticed, func() bool { return !c.taint() })
+	for _, h := range c.hosts {
+		if h.tainted && h.up {
+			c.fail("the state of %s is wrong, and nobody has noticed in %v", h.name, noticed)
+		}
+	}
+	c.until(c.now+healTime, c.whole)
 	c.clients.stopped, c.frozen = true, true
 	c.until(c.now+patience+time.Second, func() bool { return c.clients.waits() == 0 })
 	c.finish()

@@ -16,13 +16,16 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/parley-mesh/parley/consensus"
+	"github.com/parley-mesh/parley/storage"
 )
 
 var (
 	flagSeeds  = flag.Int("seeds", 40, "how many seeds TestSeeds runs")
 	flagSeed   = flag.Uint64("seed", 1, "the first seed")
 	flagNodes  = flag.Int("nodes", 0, "3 or 5 members; 0: both by turns")
-	flagTrace  = flag.String("trace", "", "file for what happens")
+	flagTrace  = flag.String("record", "", "file for what happens")
 	flagStride = flag.Uint64("stride", 1, "distance between seeds: TestSeeds runs several processes beside each other")
 )
 
@@ -93,11 +96,14 @@ func TestSeeds(t *testing.T) {
 // everything lists what must happen at least once in a run of many seeds.
 func everything() []string {
 	names := []string{
-		"damage: tail zeroed", "damage: last frame spoiled", "damage seen", "log repaired", "end of the log in doubt", "repair needed", "frame cut off", "frame dropped", "frame duplicated", "frame reordered", "plan: change",
+		"damage: tail zeroed", "damage: last frame spoiled", "damage seen", "log repaired", "end of the log in doubt", "repair needed", "memory flipped", "command miscomputed", "rebuilt from the majority", "frame cut off", "frame dropped", "frame duplicated", "frame reordered", "plan: change",
 		"outcome unknown", "rejoin under a new id", "snapshot restored",
 	}
-	for _, f := range slices.Concat(faults, attacks) {
+	for _, f := range slices.Concat(faults, attacks, memoryFaults) {
 		names = append(names, f.name)
+	}
+	for _, point := range slices.Concat(consensus.RarePoints(), storage.RarePoints()) {
+		names = append(names, "rare: "+point)
 	}
 	for _, kind := range []string{"anchor", "segment", "manifest", "chunk"} {
 		names = append(names, "damage: flip of "+kind, "damage: lost file of "+kind)
@@ -219,7 +225,7 @@ func TestSameTrace(t *testing.T) {
 	var traces [2][]byte
 	for i := range traces {
 		path := t.TempDir() + "/trace"
-		out, err := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestSeeds$", "-seeds", "1", "-seed", "21", "-trace", path).CombinedOutput() //nolint:gosec // this program
+		out, err := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestSeeds$", "-seeds", "1", "-seed", "21", "-record", path).CombinedOutput() //nolint:gosec // this program
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}

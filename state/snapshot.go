@@ -75,6 +75,9 @@ type snapshotWriter struct {
 }
 
 func (sw *snapshotWriter) row(r *record) {
+	if sw.err = r.intact(); sw.err != nil {
+		return // a snapshot of wrong memory would outlive it
+	}
 	b := append(sw.buf[:0], itemRow, byte(r.table))
 	b = binary.AppendUvarint(b, r.revision)
 	b = appendString(b, r.key)

@@ -134,6 +134,10 @@ func (s *store) remove(t Table, key string) {
 
 // account adds r to the sums, its bucket and its table's count, or takes it out.
 func (s *store) account(r *record, n int) {
+	if skipped(r.table, r.key) {
+		s.tables[r.table].rows += n
+		return
+	}
 	bucket := bucketOf(r.table, r.key)
 	i, j := bucket/pageBuckets, bucket%pageBuckets
 	if s.owned&(1<<i) == 0 {

@@ -21,7 +21,7 @@ const (
 	sessionShape = `{"id","name","node","ttl","lease","behavior","lock_delay","created_at","created_hlc","fencing_token"}`
 	checkShape   = `{"ok","checks":[{"id","status":"ok|warn|fail","message","hint","runbook"}]}`
 	backupShape  = `{"file","ok","problem","digest","expected","bytes","content_bytes","manifest":{"cluster_id","trust_domain","epoch","epoch_id","index","term","revision","digest","taken_at","hlc","node","version","cluster_version","rows":{...}}}`
-	scrubShape   = `{"errors","segments","entries","snapshots","bytes","problems":[{"file","offset","message"}]}`
+	scrubShape   = `{"errors","segments","entries","snapshots","bytes","healed","problems":[{"file","offset","message"}]}`
 )
 
 // jsonShapes has one line for each command: the form of its JSON, or, not beginning with a bracket, what
@@ -68,7 +68,7 @@ var jsonShapes = map[string]string{
 	"runbook run":  `{"id","result":"pass|fail|escalate|unverified","not_this","dry_run","reason","notes","steps":[{"id","kind","command","exit","ok","branch","output","error"}]}`,
 
 	"check":         checkShape,
-	"storage scrub": scrubShape,
+	"storage scrub": scrubShape, "storage accept-tail": `{"accepted"}`,
 
 	"snapshot save":    backupShape,
 	"snapshot verify":  backupShape,

@@ -1,0 +1,267 @@
+package consensus
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// digests compares the replicas' states. The leader proposes a checkpoint when something was applied since the last one;
+// each replica, having applied it, tells all others the chain of its log and the digest of its state at exactly that
+// index. Each of them judges for itself, so that a leader whose state went bad is not the only judge:
+//
+//   - If a majority of the voters agrees and we differ, our state is wrong. We are fenced: we answer nothing more, hand the
+//     lead over, and stop with a need to be rebuilt, from a snapshot of one of the majority. A rebuilt replica is on
+//     probation: it answers again after probationMarks equal checkpoints.
+//   - If all voters have told and no state has a majority, nobody can say who is right: writes are refused until the
+//     replicas agree again, or an operator has chosen.
+//   - If somebody else differs, we say so (Status.Diverged) and go on: it fences itself.
+//
+// The log's chain has to be equal as well. It can only differ if Raft's own promises are broken.
+type digests struct {
+	at        map[uint64]map[uint64]mark // checkpoint -> member -> what it told; the newest few
+	own       uint64                     // index of our newest checkpoint
+	proposed  uint64                     // tick of the last checkpoint that we proposed as leader
+	seen      uint64                     // commit index then
+	probation int                        // equal checkpoints still wanted before we answer again
+	fenced    *RebuildNeed
+	diverged  []uint64 // members whose state differs from the majority's
+	noQuorum  bool     // no state has a majority
+	agreed    uint64   // newest checkpoint at which a majority agreed with us
+}
+
+// mark is what a member told about a checkpoint.
+type mark struct {
+	chain, state [32]byte
+}
+
+const (
+	noteCheckpoint noteKind = 20
+
+	keptCheckpoints = 8
+	probationMarks  = 3
+	markBytes       = 8 + 32 + 32
+
+	// controlVersion begins an entry that is not for the state machine; batches begin with batchVersion.
+	controlVersion    = 2
+	controlCheckpoint = 1
+)
+
+// RebuildNeed says that this replica's state is not what a majority has. It has to be rebuilt from a snapshot of one of
+// those members and the log behind it.
+type RebuildNeed struct {
+	Index  uint64   // the checkpoint
+	Reason string   // for people
+	From   []uint64 // members that agree
+	Again  bool     // it was rebuilt before, and is wrong again: the fault is not in the memory
+}
+
+// RebuildNeededError is returned by Node.Run for a RebuildNeed.
+type RebuildNeededError struct{ RebuildNeed }
+
+func (e *RebuildNeededError) Error() string {
+	return fmt.Sprintf("the state of this member differs from that of the majority at entry %d: %s", e.Index, e.Reason)
+}
+
+// isCheckpoint reports whether an entry is a checkpoint.
+func isCheckpoint(e *raftpb.Entry) bool {
+	d := e.GetData()
+	return e.GetType() == raftpb.EntryNormal && len(d) == 2 && d[0] == controlVersion && d[1] == controlCheckpoint
+}
+
+// tickDigests proposes a checkpoint when one is due.
+func (c *core) tickDigests() {
+	d := &c.digests
+	due := c.ticks-d.proposed >= uint64(c.cfg.checkpointTicks) || c.leads() && c.rarely(rareCheckpoint)
+	if c.cfg.noDigests || !due || !c.leads() || c.transfer != nil || c.commit < c.termStart || c.termStart == 0 {
+		return
+	}
+	quiet := c.commit == d.seen && d.probation == 0 && len(d.diverged) == 0 && !d.noQuorum && !c.somebodyElseWaits()
+	if quiet {
+		return
+	}
+	d.proposed = c.ticks
+	if c.rn.Propose([]byte{controlVersion, controlCheckpoint}) != nil {
+		return
+	}
+	c.drain()
+	d.seen = c.log.last()
+}
+
+// somebodyElseWaits is true in the first checkpoints of a term: a member on probation may need them.
+func (c *core) somebodyElseWaits() bool {
+	return c.ticks-c.ledSince < uint64((probationMarks+2)*c.cfg.checkpointTicks)
+}
+
+// checkpointed takes our own mark, once the checkpoint is applied.
+func (c *core) checkpointed(index uint64, m mark) {
+	d := &c.digests
+	d.own = index
+	c.noteMark(c.cfg.id, index, m)
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, markBytes), index)
+	b = append(append(b, m.chain[:]...), m.state[:]...)
+	for _, id := range c.members() {
+		if id != c.cfg.id && id != raft.None {
+			c.tell(id, noteCheckpoint, b)
+		}
+	}
+	c.judge(index)
+}
+
+// hearCheckpoint takes a peer's mark. One that we have not reached waits for us.
+func (c *core) hearCheckpoint(from uint64, body []byte) error {
+	if len(body) != markBytes {
+		return errNote
+	}
+	index := binary.BigEndian.Uint64(body)
+	if index > 1<<62 || index+1<<20 < c.applied {
+		return errNote
+	}
+	c.noteMark(from, index, mark{chain: [32]byte(body[8:40]), state: [32]byte(body[40:72])})
+	c.judge(index)
+	return nil
+}
+
+// noteMark remembers a mark, of the newest few checkpoints.
+func (c *core) noteMark(id, index uint64, m mark) {
+	d := &c.digests
+	if d.at == nil {
+		d.at = make(map[uint64]map[uint64]mark)
+	}
+	told := d.at[index]
+	if told == nil {
+		if oldest := slices.Sorted(maps.Keys(d.at)); len(oldest) >= keptCheckpoints {
+			if index < oldest[0] {
+				return
+			}
+			delete(d.at, oldest[0])
+		}
+		told = make(map[uint64]mark)
+		d.at[index] = told
+	}
+	if _, known := told[id]; known || len(told) < maxPeers {
+		told[id] = m
+	}
+}
+
+// judge compares what was told about a checkpoint that we have a mark of.
+func (c *core) judge(index uint64) {
+	d := &c.digests
+	told := d.at[index]
+	own, reached := told[c.cfg.id]
+	if !reached || d.fenced != nil || index != d.own || len(c.conf.GetVotersOutgoing()) > 0 {
+		return
+	}
+	voters := c.conf.GetVoters()
+	best, count, heard := mark{}, 0, 0
+	for _, id := range voters {
+		m, ok := told[id]
+		if !ok {
+			continue
+		}
+		heard++
+		same := 0
+		for _, other := range voters {
+			if o, ok := told[other]; ok && o == m {
+				same++
+			}
+		}
+		if same > count {
+			best, count = m, same
+		}
+	}
+	majority := count > len(voters)/2
+	switch {
+	case majority && own != best:
+		c.fence(index, best, told, own.chain != best.chain)
+	case majority:
+		c.agreedAt(index, best, told)
+	case heard == len(voters) && heard > 1 && !d.noQuorum:
+		d.noQuorum = true
+		c.out.changed = true
+	}
+}
+
+// agreedAt notes that a majority agrees with us, and who does not.
+func (c *core) agreedAt(index uint64, best mark, told map[uint64]mark) {
+	d := &c.digests
+	var diverged []uint64
+	for _, id := range slices.Sorted(maps.Keys(told)) {
+		if told[id] != best {
+			diverged = append(diverged, id)
+		}
+	}
+	if !slices.Equal(diverged, d.diverged) || d.noQuorum {
+		d.diverged, d.noQuorum = diverged, false
+		c.out.changed = true
+	}
+	if index > d.agreed {
+		d.agreed = index
+		if d.probation > 0 {
+			d.probation--
+			c.out.changed = true
+		}
+	}
+}
+
+// fence ends this replica's service until it is rebuilt.
+func (c *core) fence(index uint64, best mark, told map[uint64]mark, log bool) {
+	d := &c.digests
+	need := &RebuildNeed{Index: index, Reason: "its memory, or this program on this machine, does not compute what the others do", Again: d.probation > 0}
+	if log {
+		need.Reason = "its log differs from that of the majority"
+	}
+	for _, id := range slices.Sorted(maps.Keys(told)) {
+		if told[id] == best {
+			need.From = append(need.From, id)
+		}
+	}
+	d.fenced = need
+	err := fmt.Errorf("%w: %w", ErrStopped, &RebuildNeededError{*need})
+	c.halted = err
+	c.failProposals(err)
+	c.failReads(err)
+	c.out.changed = true
+	c.handOver()
+}
+
+// contradicted fences a replica that has found by itself that its memory is wrong.
+func (c *core) contradicted(reason string) {
+	d := &c.digests
+	if d.fenced != nil {
+		return
+	}
+	d.fenced = &RebuildNeed{Index: c.applied, Reason: reason, Again: d.probation > 0}
+	for _, id := range c.members() {
+		if id != c.cfg.id && id != raft.None {
+			d.fenced.From = append(d.fenced.From, id)
+		}
+	}
+	err := fmt.Errorf("%w: %w", ErrStopped, &RebuildNeededError{*d.fenced})
+	c.halted = err
+	c.failProposals(err)
+	c.failReads(err)
+	c.out.changed = true
+	c.handOver()
+	c.drain()
+}
+
+// unfit says why this replica answers nothing for now although it applies, nil as a rule.
+func (c *core) unfit() error {
+	if c.digests.probation > 0 {
+		return fmt.Errorf("%w: its state was rebuilt, and %d more checkpoints have to agree", ErrProbation, c.digests.probation)
+	}
+	return nil
+}
+
+// rebuild returns the need to be rebuilt, once the lead has been handed over or cannot be.
+func (c *core) rebuild() *RebuildNeed {
+	if c.leads() && c.transfer != nil {
+		return nil
+	}
+	return c.digests.fenced
+}
