@@ -55,7 +55,7 @@ seeds:
 
 # Mistakes that are planted, and must be found.
 mutants:
-	$(GO) test -tags mutants -count=1 -timeout 30m ./sim ./consensus ./storage ./state ./agent -run 'Mutant'
+	$(GO) test -tags mutants -count=1 -timeout 30m ./sim ./consensus ./storage ./state ./state/watch ./agent -run 'Mutant'
 
 # The figures of docs/benchmarks.md.
 bench:

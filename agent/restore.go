@@ -214,7 +214,7 @@ func (r *Restore) asidePath(now time.Time) string {
 func (r *Restore) raftID() uint64 { return r.view.Core()[0].RaftID }
 
 // restoreParts are what a core member's log and state are in, the anchor last: without it nothing counts.
-var restoreParts = []string{walDir, snapDir, "anchor"}
+var restoreParts = []string{walDir, snapDir, "anchor", "apply"}
 
 // stagingDir is where the new log is made, so that a full disk, or a crash, leaves the old one where it is.
 const stagingDir = "restore.tmp"

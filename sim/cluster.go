@@ -270,6 +270,9 @@ func (c *cluster) observe(h *host) {
 			c.fail("%s and %s both lead term %d", other, name, h.rep.Term())
 		}
 	}
+	if h.rep.HandingOver() {
+		c.transferAt = c.now
+	}
 	h.watchPromises()
 	h.watchCommit()
 	if commit := h.rep.Commit(); commit < h.commit {
