@@ -53,6 +53,7 @@ type call struct {
 	host    *host // asked, nil while it waits for the next try
 	tried   time.Duration
 	tries   int
+	plain   bool // without a request id: it may be sent once only
 	patient bool // asks again until it knows
 	unsure  bool // a try may have been done
 	over    bool
@@ -114,11 +115,11 @@ func (cl *clients) later(client int) {
 
 func (cl *clients) draw() workload {
 	switch n := cl.c.rnd.IntN(20); {
-	case n < 13:
-		return cl.keys
 	case n < 16:
-		return cl.groups
+		return cl.keys
 	case n < 18:
+		return cl.groups
+	case n < 19:
 		return cl.counts
 	}
 	return cl.locks
@@ -131,13 +132,15 @@ func (cl *clients) begin(client int, a *call) {
 		for i := range random {
 			random[i] = byte(cl.c.rnd.Uint32())
 		}
-		a.id = state.NewRequestID(cl.known[client], random)
+		if !a.plain {
+			a.id = state.NewRequestID(cl.known[client], random)
+		}
 		var err error
 		if a.encoded, err = state.Encode(state.Envelope{Caller: "sim", Request: a.id, Command: a.command}, state.Version); err != nil {
 			cl.c.fail("encode: %v", err)
 			return
 		}
-		a.patient = a.patient || !cl.c.chance(3)
+		a.patient = !a.plain && (a.patient || !cl.c.chance(3))
 	}
 	cl.open[client] = a
 	cl.begun++
@@ -168,7 +171,7 @@ func (cl *clients) try(a *call) {
 			})
 		}
 	})
-	if a.command != nil && cl.c.chance(16) {
+	if a.command != nil && !a.plain && cl.c.chance(16) {
 		cl.straggle(a)
 	}
 }
@@ -248,6 +251,9 @@ func (cl *clients) written(a *call, h *host, p consensus.Proposed, err error) {
 
 // compare holds an answer against that of the first time that the request was done anywhere.
 func (cl *clients) compare(a *call, p consensus.Proposed) {
+	if a.plain {
+		return
+	}
 	if first, ok := cl.c.log.answers[a.id]; ok && string(first) != string(p.Data) {
 		cl.c.fail("request %x was answered %x, and first %x", a.id, p.Data, first)
 	}

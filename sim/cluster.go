@@ -34,10 +34,11 @@ type cluster struct {
 	log             history
 	fired           map[string]int // how often each fault and buggify point has happened
 
-	clients *clients
-	err     error
-	sum     hash.Hash // of the trace
-	lines   func(string)
+	clients  *clients
+	watchers *watchers
+	err      error
+	sum      hash.Hash // of the trace
+	lines    func(string)
 }
 
 func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
@@ -45,9 +46,9 @@ func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
 	if o.Seed%4 == 3 {
 		c.messageBytes = 1 // one entry
 	}
-	c.snapshotEntries = 600
+	c.snapshotEntries = 900
 	if o.Seed%3 == 1 {
-		c.snapshotEntries = 150
+		c.snapshotEntries = 200
 	}
 	c.net = newNetwork()
 	c.rare = map[string]bool{}
@@ -75,7 +76,7 @@ func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
 		}
 		h.disk = h.disk.Crash(storage.KeepUnsynced, 0)
 	}
-	c.clients = newClients(c, o)
+	c.clients, c.watchers = newClients(c, o), newWatchers(c)
 	for _, h := range c.hosts {
 		c.boot(h)
 	}
@@ -299,12 +300,14 @@ func (c *cluster) applied(h *host, index, term uint64, commands, results [][]byt
 		c.log.newest = max(c.log.newest, index)
 		if !mark.wrong {
 			c.log.note(commands, results)
+			c.watchers.happened(touched)
 		}
 	case first.term != term || first.commands != mark.commands:
 		c.fail("%s applied another entry at %d: of term %d, not %d", h.name, index, term, first.term)
 	case first.wrong && !h.tainted:
 		c.log.entries[index] = mark
 		c.log.note(commands, results)
+		c.watchers.happened(touched)
 	case first.wrong:
 	case h.tainted:
 		h.outlived(first.digest == mark.digest, touched)
@@ -317,7 +320,7 @@ func (c *cluster) applied(h *host, index, term uint64, commands, results [][]byt
 func (l *history) note(commands, results [][]byte) {
 	for i, command := range commands {
 		id := state.RequestOf(command)
-		if _, again := l.answers[id]; !again {
+		if _, again := l.answers[id]; !again && id != ([16]byte{}) {
 			l.answers[id] = results[i]
 		}
 	}

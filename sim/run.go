@@ -48,7 +48,7 @@ func Run(o Options) Result {
 		o.For = 6 * time.Second
 	}
 	if o.Think == 0 {
-		o.Think = 25 * time.Millisecond
+		o.Think = 30 * time.Millisecond
 	}
 	var key [32]byte
 	for i := range 8 {
@@ -74,6 +74,7 @@ func Run(o Options) Result {
 
 func (c *cluster) run(o Options) {
 	c.clients.start()
+	c.watchers.start()
 	c.control()
 	c.watchLeads()
 	if !o.Calm {
@@ -201,7 +202,9 @@ func (c *cluster) finish() {
 			return
 		}
 	}
-	if err := c.clients.judge(c.voters()[0].machine.View()); err != nil {
+	v := c.voters()[0].machine.View()
+	c.watchers.settle(v.Revision())
+	if err := c.clients.judge(v); err != nil {
 		c.fail("%v", err)
 	}
 }

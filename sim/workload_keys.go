@@ -68,13 +68,13 @@ func (w *keyLoad) next(client int) *call {
 	k.uses++
 	op := kvOp{kind: opGet}
 	a := &call{}
-	switch n := w.cl.c.rnd.IntN(10); {
-	case n < 6:
+	switch n := w.cl.c.rnd.IntN(12); {
 	case n < 8:
+	case n < 10:
 		w.values++
 		op.kind, op.value = opPut, w.values
 		a.command = state.Put{Key: k.key, Value: encodeValue(op.value)}
-	case n < 9:
+	case n < 11:
 		w.values++
 		op.kind, op.value, op.expect = opCAS, w.values, k.known
 		a.command = state.Put{Key: k.key, Value: encodeValue(op.value), Compare: new(op.expect)}
@@ -82,6 +82,7 @@ func (w *keyLoad) next(client int) *call {
 		op.kind = opDelete
 		a.command = state.Delete{Key: k.key}
 	}
+	a.plain = !w.cl.c.chance(4)
 	a.end = func(o outcome) { w.ended(k, a, op, o) }
 	return a
 }
