@@ -47,6 +47,13 @@ type coreRunner struct {
 	repairs    atomic.Uint64 // logs repaired since the start
 	replaced   atomic.Uint64 // Raft ids given up for a damaged log
 
+	spoil    atomic.Pointer[func([][]byte) [][]byte] // tests; see replica
+	fencing  *fencing                                // why this member answers nothing; see rebuild
+	isFenced atomic.Pointer[fencing]                 // the same, for everyone
+	sources  []string                                // whose snapshots it may be rebuilt from, none: anyone's
+	fencings atomic.Uint64                           // fences since the start
+	rebuilds atomic.Uint64                           // of those, after which this member answered again
+
 	current atomic.Pointer[coreNode]
 	changed chan struct{} // cap 1: the node came, went, or its status changed
 }
@@ -60,7 +67,7 @@ type coreNode struct {
 
 type bootedCore struct {
 	*coreNode
-	machine *state.Machine
+	machine *replica
 }
 
 // node returns the running consensus node, nil outside the core.
@@ -79,7 +86,10 @@ func (c *coreRunner) member() *consensus.Node {
 		return nil
 	}
 	n := c.node()
-	if n == nil || n.Status().Role == consensus.RoleNone {
+	if n == nil {
+		return nil
+	}
+	if st := n.Status(); st.Role == consensus.RoleNone || neededRebuild(st.Stopped) != nil {
 		return nil
 	}
 	return n
@@ -95,6 +105,7 @@ func (c *coreRunner) open() error {
 		return err
 	}
 	c.room.has(true)
+	c.loadFencing()
 	if has {
 		c.booted, err = c.build(c.ids.RaftID)
 	} else {
@@ -122,12 +133,14 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 	if err != nil { // without one it works, and others cannot remind it of what it has promised
 		c.log.Warn("no key to sign what this member holds", zap.Error(err))
 	}
-	machine := state.NewMachine()
+	machine := &replica{machine: state.NewMachine(), views: c.views, digests: c.digests, spoil: &c.spoil}
+	machine.fenced.Store(c.fencing != nil)
 	n, err := consensus.New(consensus.Options{
 		ID: raftID, Clock: c.clock, Log: st.log, Recovered: st.recoveredState(),
-		Snapshots: snapshotStore{st.snapshots}, Machine: &replica{machine: machine, views: c.views, digests: c.digests},
+		Snapshots: snapshotStore{st.snapshots}, Machine: machine,
+		Digest: machine.digest, CheckpointEvery: c.cfg.CheckpointEvery, Probation: c.fencing != nil, Fenced: c.fencing.hopeless(),
 		ClaimKey: key, ClusterID: mustID(c.ids.ClusterID),
-		MachineStamp: func() clock.Stamp { return machine.View().Stamp() },
+		MachineStamp: func() clock.Stamp { return machine.machine.View().Stamp() },
 		Peers:        consensus.PeerOptions{Dial: c.dialPeer, NodeOf: c.nodeOf},
 		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
@@ -139,6 +152,7 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 		_ = st.close()
 		return nil, err
 	}
+	machine.wrong = n.Fence
 	return &bootedCore{coreNode: &coreNode{raftID: raftID, node: n, store: st}, machine: machine}, nil
 }
 
@@ -257,6 +271,9 @@ func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscr
 		c.damage = damage
 		return nil
 	}
+	if need := neededRebuild(err); need != nil {
+		return c.rebuild(n, need)
+	}
 	switch {
 	case err != nil:
 		return err
@@ -274,6 +291,7 @@ func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Su
 	suspended := ""
 	for {
 		suspended = c.tellDoubt(n.node.Status().Suspended, suspended)
+		c.lookAtProbation(n)
 		select {
 		case <-ctx.Done():
 			return false, nil

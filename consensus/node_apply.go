@@ -77,8 +77,8 @@ func (n *Node) applyEntry(e *raftpb.Entry, b *batch) (err error) {
 	}()
 	var stamp clock.Stamp
 	var commands [][]byte
-	checkpoint := isCheckpoint(e)
-	if e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0 && !checkpoint {
+	told, body := control(e)
+	if e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0 && told == 0 {
 		if stamp, commands, err = decodeBatch(e.GetData()); err != nil {
 			return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
 		}
@@ -90,8 +90,11 @@ func (n *Node) applyEntry(e *raftpb.Entry, b *batch) (err error) {
 	if err != nil {
 		return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
 	}
-	if checkpoint {
+	switch told {
+	case controlCheckpoint:
 		n.checkpoint(e.GetIndex())
+	case controlAccept:
+		n.events.put(func(c *core) { c.accepted(body) })
 	}
 	if b == nil {
 		return nil

@@ -138,9 +138,12 @@ func (n *Node) takeRest(proposals, reads <-chan *request) {
 }
 
 func (n *Node) handleControl(r *request) {
-	if r.change != nil {
+	switch {
+	case r.change != nil:
 		n.core.changeCore(r)
-	} else {
+	case r.accept != 0:
+		n.core.accept(r)
+	default:
 		n.core.transferTo(r)
 	}
 }

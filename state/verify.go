@@ -16,9 +16,9 @@ type Sweep struct {
 	count uint64
 }
 
-// Next looks at the next rows of v, at most limit, and begins anew after the last. The error names a row whose bytes are
-// not what was written.
-func (s *Sweep) Next(v *View, limit int) error {
+// Next looks at the next rows of v, at most limit. It reports whether that was the last, after which it begins anew. The
+// error names a row whose bytes are not what was written, and wraps ErrMemory.
+func (s *Sweep) Next(v *View, limit int) (whole bool, err error) {
 	seen := 0
 	var wrong error
 	var last *record
@@ -36,11 +36,11 @@ func (s *Sweep) Next(v *View, limit int) error {
 	})
 	if last == nil || seen < limit {
 		*s = Sweep{}
-		return wrong
+		return true, wrong
 	}
 	s.table, s.key = last.table, last.key
 	s.count++
-	return wrong
+	return false, wrong
 }
 
 // ErrMemory is in the chain of errors about rows that changed in memory.

@@ -17,7 +17,7 @@ func TestSweep(t *testing.T) {
 	v := m.View()
 	rounds := func(s *Sweep, v *View) error {
 		for range 100 {
-			if err := s.Next(v, 7); err != nil {
+			if _, err := s.Next(v, 7); err != nil {
 				return err
 			}
 		}
@@ -38,6 +38,9 @@ func TestSweep(t *testing.T) {
 	}
 	if err := v.WriteSnapshot(io.Discard); !errors.Is(err, ErrMemory) {
 		t.Errorf("a snapshot of a flipped row: %v", err)
+	}
+	if err := v.WriteAsIs(io.Discard); err != nil {
+		t.Errorf("evidence of a flipped row: %v", err)
 	}
 	kv.Value[0] ^= 1
 	s = Sweep{}

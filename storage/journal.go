@@ -22,13 +22,13 @@ const (
 	// Where the words stand that change while it runs. Each is written by one store of 8 bytes, and once more inverted,
 	// so that a flipped bit does not pass for a word.
 	journalInverted = 2048
-	journalApplied = 128 // index of the last entry that was applied
-	journalIndex   = 136 // the entry that is being applied
-	journalTerm    = 144
-	journalPlace   = 152 // 0: none is; else the command in it, counted from 1
-	journalCause   = 160 // why this process is about to end itself
-	journalHeld    = 168 // promised not to apply this entry or a later one; 0: nothing
-	journalHolder  = 176 // the term of the leader that it was promised to
+	journalApplied  = 128 // index of the last entry that was applied
+	journalIndex    = 136 // the entry that is being applied
+	journalTerm     = 144
+	journalPlace    = 152 // 0: none is; else the command in it, counted from 1
+	journalCause    = 160 // why this process is about to end itself
+	journalHeld     = 168 // promised not to apply this entry or a later one; 0: nothing
+	journalHolder   = 176 // the term of the leader that it was promised to
 )
 
 var journalMagic = []byte("PARLEYAJ")
@@ -119,7 +119,7 @@ func OpenJournal(o JournalOptions) (*Journal, JournalFound, error) {
 }
 
 // read takes the words of an earlier life, and the crash to be remembered.
-func (old journalHead) read(content []byte, boot hash, comparable bool) (found JournalFound, crash JournalCrash) {
+func (h journalHead) read(content []byte, boot hash, comparable bool) (found JournalFound, crash JournalCrash) {
 	intact := true
 	word := func(at int) uint64 {
 		w := order.Uint64(content[at:])
@@ -127,9 +127,9 @@ func (old journalHead) read(content []byte, boot hash, comparable bool) (found J
 		return w
 	}
 	applied, held, holder := word(journalApplied), word(journalHeld), word(journalHolder)
-	found.Known = intact && (old.clean || comparable && old.boot == boot)
-	if old.crash.Times > 0 {
-		crash = old.crash
+	found.Known = intact && (h.clean || comparable && h.boot == boot)
+	if h.crash.Times > 0 {
+		crash = h.crash
 	}
 	if !found.Known {
 		if crash.Times > 0 {
