@@ -1,147 +1,205 @@
 package sim
 
 import (
-	"encoding/binary"
 	"errors"
-	"fmt"
-	"math"
 	"time"
-
-	"github.com/anishathalye/porcupine"
 
 	"github.com/parley-mesh/parley/consensus"
 	"github.com/parley-mesh/parley/state"
 )
 
-// clients is the load: each client asks, waits for the answer or its patience, thinks, and asks again.
+const (
+	clientCount = 192
+	patience    = 2 * time.Second        // of a client, for one request
+	tryPatience = 600 * time.Millisecond // for one try
+	maxTries    = 6
+)
+
+// clients is the load: each client asks, waits for the answer or its patience, thinks, and asks again. What they ask is
+// drawn by workloads, which keep what was answered and check it in the end.
 type clients struct {
 	c       *cluster
-	keys    []string
-	unsure  map[string]int // operations of unknown outcome, by key
-	uses    map[string]int
-	made    int
-	values  uint64
-	done    []porcupine.Operation // of the present keys
-	open    map[*asked]bool
-	ended   int // operations that were answered
+	keys    *keyLoad
+	groups  *groupLoad
+	counts  *countLoad
+	locks   *lockLoad
+	all     []workload
+	open    [clientCount]*call  // a client has one request at a time
+	known   [clientCount]uint64 // the highest log index that a client was told of
 	begun   int
+	ended   int // requests that were answered
 	stopped bool
-	held    bool              // nobody asks for now
-	known   map[string]uint64 // last revision that somebody was told, by key
+	held    bool // nobody asks for now
 	think   time.Duration
 }
 
-// asked is one operation under way.
-type asked struct {
-	client int
-	op     kvOp
-	at     time.Duration
-	host   *host
+// A workload draws what a client does next, nil if nothing, and judges in the end.
+type workload interface {
+	next(client int) *call
+	last(v *state.View) // the state in the end, which all replicas have
+	check() error
 }
 
-const (
-	clientCount = 128
-	patience    = 2 * time.Second
-	liveKeys    = 32
-	keyUses     = 90 // operations after which a key is retired: the checker's work grows faster than a history
-)
+// call is one request under way.
+type call struct {
+	client  int
+	began   time.Duration
+	command state.Command // nil: a read
+	// end is told what became of it, once. It is not called for what certainly was not done.
+	end func(outcome)
 
-type opKind uint8
-
-const (
-	opGet opKind = iota
-	opPut
-	opCAS
-	opDelete
-)
-
-// kvOp is what a client asked for; kvSeen what it was told. Values are unique, 0 is no key.
-type kvOp struct {
-	kind   opKind
-	key    string
-	value  uint64
-	expect uint64
+	id      [16]byte
+	encoded []byte
+	host    *host // asked, nil while it waits for the next try
+	tried   time.Duration
+	tries   int
+	plain   bool // without a request id: it may be sent once only
+	patient bool // asks again until it knows
+	unsure  bool // a try may have been done
+	over    bool
 }
 
-type kvSeen struct {
-	unknown  bool // it happened when it did, if at all
-	conflict bool
-	value    uint64
-	revision uint64
+// outcome is what the client was told: unknown, or the result of its command, or a View to read.
+type outcome struct {
+	unknown bool
+	result  state.Result
+	view    *state.View
+	at      time.Duration
 }
 
 func newClients(c *cluster, o Options) *clients {
-	cl := &clients{c: c, unsure: map[string]int{}, uses: map[string]int{}, open: map[*asked]bool{}, known: map[string]uint64{}, think: o.Think}
-	for range liveKeys {
-		cl.keys = append(cl.keys, cl.newKey())
-	}
+	cl := &clients{c: c, think: o.Think}
+	cl.keys, cl.groups, cl.counts, cl.locks = newKeyLoad(cl), newGroupLoad(cl), newCountLoad(cl), newLockLoad(cl)
+	cl.all = []workload{cl.keys, cl.groups, cl.counts, cl.locks}
 	return cl
 }
 
-func (cl *clients) newKey() string {
-	cl.made++
-	return keyName(cl.made)
-}
-
-func keyName(n int) string { return fmt.Sprintf("k/%05d", n) }
-
 func (cl *clients) start() {
 	for i := range clientCount {
-		cl.next(i)
+		cl.later(i)
 	}
+	cl.lookAtClocks()
 }
 
-// next lets a client think and ask.
-func (cl *clients) next(client int) {
-	cl.c.after(cl.c.upTo(2*cl.think), func() {
-		if !cl.stopped {
-			cl.ask(client)
+// lookAtClocks lets clients lose their patience: with one event for all of them, as most are answered long before.
+func (cl *clients) lookAtClocks() {
+	for _, a := range cl.open {
+		switch {
+		case a == nil:
+		case cl.c.now-a.began > patience:
+			a.unsure = a.unsure || a.host != nil // it is under way
+			cl.finish(a, outcome{unknown: true})
+		case a.host != nil && a.command != nil && cl.c.now-a.tried > tryPatience:
+			a.unsure, a.host = true, nil
+			cl.again(a)
 		}
-	})
+	}
+	cl.c.after(25*time.Millisecond, cl.lookAtClocks)
 }
 
-func (cl *clients) ask(client int) {
-	h := cl.target()
-	if h == nil || cl.held {
-		cl.next(client)
-		return
-	}
-	i := cl.c.rnd.IntN(len(cl.keys))
-	key := cl.keys[i]
-	if cl.uses[key]++; cl.uses[key] >= keyUses || cl.unsure[key] >= 5 {
-		cl.keys[i] = cl.newKey()
-	}
-	op := kvOp{kind: opGet, key: key}
-	switch n := cl.c.rnd.IntN(10); {
-	case n < 4:
-	case n < 7:
-		cl.values++
-		op.kind, op.value = opPut, cl.values
-	case n < 9:
-		cl.values++
-		op.kind, op.value, op.expect = opCAS, cl.values, cl.known[key]
-	default:
-		op.kind = opDelete
-	}
-	a := &asked{client: client, op: op, at: cl.c.now, host: h}
-	cl.open[a] = true
-	cl.begun++
-	cl.c.after(patience, func() { cl.end(a, kvSeen{unknown: true}) })
-	h.at(200*time.Microsecond, func() {
-		if !cl.open[a] {
+// later lets a client think and ask.
+func (cl *clients) later(client int) {
+	cl.c.after(cl.c.upTo(2*cl.think), func() {
+		if cl.stopped || cl.open[client] != nil {
 			return
 		}
-		if op.kind == opGet {
-			cl.read(a)
-		} else {
-			cl.write(a)
+		if !cl.held {
+			if a := cl.draw().next(client); a != nil {
+				cl.begin(client, a)
+				return
+			}
+		}
+		cl.later(client)
+	})
+}
+
+func (cl *clients) draw() workload {
+	switch n := cl.c.rnd.IntN(20); {
+	case n < 16:
+		return cl.keys
+	case n < 18:
+		return cl.groups
+	case n < 19:
+		return cl.counts
+	}
+	return cl.locks
+}
+
+func (cl *clients) begin(client int, a *call) {
+	a.client, a.began = client, cl.c.now
+	if a.command != nil {
+		var random [8]byte
+		for i := range random {
+			random[i] = byte(cl.c.rnd.Uint32())
+		}
+		if !a.plain {
+			a.id = state.NewRequestID(cl.known[client], random)
+		}
+		var err error
+		if a.encoded, err = state.Encode(state.Envelope{Caller: "sim", Request: a.id, Command: a.command}, state.Version); err != nil {
+			cl.c.fail("encode: %v", err)
+			return
+		}
+		a.patient = !a.plain && (a.patient || !cl.c.chance(3))
+	}
+	cl.open[client] = a
+	cl.begun++
+	cl.try(a)
+}
+
+// try sends the request to somebody; a write under the same id as before.
+func (cl *clients) try(a *call) {
+	if a.over {
+		return
+	}
+	a.host = cl.target(a)
+	if a.host == nil {
+		cl.again(a)
+		return
+	}
+	h := a.host
+	a.tries++
+	a.tried = cl.c.now
+	h.at(200*time.Microsecond, func() {
+		switch {
+		case a.over, a.host != h:
+		case a.command == nil:
+			cl.read(a, h)
+		default:
+			h.do(func() error {
+				return h.rep.Propose(a.encoded, func(p consensus.Proposed, err error) { cl.written(a, h, p, err) })
+			})
+		}
+	})
+	if a.command != nil && !a.plain && cl.c.chance(16) {
+		cl.straggle(a)
+	}
+}
+
+// straggle lets a copy of the request arrive somewhere later: a connection that broke may still deliver what it holds.
+func (cl *clients) straggle(a *call) {
+	a.unsure = true
+	cl.c.after(cl.c.upTo(700*time.Millisecond), func() {
+		if h := cl.c.leader(); h != nil && !cl.stopped {
+			cl.c.note("late copy of a request")
+			h.do(func() error {
+				return h.rep.Propose(a.encoded, func(p consensus.Proposed, err error) {
+					if err == nil && !h.tainted {
+						cl.compare(a, p)
+					}
+				})
+			})
 		}
 	})
 }
 
-// target is mostly the leader, and sometimes somebody who says that it is not.
-func (cl *clients) target() *host {
-	if h := cl.c.leader(); h != nil && !cl.c.chance(50) {
+// target is mostly the leader, and sometimes somebody who says that it is not. A read may be asked of anybody.
+func (cl *clients) target(a *call) *host {
+	odds := 50
+	if a.command == nil {
+		odds = 6
+	}
+	if h := cl.c.leader(); h != nil && !cl.c.chance(odds) {
 		return h
 	}
 	h := cl.c.hosts[cl.c.rnd.IntN(len(cl.c.hosts))]
@@ -151,219 +209,153 @@ func (cl *clients) target() *host {
 	return h
 }
 
-func (cl *clients) write(a *asked) {
-	var command state.Command
-	value := binary.BigEndian.AppendUint64(nil, a.op.value)
-	switch a.op.kind {
-	case opPut:
-		command = state.Put{Key: a.op.key, Value: value}
-	case opCAS:
-		command = state.Put{Key: a.op.key, Value: value, Compare: new(a.op.expect)}
+// again sends the request once more if its client is patient; else it is over.
+func (cl *clients) again(a *call) {
+	switch {
+	case a.over:
+	case cl.c.now-a.began > patience, a.unsure && (!a.patient || a.tries >= maxTries || cl.stopped):
+		cl.finish(a, outcome{unknown: true})
+	case !a.unsure: // it certainly was not done
+		a.over = true
+		cl.free(a)
 	default:
-		command = state.Delete{Key: a.op.key}
+		cl.c.note("request sent again")
+		a.host = nil
+		cl.c.after(20*time.Millisecond+cl.c.upTo(100*time.Millisecond), func() { cl.try(a) })
 	}
-	encoded, err := state.Encode(state.Envelope{Caller: "sim", Command: command}, state.Version)
-	if err != nil {
-		cl.c.fail("encode: %v", err)
-		return
-	}
-	a.host.do(func() error {
-		return a.host.rep.Propose(encoded, func(p consensus.Proposed, err error) { cl.written(a, p, err) })
-	})
 }
 
-func (cl *clients) written(a *asked, p consensus.Proposed, err error) {
+func (cl *clients) written(a *call, h *host, p consensus.Proposed, err error) {
 	var unknown *consensus.OutcomeUnknownError
 	switch {
-	case errors.As(err, &unknown):
-		cl.end(a, kvSeen{unknown: true})
+	case errors.As(err, &unknown), err == nil && h.tainted: // what a wrong replica says before it is found out
+		a.unsure = true
+		cl.again(a)
 		return
 	case err != nil:
-		cl.drop(a)
+		cl.again(a)
 		return
 	}
+	cl.compare(a, p)
 	r, err := state.DecodeResult(p.Data)
 	switch {
 	case err != nil:
 		cl.c.fail("result: %v", err)
-	case r.Code == state.CodeOK:
-		cl.end(a, kvSeen{revision: r.Revision})
-	case r.Code == state.CodeConflict || r.Code == state.CodeNotFound:
-		cl.end(a, kvSeen{conflict: true})
+	case r.Code == state.CodeForgotten || r.Code == state.CodeReused || r.Code == state.CodeInvalid:
+		cl.c.fail("%#v was answered by %q: %s", a.command, r.Code, r.Message)
 	default:
-		cl.c.fail("%v was answered by %q: %s", a.op, r.Code, r.Message)
+		cl.known[a.client] = max(cl.known[a.client], p.Index)
+		cl.finish(a, outcome{result: r})
 	}
 }
 
-func (cl *clients) read(a *asked) {
-	h := a.host
-	h.do(func() error {
-		return h.rep.ReadIndex(func(index uint64, err error) {
-			if err != nil {
-				cl.drop(a)
-				return
-			}
-			cl.readAt(a, index)
+// compare holds an answer against that of the first time that the request was done anywhere.
+func (cl *clients) compare(a *call, p consensus.Proposed) {
+	if a.plain {
+		return
+	}
+	if first, ok := cl.c.log.answers[a.id]; ok && string(first) != string(p.Data) {
+		cl.c.fail("request %x was answered %x, and first %x", a.id, p.Data, first)
+	}
+}
+
+// read asks the leader for an index, and reads here once it is applied.
+func (cl *clients) read(a *call, h *host) {
+	l := cl.c.leader()
+	if l == nil || l != h && (cl.c.isCut(l, h) || cl.c.isCut(h, l)) {
+		cl.again(a)
+		return
+	}
+	ask := func() {
+		l.do(func() error {
+			return l.rep.ReadIndex(func(index uint64, err error) {
+				switch {
+				case err != nil:
+					cl.again(a)
+				case l == h:
+					cl.readAt(a, h, index)
+				default:
+					h.at(300*time.Microsecond, func() { cl.readAt(a, h, index) })
+				}
+			})
 		})
-	})
+	}
+	if l == h {
+		ask()
+		return
+	}
+	l.at(300*time.Microsecond, ask)
 }
 
 // readAt answers once the index is applied.
-func (cl *clients) readAt(a *asked, index uint64) {
-	if !cl.open[a] {
+func (cl *clients) readAt(a *call, h *host, index uint64) {
+	if a.over {
 		return
 	}
-	h := a.host
 	if !h.rep.Reached(index) {
-		h.at(500*time.Microsecond, func() { cl.readAt(a, index) })
+		h.at(time.Millisecond, func() { cl.readAt(a, h, index) })
 		return
 	}
 	if h.tainted {
-		cl.end(a, kvSeen{unknown: true}) // what a wrong replica says before it is found out
+		cl.again(a)
 		return
 	}
-	seen := kvSeen{}
-	if kv, ok := h.machine.View().Get(a.op.key); ok {
-		seen.value, seen.revision = binary.BigEndian.Uint64(kv.Value), kv.ModRevision
-	}
-	cl.end(a, seen)
+	cl.finish(a, outcome{view: h.machine.View()})
 }
 
 // crashed ends what waited for an answer of the host.
 func (cl *clients) crashed(h *host) {
-	for _, a := range cl.waiting() {
-		if a.host == h {
-			cl.end(a, kvSeen{unknown: true})
+	for _, a := range cl.open {
+		if a != nil && a.host == h {
+			a.unsure = a.unsure || a.command != nil
+			cl.again(a)
 		}
 	}
 }
 
-// waiting lists what is under way, in a fixed order.
-func (cl *clients) waiting() []*asked {
-	list := make([]*asked, 0, len(cl.open))
-	byClient := make([]*asked, clientCount)
-	for a := range cl.open {
-		byClient[a.client] = a // a client has one at a time
-	}
-	for _, a := range byClient {
+// waits counts the requests under way.
+func (cl *clients) waits() int {
+	n := 0
+	for _, a := range cl.open {
 		if a != nil {
-			list = append(list, a)
+			n++
 		}
 	}
-	return list
+	return n
 }
 
-// drop forgets an operation that certainly did not happen.
-func (cl *clients) drop(a *asked) {
-	if cl.open[a] {
-		delete(cl.open, a)
-		cl.next(a.client)
-	}
-}
-
-// end records an operation.
-func (cl *clients) end(a *asked, seen kvSeen) {
-	if !cl.open[a] {
+// finish tells the workload.
+func (cl *clients) finish(a *call, o outcome) {
+	if a.over {
 		return
 	}
-	delete(cl.open, a)
-	at := int64(cl.c.now)
+	a.over = true
+	o.at = cl.c.now
 	switch {
-	case seen.unknown && a.op.kind == opGet: // says nothing
-		cl.next(a.client)
-		return
-	case seen.unknown:
-		cl.unsure[a.op.key]++
-		at = math.MaxInt64
+	case o.unknown && (a.command == nil || !a.unsure): // says nothing
+	case o.unknown:
 		cl.c.note("outcome unknown")
+		a.end(o)
 	default:
 		cl.ended++
+		a.end(o)
 	}
-	if seen.revision > 0 || a.op.kind == opGet {
-		cl.known[a.op.key] = seen.revision
-	}
-	if a.op.kind == opDelete {
-		cl.known[a.op.key] = 0
-	}
-	cl.done = append(cl.done, porcupine.Operation{ClientId: a.client, Input: a.op, Output: seen, Call: int64(a.at), Return: at})
-	cl.next(a.client)
+	cl.free(a)
 }
 
-// register is one key of the sequential specification. The revision of a write that nobody answered is not known
-// until somebody reads the value; until then it is that of the write before.
-type register struct {
-	value    uint64
-	revision uint64
-	unsure   bool
+func (cl *clients) free(a *call) {
+	if cl.open[a.client] == a {
+		cl.open[a.client] = nil
+		cl.later(a.client)
+	}
 }
 
-func (r register) is(revision uint64) bool {
-	if r.value == 0 {
-		return revision == 0
-	}
-	return !r.unsure && r.revision == revision
-}
-
-// step says whether seen may be the answer to op, and what the key is then.
-func (r register) step(op kvOp, seen kvSeen) (bool, register) {
-	written := register{value: op.value, revision: seen.revision}
-	if seen.unknown {
-		written = register{value: op.value, revision: r.revision, unsure: true}
-	}
-	newer := seen.unknown || seen.revision > r.revision
-	switch op.kind {
-	case opGet:
-		switch {
-		case seen.value != r.value:
-			return false, r
-		case r.value == 0:
-			return true, r
-		case r.unsure:
-			return seen.revision > r.revision, register{value: r.value, revision: seen.revision}
-		}
-		return seen.revision == r.revision, r
-	case opPut:
-		return newer, written
-	case opDelete:
-		switch {
-		case seen.conflict:
-			return r.value == 0, r
-		case seen.unknown && r.value == 0:
-			return true, r
-		}
-		return r.value != 0 || seen.unknown, register{revision: max(r.revision, seen.revision)}
-	}
-	switch {
-	case seen.conflict:
-		return !r.is(op.expect), r
-	case r.is(op.expect):
-		return newer, written
-	}
-	return seen.unknown, r
-}
-
-var registerModel = porcupine.Model{
-	Init: func() any { return register{} },
-	Step: func(s, in, out any) (bool, any) {
-		return s.(register).step(in.(kvOp), out.(kvSeen)) //nolint:forcetypeassert // ours alone
-	},
-	DescribeOperation: func(in, out any) string { return fmt.Sprintf("%+v -> %+v", in, out) },
-}
-
-// check says whether what the clients saw is possible, key by key.
-func (cl *clients) check() error {
-	byKey := map[string][]porcupine.Operation{}
-	var keys []string
-	for _, o := range cl.done {
-		key := o.Input.(kvOp).key //nolint:forcetypeassert // ours alone
-		if byKey[key] == nil {
-			keys = append(keys, key)
-		}
-		byKey[key] = append(byKey[key], o)
-	}
-	for _, key := range keys {
-		if result := porcupine.CheckOperationsTimeout(registerModel, byKey[key], 20*time.Second); result != porcupine.Ok {
-			return fmt.Errorf("the history of %s (%d operations) is not linearizable: %v", key, len(byKey[key]), result)
+// judge lets every workload say whether what it was answered is possible. v is the state in the end.
+func (cl *clients) judge(v *state.View) error {
+	for _, w := range cl.all {
+		w.last(v)
+		if err := w.check(); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -20,29 +20,35 @@ var clusterID = [16]byte{0: 0x51, 15: 0x15}
 // cluster is the whole simulated world.
 type cluster struct {
 	timeline
-	rnd          *rand.Rand
-	hosts        []*host
-	size         int // voters wanted
-	nextID       uint64
-	messageBytes int             // of entries in one message, at most
-	rare         map[string]bool // points at which rare things happen in this run
-	healed       bool            // the faults have ended
-	frozen       bool            // nobody plans
-	transferAt   time.Duration   // of the last transfer that was asked for
-	net          network
-	log          history
-	fired        map[string]int // how often each fault and buggify point has happened
+	rnd             *rand.Rand
+	hosts           []*host
+	size            int // voters wanted
+	nextID          uint64
+	messageBytes    int             // of entries in one message, at most
+	snapshotEntries uint64          // between snapshots
+	rare            map[string]bool // points at which rare things happen in this run
+	healed          bool            // the faults have ended
+	frozen          bool            // nobody plans
+	transferAt      time.Duration   // of the last transfer that was asked for
+	net             network
+	log             history
+	fired           map[string]int // how often each fault and buggify point has happened
 
-	clients *clients
-	err     error
-	sum     hash.Hash // of the trace
-	lines   func(string)
+	clients  *clients
+	watchers *watchers
+	err      error
+	sum      hash.Hash // of the trace
+	lines    func(string)
 }
 
 func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
 	c := &cluster{rnd: rnd, size: o.Nodes, nextID: 1, messageBytes: 1 << 20, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
 	if o.Seed%4 == 3 {
 		c.messageBytes = 1 // one entry
+	}
+	c.snapshotEntries = 900
+	if o.Seed%3 == 1 {
+		c.snapshotEntries = 200
 	}
 	c.net = newNetwork()
 	c.rare = map[string]bool{}
@@ -70,7 +76,7 @@ func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
 		}
 		h.disk = h.disk.Crash(storage.KeepUnsynced, 0)
 	}
-	c.clients = newClients(c, o)
+	c.clients, c.watchers = newClients(c, o), newWatchers(c)
 	for _, h := range c.hosts {
 		c.boot(h)
 	}
@@ -239,6 +245,7 @@ type history struct {
 	entries map[uint64]entryMark // by index
 	leaders map[uint64]string    // by term
 	newest  uint64               // highest index applied anywhere
+	answers map[[16]byte][]byte  // to requests, when they were done first by a replica that was not wrong
 }
 
 // entryMark is what the first replica that applied an index made of it.
@@ -250,7 +257,7 @@ type entryMark struct {
 }
 
 func newHistory() history {
-	return history{entries: map[uint64]entryMark{}, leaders: map[uint64]string{}}
+	return history{entries: map[uint64]entryMark{}, leaders: map[uint64]string{}, answers: map[[16]byte][]byte{}}
 }
 
 // observe checks a replica after each of its steps.
@@ -277,7 +284,7 @@ func (c *cluster) observe(h *host) {
 }
 
 // applied checks that all replicas apply the same and become the same.
-func (c *cluster) applied(h *host, index, term uint64, commands [][]byte, touched state.Touched) {
+func (c *cluster) applied(h *host, index, term uint64, commands, results [][]byte, touched state.Touched) {
 	sum := sha256.New()
 	for _, command := range commands {
 		_, _ = sum.Write(binary.BigEndian.AppendUint32(nil, uint32(len(command)))) //nolint:gosec // short
@@ -288,18 +295,34 @@ func (c *cluster) applied(h *host, index, term uint64, commands [][]byte, touche
 	first, ok := c.log.entries[index]
 	switch {
 	case !ok:
-		mark.wrong = h.tainted && h.flipped == ""
+		mark.wrong = h.tainted
 		c.log.entries[index] = mark
 		c.log.newest = max(c.log.newest, index)
+		if !mark.wrong {
+			c.log.note(commands, results)
+			c.watchers.happened(touched)
+		}
 	case first.term != term || first.commands != mark.commands:
 		c.fail("%s applied another entry at %d: of term %d, not %d", h.name, index, term, first.term)
 	case first.wrong && !h.tainted:
 		c.log.entries[index] = mark
+		c.log.note(commands, results)
+		c.watchers.happened(touched)
 	case first.wrong:
 	case h.tainted:
 		h.outlived(first.digest == mark.digest, touched)
 	case first.digest != mark.digest:
 		c.fail("%s has another state at %d", h.name, index)
+	}
+}
+
+// note keeps how requests were answered first.
+func (l *history) note(commands, results [][]byte) {
+	for i, command := range commands {
+		id := state.RequestOf(command)
+		if _, again := l.answers[id]; !again && id != ([16]byte{}) {
+			l.answers[id] = results[i]
+		}
 	}
 }
 

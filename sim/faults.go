@@ -316,7 +316,7 @@ func (c *cluster) mayLose(h *host) bool {
 		return false
 	}
 	for _, o := range c.hosts {
-		if o.lied || o.damaged || o.doomed {
+		if o.lied || o.damaged || o.doomed || o.tainted || o.skewed {
 			return false
 		}
 	}

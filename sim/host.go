@@ -12,6 +12,7 @@ import (
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/consensus"
 	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/state/watch"
 	"github.com/parley-mesh/parley/storage"
 )
 
@@ -50,6 +51,8 @@ type host struct {
 	missed  []func() // what arrived during the pause
 	rep     *consensus.Replica
 	machine *state.Machine
+	hub     *watch.Hub
+	waits   *waits
 	log     *storage.Log
 	snaps   *storage.Snapshots
 
@@ -138,6 +141,10 @@ func (h *host) start() error {
 		recovered.Snapshot = snapshotRef(meta, manifest)
 	}
 	h.log, h.snaps, h.machine = log, snaps, state.NewMachine()
+	h.hub = watch.NewHub(h.machine.View())
+	if h.waits, err = newWaits(h.hub); err != nil {
+		return err
+	}
 	o := consensus.Options{
 		ID: h.id, Clock: clk, Log: log, Recovered: recovered, Snapshots: snapshots{snaps}, Machine: &applier{h},
 		MachineStamp: func() clock.Stamp { return h.machine.View().Stamp() },
@@ -145,7 +152,7 @@ func (h *host) start() error {
 		Rare:     h.c.rarely,
 		ClaimKey: []byte("claim key of " + h.name), ClusterID: clusterID,
 		Peers: consensus.PeerOptions{NodeOf: h.c.nodeOf}, Fetch: h.fetch, Tick: tick,
-		SnapshotEntries: 150, TrailingEntries: 30, MaxMessageBytes: h.c.messageBytes,
+		SnapshotEntries: h.c.snapshotEntries, TrailingEntries: 30, MaxMessageBytes: h.c.messageBytes,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 	}
 	if h.rep, err = consensus.NewReplica(o); err != nil {
@@ -262,7 +269,10 @@ func (a *applier) Apply(index, term uint64, at clock.Stamp, commands [][]byte) (
 	if err != nil {
 		return nil, err
 	}
-	a.h.c.applied(a.h, index, term, commands, touched)
+	a.h.c.applied(a.h, index, term, commands, results, touched)
+	if err := a.h.waits.published(a.h.machine.View(), touched); err != nil {
+		a.h.c.fail("%s: %v", a.h.name, err)
+	}
 	return results, nil
 }
 
@@ -276,6 +286,9 @@ func (a *applier) Restore(r io.Reader, index, term uint64) error {
 		return fmt.Errorf("the snapshot of %d holds %d", index, v.Index())
 	}
 	a.h.c.restored(a.h, index)
+	if err := a.h.waits.published(a.h.machine.View(), state.Touched{All: true}); err != nil {
+		a.h.c.fail("%s: %v", a.h.name, err)
+	}
 	return nil
 }
 

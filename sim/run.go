@@ -74,6 +74,7 @@ func Run(o Options) Result {
 
 func (c *cluster) run(o Options) {
 	c.clients.start()
+	c.watchers.start()
 	c.control()
 	c.watchLeads()
 	if !o.Calm {
@@ -95,7 +96,7 @@ func (c *cluster) run(o Options) {
 	}
 	c.until(c.now+healTime, c.whole)
 	c.clients.stopped, c.frozen = true, true
-	c.until(c.now+patience+time.Second, func() bool { return len(c.clients.open) == 0 })
+	c.until(c.now+patience+time.Second, func() bool { return c.clients.waits() == 0 })
 	c.finish()
 }
 
@@ -201,18 +202,10 @@ func (c *cluster) finish() {
 			return
 		}
 	}
-	c.clients.readAll(c.voters()[0])
-	if err := c.clients.check(); err != nil {
+	v := c.voters()[0].machine.View()
+	c.watchers.settle(v.Revision())
+	if err := c.clients.judge(v); err != nil {
 		c.fail("%v", err)
-	}
-}
-
-// readAll adds what every key is in the end, so that nothing acknowledged can be missing.
-func (cl *clients) readAll(h *host) {
-	for i := 1; i <= cl.made; i++ {
-		a := &asked{client: 0, op: kvOp{kind: opGet, key: keyName(i)}, at: cl.c.now, host: h}
-		cl.open[a] = true
-		cl.readAt(a, 0)
 	}
 }
 

@@ -233,6 +233,16 @@ func checkRequestRow(key string, row []byte) error {
 	return err
 }
 
+// RequestOf is the request id of an encoded command, zero if it has none or is damaged.
+func RequestOf(command []byte) [16]byte {
+	r := &reader{b: command}
+	r.uvarint()
+	r.uvarint()
+	r.string(MaxCallerBytes, "caller")
+	r.string(MaxNameBytes, "via")
+	return r.fixed16("request id")
+}
+
 // hashContent is over kind, version and body of an encoded command: not over who asked, through whom,
 // and the id.
 func hashContent(command []byte) [contentBytes]byte {

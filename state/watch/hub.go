@@ -39,7 +39,7 @@ var DefaultTiming = Timing{Quiet: 100 * time.Millisecond, Heartbeat: time.Second
 // concurrent use, except that Publish has one caller at a time.
 type Hub struct {
 	timing Timing
-	first  uint64 // the revision that the hub began with
+	told   place // how far those who wait were told; Turn's alone
 	view   atomic.Pointer[state.View]
 	ring   ring
 	look   chan struct{} // capacity 1: the ring has something new
@@ -60,7 +60,7 @@ func NewHubTiming(v *state.View, t Timing) *Hub {
 		panic("watch: timing must be positive")
 	}
 	h := &Hub{
-		timing: t, first: v.Revision(),
+		timing: t, told: place{revision: v.Revision()},
 		look: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	h.mu.index = newIndex()
@@ -86,18 +86,22 @@ func (h *Hub) Publish(v *state.View, t state.Touched) {
 // ErrStopped.
 func (h *Hub) Run(ctx context.Context) error {
 	defer close(h.done)
-	at := place{revision: h.first}
 	for {
-		now := h.ring.since(at)
-		at = now.place
-		for _, s := range h.woken(now) {
-			s.wake()
-		}
+		h.Turn()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-h.look:
 		}
+	}
+}
+
+// Turn wakes whom the changes since the last Turn concern. Run calls it; who has no Run calls it by himself.
+func (h *Hub) Turn() {
+	now := h.ring.since(h.told)
+	h.told = now.place
+	for _, s := range h.woken(now) {
+		s.wake()
 	}
 }
 

@@ -23,18 +23,72 @@ var ErrBehind = errors.New("this agent is behind the follower")
 //
 // The classes that the agent's own View lacks, ErrBehind and ErrTooMany end it at once.
 func (h *Hub) Stream(ctx context.Context, from Cursor, classes []state.Class, send func([]byte) error) error {
-	set, err := h.offered(classes)
+	f, err := h.Feed(from, classes, send)
 	if err != nil {
 		return err
 	}
+	defer f.Close()
+	return f.run(ctx)
+}
+
+// Feed is a change stream that its owner drives, as Stream does: first by Begin, then by Look whenever something may
+// have changed and from time to time. It belongs to one goroutine. Close it.
+type Feed struct {
+	sub    *Subscription
+	stream *stream
+}
+
+// Feed makes the stream; errors are those that end Stream at once.
+func (h *Hub) Feed(from Cursor, classes []state.Class, send func([]byte) error) (*Feed, error) {
+	set, err := h.offered(classes)
+	if err != nil {
+		return nil, err
+	}
 	sub := &Subscription{hub: h, classes: set}
 	if err := h.enter(sub); err != nil {
-		return err
+		return nil, err
 	}
-	defer sub.Close()
 	s := &stream{hub: h, classes: set, send: send, place: h.ring.start(from.Revision)}
 	s.at.Revision = from.Revision
-	return s.run(ctx, sub)
+	return &Feed{sub: sub, stream: s}, nil
+}
+
+// Begin brings the follower up to date.
+func (f *Feed) Begin() error { return f.stream.begin() }
+
+// Look sends what is new. With tick, Timing.Quiet has passed since the last Look with tick.
+func (f *Feed) Look(tick bool) error {
+	if tick {
+		f.stream.silent += f.stream.hub.timing.Quiet
+	}
+	return f.stream.catchUp(tick)
+}
+
+// Close ends it.
+func (f *Feed) Close() { f.sub.Close() }
+
+func (f *Feed) run(ctx context.Context) error {
+	if err := f.Begin(); err != nil {
+		return err
+	}
+	tick := time.NewTicker(f.stream.hub.timing.Quiet)
+	defer tick.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-f.stream.hub.done:
+			return ErrStopped
+		case <-f.sub.c:
+			err = f.Look(false)
+		case <-tick.C:
+			err = f.Look(true)
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // offered returns the set of classes, which another agent named, if this one can serve it.
@@ -63,31 +117,6 @@ type stream struct {
 	place   place          // in the ring
 	at      state.Position // what the follower has
 	silent  time.Duration  // since the last frame
-}
-
-func (s *stream) run(ctx context.Context, sub *Subscription) error {
-	if err := s.begin(); err != nil {
-		return err
-	}
-	tick := time.NewTicker(s.hub.timing.Quiet)
-	defer tick.Stop()
-	for {
-		var err error
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.hub.done:
-			return ErrStopped
-		case <-sub.c:
-			err = s.catchUp(false)
-		case <-tick.C:
-			s.silent += s.hub.timing.Quiet
-			err = s.catchUp(true)
-		}
-		if err != nil {
-			return err
-		}
-	}
 }
 
 // begin brings the follower up to date, and lets it compare digests before anything else: what it
