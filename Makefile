@@ -7,7 +7,7 @@ FUZZ  ?= 10s
 # Packages whose tests are about concurrency.
 RACE  := ./agent/... ./api/... ./consensus/... ./membership/... ./ops/... ./security/... ./state/watch/... ./storage/... ./transport/...
 
-.PHONY: build test check tidy lint race e2e compat fuzz bench vuln clean
+.PHONY: build test check tidy lint race e2e compat fuzz seeds mutants bench vuln clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/parley ./cmd/agent
@@ -48,6 +48,14 @@ compat:
 
 fuzz:
 	tools/fuzz $(FUZZ)
+
+# The simulator: FROM is the first seed, SEEDS how many; the run is added to docs/simulation.md.
+seeds:
+	tools/seeds $(FROM) $(SEEDS)
+
+# Mistakes that are planted, and must be found.
+mutants:
+	$(GO) test -tags mutants -count=1 -timeout 30m ./sim ./consensus ./storage ./state ./state/watch ./agent -run 'Mutant'
 
 # The figures of docs/benchmarks.md.
 bench:

@@ -229,7 +229,7 @@ func (a *Agent) assemble(socks *sockets) error {
 		room: newCoreRoom(a.dir, a.log.Named("core")), log: a.log.Named("core"), changed: make(chan struct{}, 1),
 		host: a.host, viaTurns: newChunkTurns(),
 		turns: newChunkTurns(), fatal: a.storageFailed, report: a.tellTimeline,
-		entryTurns: newChunkTurns(), goneTurn: make(chan struct{}, 1),
+		entryTurns: newChunkTurns(), goneTurn: make(chan struct{}, 1), healNow: make(chan *damageFound, 1),
 	}
 	if err := a.core.open(); err != nil {
 		return err

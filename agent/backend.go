@@ -28,7 +28,7 @@ func (a *Agent) apiOptions() api.Options {
 			},
 			LinkMatrix: func(ctx context.Context) (api.LinkMatrix, error) { return a.matrix.get(ctx, a.linkMatrix) },
 			NodeStatus: a.nodeStatus,
-			Check:      a.check, Scrub: a.apiScrub,
+			Check:      a.check, Scrub: a.apiScrub, AcceptTail: a.acceptTail,
 			RenewSession: a.sessions.renew, WriteSnapshot: a.writeSnapshot,
 		},
 		AnonymousRole: policy.Role(a.cfg.HTTP.AnonymousRole),

@@ -65,7 +65,13 @@ func start(t *testing.T, cfg config.Config, ahead time.Duration) *running {
 // startCluster runs one agent for each clock: a1, a2 and so on, each so far ahead of this machine's.
 func startCluster(t *testing.T, ahead ...time.Duration) []*running {
 	t.Helper()
+	return startClusterWith(t, func(*config.Config) {}, ahead...)
+}
+
+func startClusterWith(t *testing.T, tune func(*config.Config), ahead ...time.Duration) []*running {
+	t.Helper()
 	cfg := single(t)
+	tune(&cfg)
 	cfg.Gossip.Profile = "fast"
 	cfg.Core.ElectionTicks = 60 // no other leader because the machine is busy: whose clock is behind cannot follow
 	agents := []*running{start(t, cfg, ahead[0])}

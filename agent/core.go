@@ -41,13 +41,21 @@ type coreRunner struct {
 	fatal   func(error)                         // ends the process
 	report  func(kind, subject, message string) // to the timeline
 
-	viaTurns   *chunkTurns   // who is served chunks of others
-	entryTurns *chunkTurns   // who is served entries of the log
-	goneTurn   chan struct{} // one place: one member at a time may give its Raft id up
-	retiredFor string        // why ours was, as far as we asked for it
+	viaTurns   *chunkTurns       // who is served chunks of others
+	entryTurns *chunkTurns       // who is served entries of the log
+	goneTurn   chan struct{}     // one place: one member at a time may give its Raft id up
+	healNow    chan *damageFound // capacity 1: the running node's log has to be healed
+	retiredFor string            // why ours was, as far as we asked for it
 	healing    atomic.Bool
 	repairs    atomic.Uint64 // logs repaired since the start
 	replaced   atomic.Uint64 // Raft ids given up for a damaged log
+
+	spoil    atomic.Pointer[func([][]byte) [][]byte] // tests; see replica
+	fencing  *fencing                                // why this member answers nothing; see rebuild
+	isFenced atomic.Pointer[fencing]                 // the same, for everyone
+	sources  []string                                // whose snapshots it may be rebuilt from, none: anyone's
+	fencings atomic.Uint64                           // fences since the start
+	rebuilds atomic.Uint64                           // of those, after which this member answered again
 
 	current atomic.Pointer[coreNode]
 	changed chan struct{} // cap 1: the node came, went, or its status changed
@@ -62,7 +70,7 @@ type coreNode struct {
 
 type bootedCore struct {
 	*coreNode
-	machine *state.Machine
+	machine *replica
 }
 
 // node returns the running consensus node, nil outside the core.
@@ -81,7 +89,10 @@ func (c *coreRunner) member() *consensus.Node {
 		return nil
 	}
 	n := c.node()
-	if n == nil || n.Status().Role == consensus.RoleNone {
+	if n == nil {
+		return nil
+	}
+	if st := n.Status(); st.Role == consensus.RoleNone || neededRebuild(st.Stopped) != nil {
 		return nil
 	}
 	return n
@@ -97,12 +108,13 @@ func (c *coreRunner) open() error {
 		return err
 	}
 	c.room.has(true)
+	c.loadFencing()
 	if has {
 		c.booted, err = c.build(c.ids.RaftID)
 	} else {
 		err = fmt.Errorf("%s is the directory of Raft id %x: %w", c.dir.path, c.ids.RaftID, errLogGone)
 	}
-	if damage := damagedLog(err); damage != nil && c.hasOthers() {
+	if damage := damagedLog(err); c.mayHeal(damage) {
 		c.damage, err = damage, nil
 	} else if c.mayRefetch(err) {
 		c.lost, err = err, nil
@@ -124,12 +136,14 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 	if err != nil { // without one it works, and others cannot remind it of what it has promised
 		c.log.Warn("no key to sign what this member holds", zap.Error(err))
 	}
-	machine := state.NewMachine()
+	machine := &replica{machine: state.NewMachine(), views: c.views, digests: c.digests, spoil: &c.spoil}
+	machine.fenced.Store(c.fencing != nil)
 	n, err := consensus.New(consensus.Options{
 		ID: raftID, Clock: c.clock, Log: st.log, Recovered: st.recoveredState(),
-		Snapshots: snapshotStore{st.snapshots}, Machine: &replica{machine: machine, views: c.views, digests: c.digests},
+		Snapshots: snapshotStore{st.snapshots}, Machine: machine,
+		Digest: machine.digest, CheckpointEvery: c.cfg.CheckpointEvery, Probation: c.fencing != nil, Fenced: c.fencing.hopeless(),
 		ClaimKey: key, ClusterID: mustID(c.ids.ClusterID),
-		MachineStamp: func() clock.Stamp { return machine.View().Stamp() },
+		MachineStamp: func() clock.Stamp { return machine.machine.View().Stamp() },
 		Peers:        c.peerOptions(),
 		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
@@ -141,6 +155,7 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 		_ = st.close()
 		return nil, err
 	}
+	machine.wrong = n.Fence
 	return &bootedCore{coreNode: &coreNode{raftID: raftID, node: n, store: st}, machine: machine}, nil
 }
 
@@ -255,9 +270,12 @@ func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscr
 	if failed := errors.Join(err, stopErr); c.fatal != nil && isFatal(failed) {
 		c.fatal(failed) // no clean stop after it: a failed sync of the log, the anchor or a spare segment
 	}
-	if damage := damagedLog(err); damage != nil && c.hasOthers() {
+	if damage := damagedLog(err); c.mayHeal(damage) {
 		c.damage = damage
 		return nil
+	}
+	if need := neededRebuild(err); need != nil {
+		return c.rebuild(n, need)
 	}
 	switch {
 	case err != nil:
@@ -276,6 +294,7 @@ func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Su
 	suspended := ""
 	for {
 		suspended = c.tellDoubt(n.node.Status().Suspended, suspended)
+		c.lookAtProbation(n)
 		select {
 		case <-ctx.Done():
 			return false, nil
@@ -285,6 +304,9 @@ func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Su
 				err = errors.New("a part of the core node stopped by itself")
 			}
 			return false, err
+		case found := <-c.healNow:
+			c.handOver(ctx)
+			return false, found
 		case <-n.node.Changed():
 			c.signal()
 		case <-sub.C():

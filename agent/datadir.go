@@ -186,7 +186,7 @@ func (d *dataDir) hasLog() (bool, error) {
 
 // dropLog removes log and snapshots of a Raft id that has left the core for good.
 func (d *dataDir) dropLog() error {
-	for _, name := range []string{walDir, snapDir, "anchor"} {
+	for _, name := range []string{walDir, snapDir, "anchor", "apply"} {
 		if err := os.RemoveAll(d.join(name)); err != nil {
 			return fmt.Errorf("remove %s: %w", name, err)
 		}

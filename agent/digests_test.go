@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/parley-mesh/parley/api"
@@ -196,7 +197,7 @@ func testMachine() *state.Machine {
 
 func testReplica() *replica {
 	m := testMachine()
-	return &replica{machine: m, views: &viewSwitch{hub: watch.NewHub(m.View())}, digests: &digestRing{}}
+	return &replica{machine: m, views: &viewSwitch{hub: watch.NewHub(m.View())}, digests: &digestRing{}, spoil: new(atomic.Pointer[func([][]byte) [][]byte])}
 }
 
 func putCommand(t testing.TB, key, value string) []byte {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/api"
@@ -30,17 +32,32 @@ const (
 
 // logDamage is why the log of this member has to be healed.
 type logDamage struct {
-	err  error
-	need *consensus.RepairNeed // what the log has to hold, nil: what is left of it says so
+	err    error
+	need   *consensus.RepairNeed // what the log has to hold, nil: what is left of it says so
+	memory *heldEntries          // of the node that ran when the damage was found, nil without one
 }
+
+// heldEntries are entries that a running node has in memory: all behind its snapshot.
+type heldEntries struct {
+	prev    storage.Point
+	entries []*raftpb.Entry
+}
+
+// damageFound ends a node whose log a scrub found damaged, so that it is healed.
+type damageFound struct{ logDamage }
+
+func (e *damageFound) Error() string { return e.err.Error() }
 
 // damagedLog makes one of the error of build or of a running node; nil if err is about something else.
 func damagedLog(err error) *logDamage {
 	var damage *storage.DamageError
 	var needed *consensus.RepairNeededError
+	var found *damageFound
 	switch {
+	case errors.As(err, &found):
+		return &found.logDamage
 	case errors.As(err, &needed):
-		return &logDamage{err, &needed.RepairNeed}
+		return &logDamage{err: err, need: &needed.RepairNeed}
 	case errors.As(err, &damage) && !damage.Snapshot, errors.Is(err, consensus.ErrLost), errors.Is(err, errLogGone):
 		return &logDamage{err: err}
 	}
@@ -116,6 +133,18 @@ func (c *coreRunner) heal(ctx context.Context) (*bootedCore, error) {
 	return nil, nil
 }
 
+// suspended is the metric parley_core_suspended; there is no figure outside the core.
+func (c *coreRunner) suspended() (float64, bool) {
+	n := c.current.Load()
+	if n == nil {
+		return 0, false
+	}
+	if n.node.Status().Suspended != "" {
+		return 1, true
+	}
+	return 0, true
+}
+
 // tellDoubt reports that this member votes for nobody, and that it does again. It returns what was reported.
 func (c *coreRunner) tellDoubt(now, before string) string {
 	switch {
@@ -159,6 +188,9 @@ func (c *coreRunner) repairLog(ctx context.Context, damage *logDamage) (filled i
 		s.Reach(storage.Point{Index: need.Index, Chain: need.Chain})
 	}
 	for gap, more := s.Missing(); more; gap, more = s.Missing() {
+		if damage.memory.fill(s, gap) {
+			continue
+		}
 		n, err := c.fill(ctx, s, gap)
 		if err != nil {
 			return filled, err
@@ -166,6 +198,43 @@ func (c *coreRunner) repairLog(ctx context.Context, damage *logDamage) (filled i
 		filled += n
 	}
 	return filled, s.Repair(options)
+}
+
+// fill fills a gap from memory, if it can. It is checked as a peer's answer is: memory can be wrong too.
+func (h *heldEntries) fill(s *storage.Salvaged, gap storage.Gap) bool {
+	if h == nil || gap.Last <= h.prev.Index || gap.Last > h.prev.Index+uint64(len(h.entries)) {
+		return false
+	}
+	return s.Offer(h.prev, h.entries[:gap.Last-h.prev.Index]) == nil
+}
+
+// healRunning has the log of a running node healed: the node stops for as long as it takes to write the log anew, what is
+// damaged on the disk is in its memory. A leader hands over first.
+func (c *coreRunner) healRunning(ctx context.Context, n *coreNode, problem storage.ScrubProblem) error {
+	held := &heldEntries{}
+	last := n.node.Status().Commit
+	var err error
+	if held.prev.Term, held.entries, err = n.node.Entries(ctx, 0, last, math.MaxInt32); err != nil {
+		return err
+	}
+	held.prev.Index = last - uint64(len(held.entries))
+	chain, known := n.store.log.Chain(held.prev.Index)
+	if !known {
+		return fmt.Errorf("entry %d is not in the log any more", held.prev.Index)
+	}
+	held.prev.Chain = chain
+	found := &damageFound{logDamage{err: fmt.Errorf("a scrub found damage in %s at offset %d: %s", problem.File, problem.Offset, problem.Message), memory: held}}
+	select {
+	case c.healNow <- found:
+		return nil
+	default:
+		return errors.New("it is being healed already")
+	}
+}
+
+// mayHeal reports whether there is anything to heal a log from. The only copy must not be touched.
+func (c *coreRunner) mayHeal(damage *logDamage) bool {
+	return damage != nil && (damage.memory != nil || c.hasOthers())
 }
 
 // fill has a gap filled by any of the other members. While one that may have the entries is busy or silent it asks again a

@@ -10,6 +10,7 @@ type opsSources struct {
 	udpFallbackRatio func() (value float64, ok bool) // of this agent's own links
 	unreachableLinks func() (value float64, ok bool) // of this agent's own links
 	relay            func(ops.Readings)              // of the core's traffic; nil outside the core
+	suspended        func() (value float64, ok bool) // 1 while the end of the log is in doubt
 	storageHealed    func() (value float64, ok bool) // files of snapshots that were put right
 	writesRefused    func() (value float64, ok bool) // 1 below the floor of free space
 	backupAge        func() (value float64, ok bool)
@@ -31,6 +32,7 @@ func (a *Agent) opsSources() opsSources {
 	return opsSources{
 		digestMinority: a.digestMinority, scrubErrors: a.scrubber.scrubErrors, udpFallbackRatio: a.udpFallbackRatio, unreachableLinks: a.unreachableLinks,
 		relay:         a.core.relayReadings,
+		suspended:     a.core.suspended,
 		storageHealed: a.scrubber.healedFiles, writesRefused: a.space.refusesWrites,
 		backupAge:      func() (float64, bool) { return a.backups.age() },
 		backupLag:      func() (float64, bool) { return a.backups.lag() },
@@ -60,7 +62,7 @@ func (s *opsSources) read(r ops.Readings) {
 		ops.DigestMinority: s.digestMinority, ops.StorageScrubErrors: s.scrubErrors,
 		ops.NetUDPFallback: s.udpFallbackRatio, ops.NetUnreachable: s.unreachableLinks,
 		ops.AgentStarts:   s.maxStarts10m,
-		ops.StorageHealed: s.storageHealed, ops.StorageWritesRefused: s.writesRefused,
+		ops.CoreSuspended: s.suspended, ops.StorageHealed: s.storageHealed, ops.StorageWritesRefused: s.writesRefused,
 		ops.BackupAge: s.backupAge, ops.BackupLag: s.backupLag, ops.BackupVerifiedAge: s.backupVerified,
 	} {
 		if source != nil {

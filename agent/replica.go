@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/state"
@@ -58,27 +61,97 @@ func (s *viewSwitch) toStream() {
 	s.mu.own = false
 }
 
+// retake lets the own log feed the hub again from the newest View that it has made, unless it does so already.
+func (s *viewSwitch) retake(newest *atomic.Pointer[state.View]) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := newest.Load()
+	if s.mu.own || v == nil || v.Index() < s.hub.View().Index() {
+		return
+	}
+	s.mu.own = true
+	s.hub.Publish(v, state.Touched{All: true})
+}
+
 // replica is the consensus.StateMachine: the pure machine, publishing each new View.
-// Only the consensus apply goroutine calls it.
+// Only the consensus apply goroutine calls it, except where a method says so.
 type replica struct {
 	machine *state.Machine
 	views   *viewSwitch
 	digests *digestRing
+	sweep   state.Sweep
+	wrong   func(reason string) // tells the node that the state is; from any goroutine
+
+	spoil *atomic.Pointer[func([][]byte) [][]byte] // tests: this replica computes something else
+
+	fenced atomic.Bool                // the state is not trusted: what is applied is not shown
+	newest atomic.Pointer[state.View] // as of the last entry
 }
 
+// show publishes what was just applied, unless it is not trusted.
+func (r *replica) show(v *state.View, t state.Touched) {
+	r.digests.note(v.Index(), v.Digest())
+	r.newest.Store(v)
+	if !r.fenced.Load() {
+		r.views.fromLog(v, t)
+	}
+}
+
+// distrust and trust close and open the fence, from any goroutine.
+func (r *replica) distrust() { r.fenced.Store(true) }
+
+func (r *replica) trust() {
+	r.fenced.Store(false)
+	r.views.retake(&r.newest)
+}
+
+const (
+	// sweepTime is how long the applier looks at each checkpoint for rows that changed in memory: 100,000 small rows.
+	// A larger state is looked at by parts.
+	sweepTime = 20 * time.Millisecond
+	sweepRows = 1000 // before the time is looked at
+)
+
+// digest is consensus.Options.Digest. The digest is a sum of what each row was when it was written; that the rows still
+// are that is looked at first.
+func (r *replica) digest() ([32]byte, error) {
+	v := r.machine.View()
+	end := clock.Boottime() + sweepTime
+	for {
+		whole, err := r.sweep.Next(v, sweepRows)
+		if err != nil {
+			return [32]byte{}, err
+		}
+		if whole || clock.Boottime() > end {
+			return v.Digest(), nil
+		}
+	}
+}
+
+// evidence writes the state as it is, right or wrong, after the node has ended.
+func (r *replica) evidence() func(io.Writer) error { return r.machine.View().WriteAsIs }
+
 func (r *replica) Apply(index, term uint64, at clock.Stamp, commands [][]byte) ([][]byte, error) {
+	if spoil := r.spoil.Load(); spoil != nil {
+		commands = (*spoil)(commands)
+	}
 	results, touched, err := r.machine.Apply(index, term, at, commands)
 	if err != nil {
 		return nil, fmt.Errorf("apply entry %d of term %d: %w", index, term, err)
 	}
-	v := r.machine.View()
-	r.digests.note(index, v.Digest())
-	r.views.fromLog(v, touched)
+	r.show(r.machine.View(), touched)
 	return results, nil
 }
 
 func (r *replica) Capture() func(io.Writer) error {
-	return r.machine.View().WriteSnapshot
+	v := r.machine.View()
+	return func(w io.Writer) error {
+		err := v.WriteSnapshot(w)
+		if errors.Is(err, state.ErrMemory) {
+			r.wrong(err.Error())
+		}
+		return err
+	}
 }
 
 func (r *replica) Restore(src io.Reader, index, term uint64) error {
@@ -89,7 +162,6 @@ func (r *replica) Restore(src io.Reader, index, term uint64) error {
 	if v.Index() != index || v.Term() != term {
 		return fmt.Errorf("snapshot holds index %d of term %d, its manifest says index %d of term %d", v.Index(), v.Term(), index, term)
 	}
-	r.digests.note(index, v.Digest())
-	r.views.fromLog(v, state.Touched{All: true})
+	r.show(v, state.Touched{All: true})
 	return nil
 }

@@ -5,15 +5,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
-
-	"go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security"
@@ -26,12 +19,7 @@ import (
 // directory begin a new epoch with this host as a core of one. The directory's lock is held in between.
 type Restore struct {
 	Report RestoreReport
-	dir    *dataDir
-	held   interface{ Close() error }
-	ids    clusterIDs
-	view   *state.View // recovered
-
-	before func() error // tests: a crash before a step
+	rebirth
 }
 
 // RestoreReport is what a restore does, or did.
@@ -63,33 +51,19 @@ func OpenRestore(path, file string) (*Restore, error) {
 }
 
 func openRestore(path, file string, now time.Time) (_ *Restore, err error) {
-	dir := &dataDir{path: path, fs: storage.OS()}
-	ids, err := dir.readCluster()
-	switch {
-	case err != nil:
-		return nil, err
-	case ids == nil:
-		return nil, withHint(fmt.Errorf("%s belongs to no cluster", path),
-			"a backup is restored on a host that was a core member when it was taken, with its own keys: name its directory with --data-dir")
-	}
-	if err := checkOwner(path); err != nil {
+	born, err := openRebirth(path, "a backup is restored on a host that was a core member when it was taken, with its own keys: name its directory with --data-dir")
+	if err != nil {
 		return nil, err
 	}
-	held, err := storage.LockDir(path)
-	if errors.Is(err, storage.ErrLocked) {
-		return nil, withHint(err, "stop the agent first; all agents of the core have to be stopped for a restore")
-	} else if err != nil {
-		return nil, err
-	}
-	r := &Restore{dir: dir, held: held, ids: *ids}
+	r := &Restore{rebirth: born}
 	if err := r.prepare(file, now); err != nil {
-		return nil, errors.Join(err, held.Close())
+		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
 }
 
-// Close gives the directory back.
-func (r *Restore) Close() error { return r.held.Close() }
+// Do makes the directory begin with the restored state; see rebirth.do. It may be run again after it was cut.
+func (r *Restore) Do() error { return withOwnerHint(r.do(), r.dir.path) }
 
 // prepare verifies the file, and makes the state that the new epoch begins with.
 func (r *Restore) prepare(file string, now time.Time) error {
@@ -123,15 +97,6 @@ func (r *Restore) prepare(file string, now time.Time) error {
 	r.view = machine.View()
 	r.describe(file, report, v, known, now)
 	return nil
-}
-
-// publicCopy is what this host last knew of the public state of the same cluster, nil if nothing.
-func (r *Restore) publicCopy() *state.View {
-	known := loadCopy(r.dir, zap.NewNop())
-	if known.Index() == 0 || known.Cluster().ID != r.ids.ClusterID {
-		return nil
-	}
-	return known
 }
 
 // checkHost refuses a host that could not be the core: it must be a node of the backup, with this directory's keys, and
@@ -168,12 +133,13 @@ func (r *Restore) checkHost(v, known *state.View) error {
 
 func (r *Restore) describe(file string, report BackupReport, v, known *state.View, now time.Time) {
 	digest := r.view.Digest()
+	r.aside = r.asidePath("before-restore-", now)
 	r.Report = RestoreReport{
 		File: file, DataDir: r.dir.path, Node: r.ids.Node, TrustDomain: r.ids.TrustDomain, ClusterID: r.ids.ClusterID,
 		TakenAt: report.Manifest.TakenAt, BackupIndex: v.Index(), Index: r.view.Index(), Epoch: r.view.Cluster().Epoch.Counter,
 		RaftID: fmt.Sprintf("%x", r.raftID()), Keys: v.Rows(state.TableKV),
 		SessionsEnded: v.Rows(state.TableSession), NodesKept: []string{}, OtherMembers: []string{},
-		Aside: r.asidePath(now), Digest: fmt.Sprintf("%x", digest),
+		Aside: r.aside, Digest: fmt.Sprintf("%x", digest),
 	}
 	if known != nil {
 		r.Report.LastIndexHere = known.Index()
@@ -183,127 +149,5 @@ func (r *Restore) describe(file string, report BackupReport, v, known *state.Vie
 			}
 		}
 	}
-	others := map[string]bool{}
-	for _, view := range []*state.View{v, known} {
-		if view == nil {
-			continue
-		}
-		for _, m := range view.Core() {
-			if m.Node != r.ids.Node && !others[m.Node] {
-				others[m.Node] = true
-				r.Report.OtherMembers = append(r.Report.OtherMembers, m.Node)
-			}
-		}
-	}
-	slices.Sort(r.Report.OtherMembers)
-}
-
-// asidePath is a directory that does not exist yet.
-func (r *Restore) asidePath(now time.Time) string {
-	first := r.dir.join("before-restore-" + now.UTC().Format(backupTime))
-	path := first
-	for i := 2; ; i++ {
-		if _, err := os.Lstat(path); err != nil {
-			return path
-		}
-		path = fmt.Sprintf("%s-%d", first, i)
-	}
-}
-
-// raftID is the id of the new core's only member.
-func (r *Restore) raftID() uint64 { return r.view.Core()[0].RaftID }
-
-// restoreParts are what a core member's log and state are in, the anchor last: without it nothing counts.
-var restoreParts = []string{walDir, snapDir, "anchor"}
-
-// stagingDir is where the new log is made, so that a full disk, or a crash, leaves the old one where it is.
-const stagingDir = "restore.tmp"
-
-// Do makes the directory begin with the restored state. The log of before is moved to Report.Aside, nothing is deleted.
-// cluster.toml comes last: after a crash in between the agent refuses to start, by the Raft id, until the restore is done
-// again.
-func (r *Restore) Do() error { return withOwnerHint(r.do(), r.dir.path) }
-
-func (r *Restore) do() error {
-	staging := r.dir.join(stagingDir)
-	err := r.steps(
-		func() error { return os.RemoveAll(staging) }, // what an interrupted restore left
-		func() error { return os.Mkdir(staging, 0o700) },
-		func() error { return r.stage(staging) },
-	)
-	if err != nil {
-		return errors.Join(fmt.Errorf("make the new log: %w", err), os.RemoveAll(staging))
-	}
-	if err := r.exchange(staging); err != nil {
-		return withHint(err, "run the same restore again; the log of before is in "+r.Report.Aside+" or still in place")
-	}
-	ids := r.ids
-	ids.PastRaftID = max(ids.PastRaftID, ids.RaftID)
-	ids.RaftID = r.raftID()
-	return r.steps(func() error { return r.dir.writeCluster(ids) }, func() error { return os.RemoveAll(staging) })
-}
-
-// steps does one after the other until one fails.
-func (r *Restore) steps(steps ...func() error) error {
-	for _, step := range steps {
-		if r.before != nil {
-			if err := r.before(); err != nil {
-				return err
-			}
-		}
-		if err := step(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// stage writes the restored state as the first snapshot of a new log, and reads it back.
-func (r *Restore) stage(path string) error {
-	dir := &dataDir{path: path, fs: r.dir.fs}
-	st, err := openStore(dir, r.ids.ClusterID, r.raftID(), storage.DefaultSegmentBytes>>20, zap.NewNop())
-	if err != nil {
-		return err
-	}
-	if err := beginLog(st, r.view, r.raftID()); err != nil {
-		return errors.Join(err, st.close())
-	}
-	return st.close()
-}
-
-// beginLog makes v the first snapshot of an empty log, with one voter.
-func beginLog(st *store, v *state.View, raftID uint64) error {
-	meta := storage.SnapshotMeta{Index: v.Index(), Term: v.Term(), ConfState: &raftpb.ConfState{Voters: []uint64{raftID}}}
-	if _, err := st.snapshots.Save(meta, v.WriteSnapshot); err != nil {
-		return fmt.Errorf("write the first snapshot: %w", err)
-	}
-	term, commit := v.Term(), v.Index()
-	if err := st.log.Reset(v.Index(), v.Term(), meta.Chain, &raftpb.HardState{Term: &term, Commit: &commit}); err != nil {
-		return fmt.Errorf("start the log: %w", err)
-	}
-	return nil
-}
-
-// exchange moves the old log aside and the new one into its place.
-func (r *Restore) exchange(staging string) error {
-	aside := r.Report.Aside
-	steps := []func() error{func() error { return os.MkdirAll(aside, 0o700) }}
-	for _, name := range restoreParts {
-		steps = append(steps, func() error {
-			err := os.Rename(r.dir.join(name), filepath.Join(aside, name))
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			return err
-		})
-	}
-	steps = append(steps, func() error { return r.dir.fs.SyncDir(aside) }, func() error { return r.dir.fs.SyncDir(r.dir.path) })
-	for _, name := range restoreParts {
-		steps = append(steps, func() error { return os.Rename(filepath.Join(staging, name), r.dir.join(name)) })
-	}
-	steps = append(steps, func() error { return r.dir.fs.SyncDir(r.dir.path) })
-	if err := r.steps(steps...); err != nil {
-		return fmt.Errorf("put the new log in the place of the old one: %w", err)
-	}
-	return nil
+	r.Report.OtherMembers = r.otherMembers(v, known)
 }

@@ -90,13 +90,17 @@ func (s *scrubber) damaged() <-chan struct{} {
 
 // afterScrub has what the scrub found put right, and looks whether it is, for as long as that changes something.
 func (s *scrubber) afterScrub(ctx context.Context) {
-	for ctx.Err() == nil {
+	for logs := 0; ctx.Err() == nil; {
 		last, n := s.last.Load(), s.core.current.Load()
 		if last == nil || n == nil || last.node != n || last.report.Errors == 0 {
 			return
 		}
-		before := s.healed.Load()
-		if s.mend(ctx, n); s.healed.Load() == before {
+		before := s.healedSoFar()
+		s.mend(ctx, n)
+		if logs++; logs <= maxLogHeals {
+			s.mendLog(ctx, n, last.report.Problems)
+		}
+		if s.healedSoFar() == before {
 			return
 		}
 		if _, err := s.scrub(ctx, scrubRate); err != nil {
@@ -156,7 +160,7 @@ func (s *scrubber) scrubErrors() (float64, bool) {
 }
 
 // healedFiles is the metric parley_storage_healed_files.
-func (s *scrubber) healedFiles() (float64, bool) { return float64(s.healed.Load()), true }
+func (s *scrubber) healedFiles() (float64, bool) { return float64(s.healedSoFar()), true }
 
 // apiScrub is scrub for the API: of this agent, or, by its own role, of another one.
 func (a *Agent) apiScrub(ctx context.Context, node string, rate int64) (api.ScrubReport, error) {
@@ -170,7 +174,14 @@ func (a *Agent) apiScrub(ctx context.Context, node string, rate int64) (api.Scru
 		default:
 		}
 	}
-	return scrubShape(report), err
+	out := scrubShape(report)
+	out.Healed = a.scrubber.healedSoFar()
+	return out, err
+}
+
+// healedSoFar counts what was put right since the start: files of snapshots, slots of the anchor, logs.
+func (s *scrubber) healedSoFar() uint64 {
+	return s.healed.Load() + s.core.repairs.Load()
 }
 
 // scrubOf asks another agent.

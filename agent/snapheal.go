@@ -77,7 +77,7 @@ func (s *scrubber) tell(found storage.Mended) {
 	if len(found.Damaged) == 0 {
 		return
 	}
-	s.log.Error("snapshots were damaged", zap.Int("count", len(found.Damaged)), zap.String("path", found.Damaged[0]), zap.Int("healed", found.Healed))
+	s.log.Error("snapshots were damaged", zap.Int("count", len(found.Damaged)), zap.String("path", found.Damaged[0]))
 	s.report(api.EventDamage, s.core.ids.Node, fmt.Sprintf("%d damaged files of snapshots, the first is %s", len(found.Damaged), found.Damaged[0]))
 	if gone := found.Healed + len(found.Dropped); gone > 0 {
 		s.healed.Add(uint64(gone))
@@ -123,7 +123,9 @@ func (c *coreRunner) mayRefetch(err error) bool {
 // refetch replaces the damaged snapshots of this member by another member's newest, and opens the node. It tries until it
 // succeeds, the id is retired, or ctx ends; nil without an error is one of the latter two.
 func (c *coreRunner) refetch(ctx context.Context) (*bootedCore, error) {
-	c.report(api.EventDamage, c.ids.Node, truncate(c.lost.Error()))
+	if c.fencing == nil {
+		c.report(api.EventDamage, c.ids.Node, truncate(c.lost.Error()))
+	}
 	for wait := refetchPauseMin; ctx.Err() == nil; wait = min(2*wait, refetchPauseMax) {
 		if c.isRetired(c.ids.RaftID) || c.othersSayRetired(ctx, c.ids.RaftID) {
 			c.lost = nil
@@ -139,8 +141,10 @@ func (c *coreRunner) refetch(ctx context.Context) (*bootedCore, error) {
 		}
 		if err == nil {
 			n, err := c.build(c.ids.RaftID)
-			if err == nil {
+			if err == nil && c.fencing == nil {
 				c.report(api.EventHealed, c.ids.Node, "no snapshot on the disk was whole: one was fetched from another core member")
+			}
+			if err == nil {
 				c.lost = nil
 			}
 			return n, err
@@ -165,7 +169,7 @@ func (c *coreRunner) refetchOnce(ctx context.Context) error {
 	defer log.Close() //nolint:errcheck // nothing was written, and the next one opens it again
 	err = errors.New("there is no other core member")
 	for _, m := range c.views.hub.View().Core() {
-		if m.Node == c.ids.Node {
+		if !c.from(m.Node) {
 			continue
 		}
 		if err = c.takeFrom(ctx, m.Node, snapshots, log, recovered.FirstIndex-1); err == nil || isFatal(err) {
@@ -203,8 +207,8 @@ func (c *coreRunner) takeFrom(ctx context.Context, node string, snapshots *stora
 // serveLatest gives a core member the manifest of the newest snapshot at or after an index, or has one saved.
 func (a *Agent) serveLatest(_ context.Context, _ transport.Peer, body []byte) ([]byte, error) {
 	n := a.core.current.Load()
-	if n == nil {
-		return nil, &transport.Error{Code: api.CodeUnavailable, Message: "this agent runs no Raft id"}
+	if n == nil || !a.core.mayServe() {
+		return nil, &transport.Error{Code: api.CodeUnavailable, Message: "this agent runs no Raft id, or its state is not trusted"}
 	}
 	if len(body) != 8 {
 		return nil, &transport.Error{Code: api.CodeInvalid, Message: "a snapshot is asked for by an index of 8 bytes"}

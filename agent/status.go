@@ -161,8 +161,11 @@ func stateDigest(v *state.View) *api.StateDigest {
 	public := v.ClassDigest(state.ClassPublic)
 	d := &api.StateDigest{Revision: v.Revision(), Public: hex.EncodeToString(public[:])}
 	if v.Holds(state.ClassKV) {
-		all := v.Digest()
+		all := v.DigestOf(revisedClasses)
 		d.All = hex.EncodeToString(all[:])
 	}
 	return d
 }
+
+// revisedClasses are those whose rows change with the revision: what the replicas remember of requests does not.
+var revisedClasses = state.NewClassSet(state.ClassPublic, state.ClassKV, state.ClassCore)

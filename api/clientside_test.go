@@ -236,6 +236,9 @@ func TestClientExamines(t *testing.T) {
 	if want := (client.ScrubReport{Segments: 1, Entries: 2, Bytes: 2 << 20, Problems: []client.ScrubProblem{}}); err != nil || !reflect.DeepEqual(scrub, want) {
 		t.Errorf("scrub: %+v, %v", scrub, err)
 	}
+	if accepted, err := c.AcceptTail(ctx); err != nil || accepted {
+		t.Errorf("accept tail: %v, %v", accepted, err)
+	}
 }
 
 func hasCode(err error, code string) bool {

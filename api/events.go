@@ -45,11 +45,14 @@ const (
 	EventBackupFailed = "backup-failed" // a scheduled one; subject: the agent
 	EventBackupWorks  = "backup-works"  // again
 
-	EventRaftID   = "raft-id-given-up" // with a log that could not be repaired; the agent comes back under a new id
-	EventRelayed  = "link-relayed"     // this member reaches another only by way of a third; subject: the other
-	EventStraight = "link-straight"    // and straight again
+	EventRelayed  = "link-relayed"  // this member reaches another only by way of a third; subject: the other
+	EventStraight = "link-straight" // and straight again
 
-	EventDoubt = "log-in-doubt" // this member may have acknowledged more than its log holds: it waits for all others
+	EventFenced  = "state-fenced"  // a core member's state is wrong: it answers nothing until it is rebuilt; subject: the agent
+	EventRebuilt = "state-rebuilt" // and equals that of the others again
+
+	EventRaftID = "raft-id-given-up" // with a log that could not be repaired; the agent comes back under a new id
+	EventDoubt  = "log-in-doubt"     // this member may have acknowledged more than its log holds: it waits for all others
 )
 
 // eventKinds are all that there can be, for those who ask for one.
@@ -57,8 +60,7 @@ var eventKinds = []string{
 	EventStarted, EventStopping, EventJoined, EventRenewal, EventRenewed, EventAlert, EventResolved,
 	EventMemberDead, EventMemberLeft, EventMemberBack, EventLeader, EventCore, EventDropped, state.EventNote,
 	state.EventRecovered, EventDamage, EventHealed, EventSpaceLow, EventSpaceBack, EventBackupFailed, EventBackupWorks,
-	EventRaftID, EventDoubt,
-	EventRelayed, EventStraight,
+	EventRaftID, EventDoubt, EventFenced, EventRebuilt, EventRelayed, EventStraight,
 }
 
 // Event is one row of GET /parley/v1/events, in the order of the log. Time is the cluster's, ReportedAt what the

@@ -131,6 +131,7 @@ func (a *fakeAgent) options() Options {
 				}
 				return ScrubReport{Segments: 1, Entries: 2, Bytes: rate}, nil
 			},
+			AcceptTail:    func(context.Context) (bool, error) { return false, nil },
 			RenewSession:  a.renewSession,
 			WriteSnapshot: func(v *state.View, w io.Writer) error { return v.WriteSnapshot(w) },
 		},

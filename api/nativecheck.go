@@ -18,6 +18,7 @@ func checkRoutes() []Route {
 	return []Route{
 		{Method: http.MethodGet, Path: "/parley/v1/check", Action: policy.Check, Own: true, Serve: serveCheck},
 		{Method: http.MethodGet, Path: "/parley/v1/storage/scrub", Action: policy.StorageScrub, Own: true, Takes: []string{"mib_per_second", "node"}, Serve: serveScrub},
+		{Method: http.MethodPost, Path: "/parley/v1/storage/accept-tail", Action: policy.AcceptTail, Own: true, Serve: serveAcceptTail},
 	}
 }
 
@@ -28,6 +29,7 @@ type ScrubReport struct {
 	Entries   uint64         `json:"entries"`
 	Snapshots int            `json:"snapshots"`
 	Bytes     int64          `json:"bytes"`
+	Healed    uint64         `json:"healed"` // files and logs that this agent has put right by itself since its start
 	Problems  []ScrubProblem `json:"problems"`
 }
 
@@ -50,6 +52,15 @@ func (r ScrubReport) MarshalJSON() ([]byte, error) {
 
 func serveCheck(x *Exchange) error {
 	return x.JSON(http.StatusOK, x.service.local.Check(x.Context()))
+}
+
+// serveAcceptTail takes the end of this agent's log as it is, which an unclean stop has left in doubt.
+func serveAcceptTail(x *Exchange) error {
+	accepted, err := x.service.local.AcceptTail(x.Context())
+	if err != nil {
+		return err
+	}
+	return x.JSON(http.StatusOK, map[string]bool{"accepted": accepted})
 }
 
 func serveScrub(x *Exchange) error {

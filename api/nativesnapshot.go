@@ -56,6 +56,7 @@ func serveSnapshot(x *Exchange) error {
 		s.log.Warn("backup not sent whole", zap.String("request_id", x.RequestID), zap.Error(err))
 		panic(http.ErrAbortHandler) // half a backup must not look like a whole one
 	}
+	s.log.Info("backup of the whole state sent", zap.String("request_id", x.RequestID), zap.String("peer", x.Caller.Name), zap.Uint64("index", v.Index()))
 	return nil
 }
 

@@ -87,6 +87,8 @@ type Local struct {
 	// one, reading at most bytesPerSecond.
 	Check func(ctx context.Context) ops.CheckReport
 	Scrub func(ctx context.Context, node string, bytesPerSecond int64) (ScrubReport, error)
+	// AcceptTail is an operator's word that the end of this agent's log is to be taken as it is; false: it is not in doubt.
+	AcceptTail func(ctx context.Context) (accepted bool, err error)
 	// WriteSnapshot streams a backup file of a View of the whole state; nil where there is none to have.
 	WriteSnapshot func(v *state.View, w io.Writer) error
 }

@@ -75,7 +75,7 @@ type AgentStatus struct {
 }
 
 // StateDigest lets two agents compare what they hold: equal revisions must show equal digests. Public covers what
-// every agent has, All, only on a core member, everything. Hex.
+// every agent has, All, only on a core member, everything that has revisions. Hex.
 type StateDigest struct {
 	Revision uint64 `json:"revision"`
 	Public   string `json:"public"`

@@ -40,8 +40,10 @@ type coreConfig struct {
 	maxLogBytes     int
 	maxMessage      uint64
 	noDigests       bool
+	rare            func(point string) bool
 	checkpointTicks int
 	probation       bool
+	fenced          bool
 	cluster         [16]byte
 	claimKey        []byte                                       // nil: no claims
 	chain           func(index uint64) (chain [32]byte, ok bool) // of the log on disk; nil: no tails either

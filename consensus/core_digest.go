@@ -2,7 +2,6 @@ package consensus
 
 import (
 	"encoding/binary"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -17,8 +16,8 @@ import (
 //   - If a majority of the voters agrees and we differ, our state is wrong. We are fenced: we answer nothing more, hand the
 //     lead over, and stop with a need to be rebuilt, from a snapshot of one of the majority. A rebuilt replica is on
 //     probation: it answers again after probationMarks equal checkpoints.
-//   - If all voters have told and no state has a majority, nobody can say who is right: writes are refused until the
-//     replicas agree again, or an operator has chosen.
+//   - If no state has a majority, nor can get one from the voters that are heard, nobody can say who is right: writes are
+//     refused until the replicas agree again, or an operator has chosen (core_fence.go).
 //   - If somebody else differs, we say so (Status.Diverged) and go on: it fences itself.
 //
 // The log's chain has to be equal as well. It can only differ if Raft's own promises are broken.
@@ -29,9 +28,10 @@ type digests struct {
 	seen      uint64                     // commit index then
 	probation int                        // equal checkpoints still wanted before we answer again
 	fenced    *RebuildNeed
-	diverged  []uint64 // members whose state differs from the majority's
-	noQuorum  bool     // no state has a majority
-	agreed    uint64   // newest checkpoint at which a majority agreed with us
+	diverged  []uint64          // members whose state differs from the majority's
+	noQuorum  bool              // no state has a majority
+	agreed    uint64            // newest checkpoint at which a majority agreed with us
+	waiting   map[uint64]uint64 // member on probation -> tick at which it said so last
 }
 
 // mark is what a member told about a checkpoint.
@@ -41,6 +41,7 @@ type mark struct {
 
 const (
 	noteCheckpoint noteKind = 20
+	noteProbation  noteKind = 21
 
 	keptCheckpoints = 8
 	probationMarks  = 3
@@ -49,23 +50,8 @@ const (
 	// controlVersion begins an entry that is not for the state machine; batches begin with batchVersion.
 	controlVersion    = 2
 	controlCheckpoint = 1
+	controlAccept     = 2
 )
-
-// RebuildNeed says that this replica's state is not what a majority has. It has to be rebuilt from a snapshot of one of
-// those members and the log behind it.
-type RebuildNeed struct {
-	Index  uint64   // the checkpoint
-	Reason string   // for people
-	From   []uint64 // members that agree
-	Again  bool     // it was rebuilt before, and is wrong again: the fault is not in the memory
-}
-
-// RebuildNeededError is returned by Node.Run for a RebuildNeed.
-type RebuildNeededError struct{ RebuildNeed }
-
-func (e *RebuildNeededError) Error() string {
-	return fmt.Sprintf("the state of this member differs from that of the majority at entry %d: %s", e.Index, e.Reason)
-}
 
 // isCheckpoint reports whether an entry is a checkpoint.
 func isCheckpoint(e *raftpb.Entry) bool {
@@ -76,11 +62,15 @@ func isCheckpoint(e *raftpb.Entry) bool {
 // tickDigests proposes a checkpoint when one is due.
 func (c *core) tickDigests() {
 	d := &c.digests
-	due := c.ticks-d.proposed >= uint64(c.cfg.checkpointTicks)
+	due := c.ticks-d.proposed >= uint64(c.cfg.checkpointTicks) || c.leads() && c.rarely(rareCheckpoint)
+	c.tellProbation()
+	if d.own > 0 && c.leads() {
+		c.judge(d.own) // a voter may have fallen silent
+	}
 	if c.cfg.noDigests || !due || !c.leads() || c.transfer != nil || c.commit < c.termStart || c.termStart == 0 {
 		return
 	}
-	quiet := c.commit == d.seen && d.probation == 0 && len(d.diverged) == 0 && !d.noQuorum && !c.somebodyElseWaits()
+	quiet := c.commit == d.seen && d.probation == 0 && len(d.diverged) == 0 && !d.noQuorum && !c.somebodyElseWaits() && !c.probationWaits()
 	if quiet {
 		return
 	}
@@ -157,10 +147,13 @@ func (c *core) judge(index uint64) {
 		return
 	}
 	voters := c.conf.GetVoters()
-	best, count, heard := mark{}, 0, 0
+	best, count, heard, late := mark{}, 0, 0, 0
 	for _, id := range voters {
 		m, ok := told[id]
 		if !ok {
+			if !c.leads() || c.heardLately(id) { // followers do not hear each other
+				late++
+			}
 			continue
 		}
 		heard++
@@ -177,10 +170,10 @@ func (c *core) judge(index uint64) {
 	majority := count > len(voters)/2
 	switch {
 	case majority && own != best:
-		c.fence(index, best, told, own.chain != best.chain)
+		c.outvoted(index, best, told)
 	case majority:
 		c.agreedAt(index, best, told)
-	case heard == len(voters) && heard > 1 && !d.noQuorum:
+	case heard > count && count+late <= len(voters)/2 && !d.noQuorum:
 		d.noQuorum = true
 		c.out.changed = true
 	}
@@ -206,62 +199,4 @@ func (c *core) agreedAt(index uint64, best mark, told map[uint64]mark) {
 			c.out.changed = true
 		}
 	}
-}
-
-// fence ends this replica's service until it is rebuilt.
-func (c *core) fence(index uint64, best mark, told map[uint64]mark, log bool) {
-	d := &c.digests
-	need := &RebuildNeed{Index: index, Reason: "its memory, or this program on this machine, does not compute what the others do", Again: d.probation > 0}
-	if log {
-		need.Reason = "its log differs from that of the majority"
-	}
-	for _, id := range slices.Sorted(maps.Keys(told)) {
-		if told[id] == best {
-			need.From = append(need.From, id)
-		}
-	}
-	d.fenced = need
-	err := fmt.Errorf("%w: %w", ErrStopped, &RebuildNeededError{*need})
-	c.halted = err
-	c.failProposals(err)
-	c.failReads(err)
-	c.out.changed = true
-	c.handOver()
-}
-
-// contradicted fences a replica that has found by itself that its memory is wrong.
-func (c *core) contradicted(reason string) {
-	d := &c.digests
-	if d.fenced != nil {
-		return
-	}
-	d.fenced = &RebuildNeed{Index: c.applied, Reason: reason, Again: d.probation > 0}
-	for _, id := range c.members() {
-		if id != c.cfg.id && id != raft.None {
-			d.fenced.From = append(d.fenced.From, id)
-		}
-	}
-	err := fmt.Errorf("%w: %w", ErrStopped, &RebuildNeededError{*d.fenced})
-	c.halted = err
-	c.failProposals(err)
-	c.failReads(err)
-	c.out.changed = true
-	c.handOver()
-	c.drain()
-}
-
-// unfit says why this replica answers nothing for now although it applies, nil as a rule.
-func (c *core) unfit() error {
-	if c.digests.probation > 0 {
-		return fmt.Errorf("%w: its state was rebuilt, and %d more checkpoints have to agree", ErrProbation, c.digests.probation)
-	}
-	return nil
-}
-
-// rebuild returns the need to be rebuilt, once the lead has been handed over or cannot be.
-func (c *core) rebuild() *RebuildNeed {
-	if c.leads() && c.transfer != nil {
-		return nil
-	}
-	return c.digests.fenced
 }

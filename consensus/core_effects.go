@@ -100,6 +100,7 @@ type request struct {
 	command []byte               // proposal
 	change  *raftpb.ConfChangeV2 // change of the core
 	target  uint64               // transfer
+	accept  uint64               // whose state is right
 	state   atomic.Uint32        // requestWaiting, then one of the others, once
 	reply   func(outcome)
 }

@@ -60,9 +60,16 @@ func (c *core) submit(r *request) {
 // flushProposals proposes full batches while there is room in flight. During a transfer raft takes
 // none: they wait, since it ends within one election timeout.
 func (c *core) flushProposals() {
+	if len(c.props.queue) > 0 && c.rarely(rareLateProposal) {
+		return
+	}
 	for len(c.props.queue) > 0 && c.leads() && c.transfer == nil && c.termStart > 0 &&
 		len(c.props.flight)+c.pair.batches < c.cfg.inflightBatches {
-		c.proposeBatch(c.props.next(c.cfg.batchCommands, c.cfg.batchBytes))
+		most := c.cfg.batchCommands
+		if c.rarely(rareSmallBatch) {
+			most = 1
+		}
+		c.proposeBatch(c.props.next(most, c.cfg.batchBytes))
 	}
 }
 

@@ -82,7 +82,7 @@ func (c *core) finishReads(list *[]*request, index uint64) {
 // still correct index. It happens when the core shrinks to one voter under a running round: raft
 // then waits for an answer that nobody is left to give.
 func (c *core) tickReads() {
-	if c.reads.running && c.leads() && c.ticks-c.reads.since >= uint64(c.cfg.electionTicks) {
+	if c.reads.running && c.leads() && (c.ticks-c.reads.since >= uint64(c.cfg.electionTicks) || c.rarely(rareReadAnew)) {
 		c.startRound()
 	}
 	c.flushReads()

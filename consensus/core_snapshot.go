@@ -33,7 +33,8 @@ func (c *core) captureDue() bool {
 	if s.saving || c.ticks < s.retryAt || c.applying < s.last || c.applying == s.last && !s.renew {
 		return false
 	}
-	if !c.log.wanted && !s.renew && c.applying-s.last < c.cfg.snapshotEntries && s.bytes < c.cfg.snapshotBytes {
+	early := c.log.wanted || s.renew || c.rarely(rareSnapshotNow)
+	if !early && c.applying-s.last < c.cfg.snapshotEntries && s.bytes < c.cfg.snapshotBytes {
 		return false
 	}
 	s.saving, s.last, s.bytes, s.renew = true, c.applying, 0, false
@@ -91,7 +92,7 @@ func (c *core) saved(ref SnapshotRef, err error) {
 
 func (c *core) compactTo() uint64 {
 	to := c.log.snap.Index - min(c.log.snap.Index, c.cfg.trailingEntries)
-	if c.log.bytes > c.cfg.maxLogBytes/2 {
+	if c.log.bytes > c.cfg.maxLogBytes/2 || c.rarely(rareCompactAll) {
 		return c.log.snap.Index
 	}
 	c.visitProgress(func(_ uint64, pr tracker.Progress) {

@@ -45,7 +45,7 @@ func (c *core) handOver() bool {
 	}
 	best, match := raft.None, uint64(0)
 	c.visitProgress(func(id uint64, pr tracker.Progress) {
-		if id == c.cfg.id || pr.IsLearner || !pr.RecentActive || !slices.Contains(c.conf.GetVoters(), id) {
+		if id == c.cfg.id || pr.IsLearner || !pr.RecentActive || !slices.Contains(c.conf.GetVoters(), id) || c.doubted(id) {
 			return
 		}
 		if best == raft.None || pr.Match > match {

@@ -31,3 +31,15 @@ func TestMutantPeerClaimWithoutMAC(t *testing.T) {
 		t.Error("peer-claim-without-mac is not found")
 	}
 }
+
+func TestMutantReuseWipedID(t *testing.T) {
+	// A member that lost its log starts anew under its old id: it votes as if it had never acknowledged anything.
+	if wipedIDVotes(t) {
+		t.Fatal("does not hold without the mutant")
+	}
+	mutant.Plant(mutant.ReuseWipedID)
+	defer mutant.Plant("")
+	if !wipedIDVotes(t) {
+		t.Error("reuse-wiped-id is not found")
+	}
+}

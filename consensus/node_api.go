@@ -56,6 +56,17 @@ func (n *Node) Refuse(why error) {
 // returns at once.
 func (n *Node) RenewSnapshot() { n.events.put(func(c *core) { c.renewSnapshot() }) }
 
+// AcceptDigest says, while Status.ReadOnly, that the state of that member is right, and returns the checkpoint. All others
+// fence themselves and are rebuilt. This node must lead.
+func (n *Node) AcceptDigest(ctx context.Context, id uint64) (index uint64, err error) {
+	o := n.ask(ctx, n.control, &request{accept: id})
+	return o.index, o.err
+}
+
+// Fence ends this node's service because something outside has found that its state is wrong: Run returns a
+// *RebuildNeededError once the lead has been handed over.
+func (n *Node) Fence(reason string) { n.events.put(func(c *core) { c.contradicted(reason) }) }
+
 // Status returns this node's view of the core. It never blocks.
 func (n *Node) Status() Status {
 	s := *n.status.Load()

@@ -77,8 +77,8 @@ func (n *Node) applyEntry(e *raftpb.Entry, b *batch) (err error) {
 	}()
 	var stamp clock.Stamp
 	var commands [][]byte
-	checkpoint := isCheckpoint(e)
-	if e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0 && !checkpoint {
+	told, body := control(e)
+	if e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0 && told == 0 {
 		if stamp, commands, err = decodeBatch(e.GetData()); err != nil {
 			return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
 		}
@@ -90,8 +90,11 @@ func (n *Node) applyEntry(e *raftpb.Entry, b *batch) (err error) {
 	if err != nil {
 		return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
 	}
-	if checkpoint {
+	switch told {
+	case controlCheckpoint:
 		n.checkpoint(e.GetIndex())
+	case controlAccept:
+		n.events.put(func(c *core) { c.accepted(body) })
 	}
 	if b == nil {
 		return nil
@@ -148,7 +151,10 @@ func (n *Node) runSave(ctx context.Context) error {
 // save writes one. The error is final: a sync failed, and what is on disk is unknown.
 func (n *Node) save(t *saveTask) error {
 	ref := t.ref
-	manifest, err := n.opts.Snapshots.Save(ref, t.write)
+	manifest, err := []byte(nil), errRare
+	if !n.core.rarely(rareSaveFails) {
+		manifest, err = n.opts.Snapshots.Save(ref, t.write)
+	}
 	if err != nil {
 		n.log.Error("snapshot not written", zap.Uint64("index", ref.Index), zap.Error(err))
 	}
@@ -190,6 +196,9 @@ func (n *Node) fetch(ctx context.Context, t *installTask) error {
 	return n.ifFinal(err)
 }
 
+// errRare is the failure of something that seldom fails, see Options.Rare.
+var errRare = errors.New("it was made to fail")
+
 var errForged = errors.New("the manifest is not of the snapshot that the message names")
 
 // installTimeout bounds a fetch: a gigabyte over a slow link takes longer than a sender waits, and
@@ -197,6 +206,9 @@ var errForged = errors.New("the manifest is not of the snapshot that the message
 const installTimeout = 10 * time.Minute
 
 func (n *Node) install(ctx context.Context, t *installTask) error {
+	if n.core.rarely(rareFetchFails) {
+		return errRare
+	}
 	ref, err := n.opts.Snapshots.Parse(t.ref.Manifest)
 	if err != nil {
 		return fmt.Errorf("manifest: %w", err)

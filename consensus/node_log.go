@@ -52,7 +52,7 @@ func (n *Node) runLog(ctx context.Context) error {
 func (n *Node) writeAll(ctx context.Context, tasks []logTask) error {
 	var g group
 	for _, t := range tasks {
-		if t.append != nil && t.append.snapshot == nil && g.bytes < groupBytes {
+		if t.append != nil && t.append.snapshot == nil && g.bytes < groupBytes && (g.tasks == 0 || !n.core.rarely(rareLoneWrite)) {
 			g.add(t.append)
 			continue
 		}

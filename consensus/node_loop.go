@@ -138,9 +138,12 @@ func (n *Node) takeRest(proposals, reads <-chan *request) {
 }
 
 func (n *Node) handleControl(r *request) {
-	if r.change != nil {
+	switch {
+	case r.change != nil:
 		n.core.changeCore(r)
-	} else {
+	case r.accept != 0:
+		n.core.accept(r)
+	default:
 		n.core.transferTo(r)
 	}
 }
@@ -218,7 +221,11 @@ func (n *Node) perform() {
 	for _, e := range out.passes {
 		n.peers.pass(e)
 	}
-	n.peers.send(out.messages...)
+	for _, m := range out.messages {
+		if isBulk(m) || !n.core.rarely(rareMessageLost) {
+			n.peers.send(m)
+		}
+	}
 	n.applies.put(out.applies...)
 	for _, t := range out.saves {
 		n.logTasks.put(logTask{save: t})
@@ -231,9 +238,15 @@ func (n *Node) perform() {
 	}
 	n.installs.put(out.installs...)
 	for _, r := range out.reports {
+		if n.core.rarely(rareReportLost) {
+			continue
+		}
 		n.peers.report(r.to, peerReport{from: n.opts.ID, index: r.index, ok: r.ok})
 	}
 	for _, told := range out.notes {
+		if n.core.rarely(rareNoteLost) {
+			continue
+		}
 		n.peers.tell(n.opts.ID, told)
 	}
 	for _, a := range out.answers {

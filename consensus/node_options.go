@@ -35,6 +35,9 @@ type Options struct {
 	// Probation says that the state was just rebuilt because it differed from the others': this member answers only after
 	// a few comparisons found it equal.
 	Probation bool
+	// Fenced says that the state was rebuilt often enough and was wrong again each time: this member votes and replicates, and
+	// answers nothing.
+	Fenced bool
 	// Fetch returns one stored chunk of a snapshot from the node that sent its manifest.
 	Fetch func(ctx context.Context, id uint64, hash [32]byte) ([]byte, error)
 
@@ -62,6 +65,9 @@ type Options struct {
 	// beside it: faster, and lost with the voter's disk.
 	NoPairSync bool
 
+	// Rare makes things happen that are legal and seldom, at points in the code that have names (RarePoints), whenever it
+	// returns true. For simulations. Nil = never.
+	Rare func(point string) bool
 	// Retryable reports errors of Log.Append that pass by themselves, such as a full disk: the write
 	// is repeated with back-off and proposals are refused meanwhile. Nil = none.
 	Retryable func(error) bool
@@ -146,9 +152,11 @@ func (o Options) core(stamp clock.Stamp) coreConfig {
 		id: o.ID, clock: o.Clock, electionTicks: o.ElectionTicks, heartbeatTicks: o.HeartbeatTicks,
 		batchCommands: o.MaxBatchCommands, batchBytes: o.MaxBatchBytes, inflightBatches: o.MaxInflightBatches,
 		snapshotEntries: o.SnapshotEntries, snapshotBytes: o.SnapshotBytes, trailingEntries: o.TrailingEntries,
-		maxLogBytes: o.MaxLogBytes, maxMessage: uint64(o.MaxMessageBytes), noDigests: o.Digest == nil, checkpointTicks: max(1, int(o.CheckpointEvery/o.Tick)), probation: o.Probation, pairSync: !o.NoPairSync, snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
-		relay:   o.Peers.Seal != nil && o.Peers.Verify != nil,
-		inDoubt: o.Recovered.InDoubt, cluster: o.ClusterID, claimKey: o.ClaimKey, chain: o.Log.Chain,
+		maxLogBytes: o.MaxLogBytes, maxMessage: uint64(o.MaxMessageBytes), rare: o.Rare, pairSync: !o.NoPairSync,
+		noDigests: o.Digest == nil, checkpointTicks: max(1, int(o.CheckpointEvery/o.Tick)), probation: o.Probation, fenced: o.Fenced,
+		snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
+		relay:           o.Peers.Seal != nil && o.Peers.Verify != nil,
+		inDoubt:         o.Recovered.InDoubt, cluster: o.ClusterID, claimKey: o.ClaimKey, chain: o.Log.Chain,
 		stamp: stamp, logger: raftLogger{log: o.Logger.Named("raft").Sugar()},
 	}
 }

@@ -37,6 +37,14 @@ func (q *queue[T]) take() []T {
 	return items
 }
 
+// putFirst gives back items that were taken and not worked on.
+func (q *queue[T]) putFirst(items []T) {
+	q.mu.Lock()
+	q.mu.items = append(items[:len(items):len(items)], q.mu.items...)
+	q.mu.Unlock()
+	notify(q.signal)
+}
+
 // waits reports whether there is something to take.
 func (q *queue[T]) waits() bool {
 	q.mu.Lock()

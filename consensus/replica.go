@@ -143,6 +143,9 @@ func (r *Replica) Term() uint64    { return r.n.core.term }
 func (r *Replica) Commit() uint64  { return r.n.core.commit }
 func (r *Replica) Applied() uint64 { return r.n.waits.applied.Load() }
 
+// HandingOver reports whether this replica is moving the lead to another.
+func (r *Replica) HandingOver() bool { return r.n.core.transfer != nil }
+
 // Reached reports whether a read at index, which ReadIndex returned, may be answered: what WaitApplied waits for.
 func (r *Replica) Reached(index uint64) bool { return r.n.waits.reached(index) }
 
@@ -192,6 +195,10 @@ func (r *Replica) ApplyWork() error {
 	for i, tasks := 0, r.n.applies.take(); i < len(tasks) && r.n.core.halted == nil; i++ {
 		if err := r.n.apply(tasks[i]); err != nil {
 			r.n.halt(err)
+			break
+		}
+		if i+1 < len(tasks) && r.n.core.rarely(rareApplyOne) {
+			r.n.applies.putFirst(tasks[i+1:])
 			break
 		}
 	}

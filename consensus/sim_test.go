@@ -266,7 +266,8 @@ func (n *simNode) applyNext() {
 func (n *simNode) applyOne(e *raftpb.Entry, b *batch) {
 	var stamp clock.Stamp
 	var commands [][]byte
-	if e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0 {
+	told, body := control(e)
+	if e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0 && told == 0 {
 		var err error
 		if stamp, commands, err = decodeBatch(e.GetData()); err != nil {
 			n.s.t.Fatal(err)
@@ -282,6 +283,12 @@ func (n *simNode) applyOne(e *raftpb.Entry, b *batch) {
 		n.s.fail("node %d applied another entry at %d", n.id, e.GetIndex())
 	}
 	n.s.log[e.GetIndex()] = is
+	switch told {
+	case controlCheckpoint:
+		n.checkpoint(e.GetIndex())
+	case controlAccept:
+		n.do(func() { n.core.accepted(body) })
+	}
 	if b != nil {
 		for i, r := range b.requests {
 			r.reply(outcome{done: Proposed{Index: e.GetIndex(), Term: e.GetTerm(), Stamp: stamp, Data: results[i]}})

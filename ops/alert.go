@@ -116,6 +116,11 @@ var alerts = []Alert{
 		Summary: "the log or a snapshot on this agent's disk is damaged",
 	},
 	{
+		ID: "log-in-doubt", Condition: Condition{CoreSuspended, Above, 0},
+		For: 30 * time.Second, Severity: Warn, Runbook: runbookCorruption,
+		Summary: "a core member waits to hear every other voter before it votes: the end of its log is in doubt",
+	},
+	{
 		ID: "udp-fallback", Condition: Condition{NetUDPFallback, Above, 0.05},
 		For: 10 * time.Second, Severity: Warn, Runbook: runbookFirewall,
 		Summary: "gossip falls back to TCP: UDP does not get through somewhere",

@@ -70,6 +70,7 @@ const (
 	CauseNoLeader            = "no-leader"
 	CauseDigestMismatch      = "digest-mismatch"
 	CauseStorageDamage       = "storage-damage"
+	CauseLogInDoubt          = "log-in-doubt"
 	CauseCrashLoop           = "crash-loop"
 	CauseDiskFull            = "disk-full"
 	CauseCertificateExpired  = "certificate-expired"

@@ -212,6 +212,13 @@ func (q *inquiry) corruption() {
 			Command:  "parley storage scrub",
 		})
 	}
+	if q.readings[CoreSuspended] > 0 {
+		q.add(Cause{
+			Cause: CauseLogInDoubt, Subject: q.facts.Node, Severity: Warn, Alert: "log-in-doubt", Runbook: runbookCorruption,
+			Evidence: evidence("this agent may have acknowledged more than its log holds, and waits to hear every other voter", q.alertLine("log-in-doubt")),
+			Command:  "parley events --kind log-in-doubt",
+		})
+	}
 }
 
 func (q *inquiry) crashLoop() {

@@ -47,6 +47,7 @@ const (
 	StorageScrubErrors = "parley_storage_scrub_errors"
 	DigestMinority     = "parley_state_digest_minority"
 
+	CoreSuspended        = "parley_core_suspended"
 	StorageHealed        = "parley_storage_healed_files"
 	StorageWritesRefused = "parley_storage_writes_refused"
 	BackupAge            = "parley_backup_age_seconds"
@@ -106,7 +107,8 @@ var metrics = []Metric{
 	{DigestMinority, "Core members whose state differs from that of the majority."},
 	{NetUDPFallback, "Part of this agent's links on which gossip had to fall back to TCP."},
 	{NetUnreachable, "Live agents that this one cannot reach."},
-	{StorageHealed, "Damaged files of snapshots that this agent put right since its start."},
+	{StorageHealed, "What this agent put right on its disk since its start: files of snapshots, slots of the anchor, whole logs."},
+	{CoreSuspended, "1 while this core member does not vote fully, because it may have acknowledged more than its log holds, else 0."},
 	{StorageWritesRefused, "1 while this core member takes no writes because too little space is free, else 0."},
 	{BackupAge, "Age of this agent's newest scheduled backup that was verified."},
 	{BackupLag, "The same in units of backup.every."},

@@ -26,8 +26,8 @@ type clients struct {
 	ended   int // operations that were answered
 	begun   int
 	stopped bool
+	held    bool              // nobody asks for now
 	known   map[string]uint64 // last revision that somebody was told, by key
-	batch   int
 	think   time.Duration
 }
 
@@ -102,7 +102,7 @@ func (cl *clients) next(client int) {
 
 func (cl *clients) ask(client int) {
 	h := cl.target()
-	if h == nil {
+	if h == nil || cl.held {
 		cl.next(client)
 		return
 	}

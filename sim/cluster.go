@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/parley-mesh/parley/consensus"
@@ -23,10 +24,11 @@ type cluster struct {
 	hosts        []*host
 	size         int // voters wanted
 	nextID       uint64
-	messageBytes int           // of entries in one message, at most
-	healed       bool          // the faults have ended
-	frozen       bool          // nobody plans
-	transferAt   time.Duration // of the last transfer that was asked for
+	messageBytes int             // of entries in one message, at most
+	rare         map[string]bool // points at which rare things happen in this run
+	healed       bool            // the faults have ended
+	frozen       bool            // nobody plans
+	transferAt   time.Duration   // of the last transfer that was asked for
 	net          network
 	log          history
 	fired        map[string]int // how often each fault and buggify point has happened
@@ -43,6 +45,10 @@ func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
 		c.messageBytes = 1 // one entry
 	}
 	c.net = newNetwork()
+	c.rare = map[string]bool{}
+	for _, point := range slices.Concat(consensus.RarePoints(), storage.RarePoints()) {
+		c.rare[point] = !o.Calm && c.chance(3)
+	}
 	c.log = newHistory()
 	genesis := state.Genesis(state.GenesisOptions{
 		ClusterID: fmt.Sprintf("%x", clusterID), TrustDomain: "sim.test", EpochID: [16]byte{1},
@@ -110,6 +116,15 @@ func (c *cluster) trace(format string, args ...any) {
 
 // note counts that something happened.
 func (c *cluster) note(what string) { c.fired[what]++ }
+
+// rarely makes the production code do what is legal and seldom: at some points in a seed, one time in fifty.
+func (c *cluster) rarely(point string) bool {
+	if c.healed || !c.rare[point] || c.rnd.IntN(50) != 0 {
+		return false
+	}
+	c.note("rare: " + point)
+	return true
+}
 
 // upTo draws a length of time below d.
 func (c *cluster) upTo(d time.Duration) time.Duration { return time.Duration(c.rnd.Int64N(int64(d))) }
@@ -221,10 +236,9 @@ func (h *host) lostSoon(to uint64) {
 
 // history is what must hold of all replicas together.
 type history struct {
-	entries   map[uint64]entryMark // by index
-	leaders   map[uint64]string    // by term
-	newest    uint64               // highest index applied anywhere
-	revisions uint64
+	entries map[uint64]entryMark // by index
+	leaders map[uint64]string    // by term
+	newest  uint64               // highest index applied anywhere
 }
 
 // entryMark is what the first replica that applied an index made of it.
@@ -249,6 +263,9 @@ func (c *cluster) observe(h *host) {
 		} else if other != name {
 			c.fail("%s and %s both lead term %d", other, name, h.rep.Term())
 		}
+	}
+	if h.rep.HandingOver() {
+		c.transferAt = c.now
 	}
 	h.watchPromises()
 	h.watchCommit()

@@ -375,7 +375,7 @@ func contains(ids []uint64, id uint64) bool {
 
 // calm ends all faults and starts everybody.
 func (c *cluster) calm() {
-	c.healed = true
+	c.healed, c.clients.held = true, false
 	clear(c.net.cut)
 	c.calmNetwork()
 	for _, h := range c.hosts {

@@ -104,7 +104,7 @@ func (h *host) found(voters []uint64, genesis *state.View) error {
 }
 
 func (h *host) logOptions() storage.LogOptions {
-	return storage.LogOptions{FS: h.disk, Dir: dataDir, ClusterID: clusterID, RaftID: h.id, SegmentBytes: segmentBytes}
+	return storage.LogOptions{FS: h.disk, Dir: dataDir, ClusterID: clusterID, RaftID: h.id, SegmentBytes: segmentBytes, Rare: h.c.rarely}
 }
 
 func (h *host) snapshotOptions() storage.SnapshotOptions {
@@ -142,6 +142,7 @@ func (h *host) start() error {
 		ID: h.id, Clock: clk, Log: log, Recovered: recovered, Snapshots: snapshots{snaps}, Machine: &applier{h},
 		MachineStamp: func() clock.Stamp { return h.machine.View().Stamp() },
 		Digest:       h.digest, CheckpointEvery: 500 * time.Millisecond, Probation: h.probation,
+		Rare:     h.c.rarely,
 		ClaimKey: []byte("claim key of " + h.name), ClusterID: clusterID,
 		Peers: consensus.PeerOptions{NodeOf: h.c.nodeOf}, Fetch: h.fetch, Tick: tick,
 		SnapshotEntries: 150, TrailingEntries: 30, MaxMessageBytes: h.c.messageBytes,

@@ -105,7 +105,7 @@ func (h *host) outlived(equal bool, touched state.Touched) {
 // digest is what the host's replica tells at a checkpoint.
 func (h *host) digest() ([32]byte, error) {
 	v := h.machine.View()
-	if err := h.sweep.Next(v, 1000); err != nil {
+	if _, err := h.sweep.Next(v, 1000); err != nil {
 		h.caught = h.tainted
 		return [32]byte{}, err
 	}

@@ -13,7 +13,6 @@ type vote struct {
 	life         uint64
 	at           time.Duration // when this life began
 	used         bool          // this life began on a log that had been used
-	heard        time.Duration
 }
 
 // watchPromises checks what a voter may never do, whether it does harm or not: forget its vote at a restart, give

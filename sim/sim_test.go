@@ -16,6 +16,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/parley-mesh/parley/consensus"
+	"github.com/parley-mesh/parley/storage"
 )
 
 var (
@@ -98,6 +101,9 @@ func everything() []string {
 	}
 	for _, f := range slices.Concat(faults, attacks, memoryFaults) {
 		names = append(names, f.name)
+	}
+	for _, point := range slices.Concat(consensus.RarePoints(), storage.RarePoints()) {
+		names = append(names, "rare: "+point)
 	}
 	for _, kind := range []string{"anchor", "segment", "manifest", "chunk"} {
 		names = append(names, "damage: flip of "+kind, "damage: lost file of "+kind)

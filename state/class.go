@@ -82,6 +82,7 @@ const (
 	TableCatalogIndex                  // by service name and by node: what is left of them, and its revision
 	TableSessionCheck                  // by node, check and session: who relies on what; without a check, who is bound to the node
 	TableRequest                       // requests and their answers, by index and place in the entry; internal
+	TableQuarantine                    // commands that were left out, by index and place in the entry; internal
 
 	tableEnd // one more than the last
 )
@@ -97,7 +98,7 @@ var (
 		TableDelay: ClassKV, TableDelayEnd: ClassKV,
 		TableCatalogNode: ClassPublic, TableService: ClassPublic, TableServiceName: ClassPublic,
 		TableCheck: ClassPublic, TableCatalogIndex: ClassPublic, TableSessionCheck: ClassKV,
-		TableRequest: ClassReplica,
+		TableRequest: ClassReplica, TableQuarantine: ClassReplica,
 	}
 	tableNames = [tableEnd]string{
 		TableCluster: "cluster", TableNode: "node", TableCore: "core", TableBundle: "bundle",
@@ -106,7 +107,7 @@ var (
 		TableDelay: "lock-delay", TableDelayEnd: "lock-delay end",
 		TableCatalogNode: "catalog node", TableService: "service", TableServiceName: "service name",
 		TableCheck: "check", TableCatalogIndex: "catalog index", TableSessionCheck: "session check",
-		TableRequest: "request",
+		TableRequest: "request", TableQuarantine: "quarantine",
 	}
 )
 

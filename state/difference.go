@@ -48,7 +48,7 @@ func DifferentRows(older, newer []RowMark, at uint64, sameRevision bool) []RowMa
 		p := place{m.Table, m.Key}
 		was, ok := had[p]
 		delete(had, p)
-		if m.Table == TableRequest && (!ok || m.Key == floorKey) {
+		if m.Table.Class() == ClassReplica && (!ok || m.Key == floorKey) {
 			continue
 		}
 		if m.Revision <= at && (!ok || was != m) {
@@ -56,7 +56,7 @@ func DifferentRows(older, newer []RowMark, at uint64, sameRevision bool) []RowMa
 		}
 	}
 	for _, m := range older {
-		if _, missing := had[place{m.Table, m.Key}]; missing && sameRevision && m.Table != TableRequest {
+		if _, missing := had[place{m.Table, m.Key}]; missing && sameRevision && m.Table.Class() != ClassReplica {
 			different = append(different, m)
 		}
 	}

@@ -39,12 +39,22 @@ func (m *Machine) View() *View {
 func (m *Machine) Apply(index, term uint64, at clock.Stamp, commands [][]byte) (
 	results [][]byte, touched Touched, err error) {
 
+	return m.ApplyGuarded(index, term, at, commands, Guard{})
+}
+
+// ApplyGuarded is Apply under a guard.
+func (m *Machine) ApplyGuarded(index, term uint64, at clock.Stamp, commands [][]byte, g Guard) (
+	results [][]byte, touched Touched, err error) {
+
 	if index <= m.s.at.Index {
 		return nil, Touched{}, fmt.Errorf("apply index %d: already at %d", index, m.s.at.Index)
 	}
 	decoded := make([]Envelope, len(commands))
 	damaged := make([]error, len(commands))
 	for i, command := range commands {
+		if g.step(i); g.skips(i) {
+			continue
+		}
 		e, err := Decode(command)
 		var unknown *UnknownCommandError
 		if errors.As(err, &unknown) {
@@ -60,6 +70,11 @@ func (m *Machine) Apply(index, term uint64, at clock.Stamp, commands [][]byte) (
 	results = make([][]byte, len(commands))
 	for i, e := range decoded {
 		a.place, a.caller = uint32(i), e.Caller //nolint:gosec // an entry holds far fewer commands
+		if g.step(i); g.skips(i) {
+			results[i] = a.leaveOut(commands[i])
+			continue
+		}
+		poisoned(e.Command)
 		results[i] = a.once(e, commands[i], damaged[i])
 	}
 	a.forgetRequests()

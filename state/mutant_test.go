@@ -3,6 +3,7 @@
 package state
 
 import (
+	"fmt"
 	"reflect"
 	"testing"
 
@@ -58,6 +59,21 @@ func TestKeyMutants(t *testing.T) {
 			}
 			last = token
 			do(t, m, SessionDestroy{ID: s.ID, Reason: ReasonAsked}, CodeOK)
+		}
+		return true
+	})
+}
+
+// Two states that differ in one row have different digests.
+func TestDigestMutants(t *testing.T) {
+	killed(t, mutant.DigestSkipsRow, func() bool {
+		for i := range 20 {
+			one, other := testGenesis(), testGenesis()
+			do(t, one, Put{Key: fmt.Sprint(i), Value: []byte("a")}, CodeOK)
+			do(t, other, Put{Key: fmt.Sprint(i), Value: []byte("b")}, CodeOK)
+			if one.View().Digest() == other.View().Digest() {
+				return false
+			}
 		}
 		return true
 	})

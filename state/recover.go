@@ -124,8 +124,8 @@ func (a *applying) recoverRows() {
 	for _, r := range all {
 		switch r.table {
 		case TableTombstone, TableFloor:
-		case TableRequest:
-			a.set(TableRequest, r.key, nil)
+		case TableRequest, TableQuarantine:
+			a.set(r.table, r.key, nil)
 		case TableKV:
 			kv := must(decodeKV(r.key, r.revision, r.row))
 			if kv.LockIndex > 0 {

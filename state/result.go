@@ -22,12 +22,15 @@ const (
 
 	CodeReused    Code = "reused"    // the request id belongs to another command
 	CodeForgotten Code = "forgotten" // the request may have been done, and its answer is not known any more
+
+	CodeQuarantined Code = "quarantined" // replicas crashed on it: it was left out on all of them
 )
 
 // codes is in the order of their numbers on the wire.
 var codes = []Code{
 	CodeOK, CodeNotFound, CodeConflict, CodeInvalid, CodeExists, CodeExpired, CodeUsed,
 	CodeRevoked, CodeDenied, CodeLimit, CodeReused, CodeForgotten,
+	CodeQuarantined,
 }
 
 // Result is the answer to a command. Revision is the state's after it: that of the change if the

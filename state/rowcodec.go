@@ -271,6 +271,8 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		err = checkCatalogRow(t, key, row)
 	case TableRequest:
 		err = checkRequestRow(key, row)
+	case TableQuarantine:
+		err = checkQuarantineRow(key, row)
 	default:
 		own = ""
 		err = checkSingle(t, row)

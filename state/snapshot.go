@@ -26,13 +26,19 @@ const (
 // WriteSnapshot streams the whole state to w, for Machine.Restore. Writes are about 64 KiB each.
 func (v *View) WriteSnapshot(w io.Writer) error { return v.WriteSnapshotOf(AllClasses, w) }
 
-// WriteSnapshotOf streams the rows of some classes to w, for a Follower of exactly those.
-func (v *View) WriteSnapshotOf(set ClassSet, w io.Writer) error {
+// WriteAsIs is WriteSnapshot of a state that may be wrong, as evidence: rows are not checked, and Restore may refuse it.
+func (v *View) WriteAsIs(w io.Writer) error { return v.write(AllClasses, w, true) }
+
+// WriteSnapshotOf streams the rows of some classes to w, for a Follower of exactly those. A row that changed in memory since
+// it was written is an error that wraps ErrMemory: it gets no further.
+func (v *View) WriteSnapshotOf(set ClassSet, w io.Writer) error { return v.write(set, w, false) }
+
+func (v *View) write(set ClassSet, w io.Writer, asIs bool) error {
 	if !set.Valid() || set&^v.s.classes != 0 {
 		return fmt.Errorf("snapshot of classes %b of a state that holds %b", set, v.s.classes)
 	}
 	buffered := bufio.NewWriterSize(w, 64<<10)
-	sw := &snapshotWriter{w: buffered, hash: sha256.New()}
+	sw := &snapshotWriter{w: buffered, hash: sha256.New(), asIs: asIs}
 	sw.item(v.s.appendHeader([]byte{itemHeader}, set))
 	v.s.tree.Scan(func(r *record) bool {
 		if set.Has(r.table.Class()) {
@@ -71,10 +77,15 @@ type snapshotWriter struct {
 	w    io.Writer
 	hash hash.Hash
 	buf  []byte
+	asIs bool
 	err  error
 }
 
 func (sw *snapshotWriter) row(r *record) {
+	if err := r.intact(); err != nil && !sw.asIs {
+		sw.err = err // a snapshot of wrong memory would outlive it
+		return
+	}
 	b := append(sw.buf[:0], itemRow, byte(r.table))
 	b = binary.AppendUvarint(b, r.revision)
 	b = appendString(b, r.key)

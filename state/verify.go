@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/parley-mesh/parley/mutant"
@@ -15,9 +16,9 @@ type Sweep struct {
 	count uint64
 }
 
-// Next looks at the next rows of v, at most limit, and begins anew after the last. The error names a row whose bytes are
-// not what was written.
-func (s *Sweep) Next(v *View, limit int) error {
+// Next looks at the next rows of v, at most limit. It reports whether that was the last, after which it begins anew. The
+// error names a row whose bytes are not what was written, and wraps ErrMemory.
+func (s *Sweep) Next(v *View, limit int) (whole bool, err error) {
 	seen := 0
 	var wrong error
 	var last *record
@@ -30,20 +31,27 @@ func (s *Sweep) Next(v *View, limit int) error {
 		}
 		seen++
 		last = r
-		if hashRow(r.table, r.key, r.revision, r.row) != r.hash {
-			wrong = fmt.Errorf("the row %q of table %s is not what was written at revision %d: the memory of this machine is not to be trusted",
-				shortKey(r.key), r.table, r.revision)
-			return false
-		}
-		return true
+		wrong = r.intact()
+		return wrong == nil
 	})
 	if last == nil || seen < limit {
 		*s = Sweep{}
-		return wrong
+		return true, wrong
 	}
 	s.table, s.key = last.table, last.key
 	s.count++
-	return wrong
+	return false, wrong
+}
+
+// ErrMemory is in the chain of errors about rows that changed in memory.
+var ErrMemory = errors.New("the memory of this machine is not to be trusted")
+
+// intact compares the row's bytes with the hash made when they were written.
+func (r *record) intact() error {
+	if hashRow(r.table, r.key, r.revision, r.row) == r.hash {
+		return nil
+	}
+	return fmt.Errorf("the row %q of table %s is not what was written at revision %d: %w", shortKey(r.key), r.table, r.revision, ErrMemory)
 }
 
 // shortKey is a key for a message.

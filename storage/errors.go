@@ -66,10 +66,10 @@ const (
 		hintRejoin
 	hintSnapshot = "Nothing was changed. " + hintRejoin
 
-	hintRejoin = "Keep a copy of the data directory and check the disk (dmesg, SMART). If other core members are up, give this " +
-		"host an empty data directory and let it rejoin with a token of 'parley token create --replace NODE --core', made on one " +
-		"of them: it comes back as a learner under a new raft id and is made a voter once it has caught up. If this was the " +
-		"only core member, restore the directory from a backup."
+	hintRejoin = "Check the disk (dmesg, SMART). With other core members an agent heals this by itself: it fetches what is missing, " +
+		"or comes back as a learner under a new raft id. If it cannot, give this host an empty data directory, keep the old one, and " +
+		"let it rejoin with a token of 'parley token create --replace NODE --core', made on another one. If this was the only core " +
+		"member, restore the directory from a backup."
 )
 
 // ForeignError reports files that belong to another cluster or another raft member.

@@ -17,3 +17,18 @@ func datasync(f *os.File) error {
 		}
 	}
 }
+
+// page is a mapped file.
+type page struct{ b []byte }
+
+// Map maps the beginning of the file into memory, shared: what is stored there is the file's, also when this process dies.
+func (f osFile) Map(size int) (mapped, error) {
+	b, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	return page{b}, nil
+}
+
+func (p page) Bytes() []byte { return p.b }
+func (p page) Close() error  { return os.NewSyscallError("munmap", unix.Munmap(p.b)) }

@@ -21,6 +21,8 @@ type LogOptions struct {
 	RaftID       uint64
 	SegmentBytes int64       // of new segments; 0 is DefaultSegmentBytes, else a multiple of 4096 from 16 KiB to 1 GiB
 	Log          *zap.Logger // nil logs nothing
+	// Rare makes things happen that are legal and seldom (RarePoints) whenever it returns true; nil = never.
+	Rare func(point string) bool
 
 	ignoreAnchor bool // control tests only: what happens without the anchor
 }
@@ -49,6 +51,7 @@ type Log struct {
 	id           identity
 	log          *zap.Logger
 	ignoreAnchor bool
+	rare         func(point string) bool
 	spares       spares
 	spareCount   atomic.Uint64 // numbers the spares' names
 	anchor       *anchorFile
@@ -109,13 +112,13 @@ func newLog(o LogOptions) (*Log, error) {
 		fs:           o.FS,
 		id:           identity{o.ClusterID, o.RaftID},
 		log:          o.Log,
-		ignoreAnchor: o.ignoreAnchor,
-		spares:       spares{fs: o.FS, dir: filepath.Join(o.Dir, "wal"), size: o.SegmentBytes},
-		turn:         make(chan struct{}, 1),
-		chainer:      newChainer(),
-		anchorDue:    make(chan struct{}, 1),
-		spareDue:     make(chan struct{}, 1),
-		broken:       make(chan struct{}),
+		ignoreAnchor: o.ignoreAnchor, rare: o.Rare,
+		spares:    spares{fs: o.FS, dir: filepath.Join(o.Dir, "wal"), size: o.SegmentBytes},
+		turn:      make(chan struct{}, 1),
+		chainer:   newChainer(),
+		anchorDue: make(chan struct{}, 1),
+		spareDue:  make(chan struct{}, 1),
+		broken:    make(chan struct{}),
 	}, nil
 }
 
@@ -267,7 +270,7 @@ func (l *Log) activateNext(ctx context.Context) error {
 // takeSpare returns a prepared segment, making one if there is none.
 func (l *Log) takeSpare(ctx context.Context) (string, error) {
 	l.mu.Lock()
-	if n := len(l.mu.spares); n > 0 {
+	if n := len(l.mu.spares); n > 0 && !l.rarely(rareNoSpare) {
 		path := l.mu.spares[n-1]
 		l.mu.spares = l.mu.spares[:n-1]
 		l.mu.Unlock()

@@ -140,6 +140,9 @@ func (m *Mem) Crash(mode CrashMode, seed uint64) *Mem {
 }
 
 func (n *memNode) afterCrash(keep func() bool) []byte {
+	if n.mapped && keep() {
+		return slices.Clone(n.data)
+	}
 	content := slices.Clone(n.durable)
 	for _, w := range n.dirty {
 		for _, sector := range w.sectors() {

@@ -14,6 +14,7 @@ type memNode struct {
 	data    []byte // current
 	durable []byte // after a power cut
 	dirty   []memWrite
+	mapped  bool // stores that nobody sees reach data
 }
 
 // memWrite is a write that no Sync has covered yet; offset -1 empties the file.
@@ -155,3 +156,29 @@ func (f *memFile) Size() (int64, error) {
 
 // Close implements File; it never fails and syncs nothing.
 func (f *memFile) Close() error { return nil }
+
+// Map implements mapper: stores reach the content at once, and survive a crash that keeps what was not synced.
+func (f *memFile) Map(size int) (mapped, error) {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	if f.fs.mu.crashed {
+		return nil, pathError("mmap", f.path, ErrCrashed)
+	}
+	if len(f.node.data) < size {
+		return nil, pathError("mmap", f.path, syscall.EINVAL)
+	}
+	f.node.data = append([]byte(nil), f.node.data...) // nothing else refers to it
+	f.node.mapped = true
+	return memPage{f.node, size}, nil
+}
+
+type memPage struct {
+	node *memNode
+	size int
+}
+
+func (p memPage) Bytes() []byte { return p.node.data[:p.size] }
+func (p memPage) Close() error {
+	p.node.dirty = append(p.node.dirty, memWrite{0, append([]byte(nil), p.node.data[:p.size]...)})
+	return nil
+}

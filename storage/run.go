@@ -69,6 +69,16 @@ func (l *Log) syncAnchor() error {
 	return l.fail(l.anchor.write(l.durable(), false))
 }
 
+// RewriteAnchor writes both slots of the anchor, one after the other: one of them was damaged.
+func (l *Log) RewriteAnchor() error {
+	for range 2 {
+		if err := l.syncAnchor(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // prepareSpare makes a segment ready if there is none, so that a full disk or a slow one is met here
 // and not in Append.
 func (l *Log) prepareSpare(ctx context.Context) error {
@@ -101,6 +111,10 @@ func pause(ctx context.Context, d time.Duration) error {
 func (l *Log) Background(ctx context.Context) error {
 	select {
 	case <-l.anchorDue:
+		if l.rarely(rareAnchor) {
+			raise(l.anchorDue)
+			return nil
+		}
 		if err := l.syncAnchor(); err != nil {
 			return err
 		}

@@ -81,7 +81,7 @@ func (a *app) tree() *cobra.Command {
 		a.statusCommand(), a.membersCommand(), a.coreCommand(), a.kvCommand(), a.sessionCommand(),
 		a.sloCommand(), a.alertsCommand(), a.healthCommand(),
 		a.eventsCommand(), a.digestCommand(), a.netCommand(), a.nodeCommand(),
-		a.checkCommand(), a.storageCommand(), a.snapshotCommand(),
+		a.checkCommand(), a.storageCommand(), a.snapshotCommand(), a.disasterCommand(),
 		a.runbookCommand(),
 		a.configCommand(), a.versionCommand(),
 	)

@@ -15,13 +15,14 @@ const jsonShape = "json-shape"
 const groupMark = "group"
 
 const (
-	coreShape    = `{"leader","term","commit_index","applied_index","size","margin","voters":[{"name","raft_id","healthy"}],"learners":[...]}`
-	memberShape  = `[{"name","spiffe_id","state","address","zone","core"}]`
-	pairShape    = `{"key","value","flags","revision","create_revision","version","modified_at","modified_hlc"}`
-	sessionShape = `{"id","name","node","ttl","lease","behavior","lock_delay","created_at","created_hlc","fencing_token"}`
-	checkShape   = `{"ok","checks":[{"id","status":"ok|warn|fail","message","hint","runbook"}]}`
-	backupShape  = `{"file","ok","problem","digest","expected","bytes","content_bytes","manifest":{"cluster_id","trust_domain","epoch","epoch_id","index","term","revision","digest","taken_at","hlc","node","version","cluster_version","rows":{...}}}`
-	scrubShape   = `{"errors","segments","entries","snapshots","bytes","problems":[{"file","offset","message"}]}`
+	coreShape     = `{"leader","term","commit_index","applied_index","size","margin","voters":[{"name","raft_id","healthy"}],"learners":[...]}`
+	memberShape   = `[{"name","spiffe_id","state","address","zone","core"}]`
+	pairShape     = `{"key","value","flags","revision","create_revision","version","modified_at","modified_hlc"}`
+	sessionShape  = `{"id","name","node","ttl","lease","behavior","lock_delay","created_at","created_hlc","fencing_token"}`
+	checkShape    = `{"ok","checks":[{"id","status":"ok|warn|fail","message","hint","runbook"}]}`
+	survivorShape = `{"node","cluster_id","trust_domain","epoch","epoch_id","raft_id","last_term","last_index","commit_index","chain","voters":[...],"snapshot_index","in_doubt"}`
+	backupShape   = `{"file","ok","problem","digest","expected","bytes","content_bytes","manifest":{"cluster_id","trust_domain","epoch","epoch_id","index","term","revision","digest","taken_at","hlc","node","version","cluster_version","rows":{...}}}`
+	scrubShape    = `{"errors","segments","entries","snapshots","bytes","healed","problems":[{"file","offset","message"}]}`
 )
 
 // jsonShapes has one line for each command: the form of its JSON, or, not beginning with a bracket, what
@@ -68,12 +69,15 @@ var jsonShapes = map[string]string{
 	"runbook run":  `{"id","result":"pass|fail|escalate|unverified","not_this","dry_run","reason","notes","steps":[{"id","kind","command","exit","ok","branch","output","error"}]}`,
 
 	"check":         checkShape,
-	"storage scrub": scrubShape,
+	"storage scrub": scrubShape, "storage accept-tail": `{"accepted"}`,
 
 	"snapshot save":    backupShape,
 	"snapshot verify":  backupShape,
 	"snapshot inspect": backupShape[:len(backupShape)-1] + `,"nodes":[{"name","zone","role","left","restore"}],"core":[...],"roots":[...],"keys","kv_bytes","sessions","services":[...]}`,
 	"snapshot restore": `{"file","data_dir","node","trust_domain","cluster_id","taken_at","backup_index","index","epoch","raft_id","keys","sessions_ended","nodes_kept":[...],"other_members":[...],"aside","last_index_here","dry_run","digest"}`,
+
+	"disaster inspect": survivorShape,
+	"disaster recover": `{"survivor":` + survivorShape + `,"peers":[` + survivorShape + `],"data_dir","node","trust_domain","cluster_id","index","epoch","raft_id","keys","unproven_from","unproven_to","missing_logs":[...],"may_be_lost","seen_index","other_members":[...],"aside","dry_run","digest"}`,
 
 	"config default": "none: the example file",
 	"config check":   `{"ok":true,"file"}`,

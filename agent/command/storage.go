@@ -19,7 +19,7 @@ const scrubLimit = 12 * time.Hour
 
 func (a *app) storageCommand() *cobra.Command {
 	cmd := group("storage", "Verify the files of the agent on this host")
-	cmd.AddCommand(a.scrubCommand())
+	cmd.AddCommand(a.scrubCommand(), a.acceptTailCommand())
 	return cmd
 }
 
@@ -87,7 +87,7 @@ func (a *app) scrubOffline(cmd *cobra.Command, rate uint64) error {
 		return err
 	}
 	report := client.ScrubReport{
-		Errors: found.Errors, Segments: found.Segments, Entries: found.Entries, Snapshots: found.Snapshots, Bytes: found.Bytes,
+		Errors: found.Errors, Segments: found.Segments, Entries: found.Entries, Snapshots: found.Snapshots, Bytes: found.Bytes, Healed: found.Healed,
 		Problems: []client.ScrubProblem{},
 	}
 	for _, p := range found.Problems {
@@ -99,7 +99,7 @@ func (a *app) scrubOffline(cmd *cobra.Command, rate uint64) error {
 func scrubAnswer(r client.ScrubReport) answer {
 	return answer{value: r, table: func(w io.Writer) {
 		fields(w, "errors", r.Errors, "log segments", r.Segments, "log entries", r.Entries, "snapshots", r.Snapshots,
-			"read", strconv.FormatInt(r.Bytes>>20, 10)+" MiB")
+			"read", strconv.FormatInt(r.Bytes>>20, 10)+" MiB", "healed since the start", r.Healed)
 		if len(r.Problems) == 0 {
 			return
 		}

@@ -29,6 +29,7 @@ type ScrubReport struct {
 	Entries   uint64         `json:"entries"`
 	Snapshots int            `json:"snapshots"`
 	Bytes     int64          `json:"bytes"`
+	Healed    uint64         `json:"healed"`
 	Problems  []ScrubProblem `json:"problems"`
 }
 
@@ -50,6 +51,16 @@ func (c *Client) Check(ctx context.Context) (CheckReport, error) {
 // agent. It takes as long as reading them does.
 func (c *Client) ScrubStorage(ctx context.Context, mibPerSecond uint64) (ScrubReport, error) {
 	return c.ScrubNode(ctx, "", mibPerSecond)
+}
+
+// AcceptTail has the agent take the end of its log as it is, which an unclean stop has left in doubt: it votes without
+// having heard all others. False: it was not in doubt.
+func (c *Client) AcceptTail(ctx context.Context) (accepted bool, err error) {
+	var out struct {
+		Accepted bool `json:"accepted"`
+	}
+	err = c.call(ctx, http.MethodPost, "/parley/v1/storage/accept-tail", nil, nil, &out)
+	return out.Accepted, err
 }
 
 // ScrubNode is ScrubStorage for the files of another agent, by its name.

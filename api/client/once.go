@@ -60,33 +60,31 @@ func (c *Client) once(ctx context.Context, given, method, path string, query url
 	if id == "" {
 		id = c.newRequestID(ctx)
 	}
-	var unsure *Error
-	var until context.Context // when to give up, once it is unsure
-	for {
-		err := c.callAs(ctx, id, method, path, query, body, out)
+	send := func() error { return c.callAs(ctx, id, method, path, query, body, out) }
+	err := send()
+	var failed *Error
+	if errors.As(err, &failed) && failed.Code == codeForgotten && given == "" {
+		id = c.newRequestID(ctx) // the receipt of the refusal named a later index
+		err = send()
+	}
+	if !errors.As(err, &failed) || failed.Code != CodeOutcomeUnknown {
+		return err
+	}
+	if id == "" {
+		id = failed.RequestID
+	}
+	return c.repeat(ctx, id, failed, send)
+}
+
+// repeat sends a write whose outcome is unsure again, for repeatFor, until it is known.
+func (c *Client) repeat(ctx context.Context, id string, unsure *Error, send func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, repeatFor)
+	defer cancel()
+	for id != "" && pause(ctx, repeatPause) {
+		err := send()
 		var failed *Error
-		switch {
-		case !errors.As(err, &failed):
+		if !errors.As(err, &failed) || slices.Contains(verdicts, failed.Code) {
 			return err
-		case unsure == nil && given == "" && failed.Code == codeForgotten:
-			given = c.newRequestID(ctx) // the receipt of the refusal named a later index
-			id = given
-			continue
-		case unsure != nil && slices.Contains(verdicts, failed.Code):
-			return err
-		case unsure == nil && failed.Code != CodeOutcomeUnknown:
-			return err
-		case unsure == nil:
-			unsure = failed
-			var cancel context.CancelFunc
-			until, cancel = context.WithTimeout(ctx, repeatFor)
-			defer cancel()
-			if id == "" {
-				id = failed.RequestID
-			}
-		}
-		if id == "" || !pause(until, repeatPause) {
-			break
 		}
 	}
 	if unsure.RequestID = id; id != "" {

@@ -68,7 +68,7 @@ func TestRepeatedUnderOneID(t *testing.T) {
 					t.Errorf("id %s, hint %q, sent %s", e.RequestID, e.Hint, ids)
 				}
 			case test.want != "":
-				asError(t, err, test.want, 1)
+				_ = asError(t, err, test.want, 1)
 			}
 			if len(ids) != test.ids || !strings.HasPrefix(ids[0], "0000000000000009") || len(ids[0]) != 32 {
 				t.Errorf("sent as %q", ids)

@@ -52,6 +52,7 @@ const (
 
 	Check        Action = "check"         // GET /parley/v1/check
 	StorageScrub Action = "storage.scrub" // GET /parley/v1/storage/scrub
+	AcceptTail   Action = "storage.tail"  // POST /parley/v1/storage/accept-tail
 	SnapshotSave Action = "snapshot.save" // GET /parley/v1/snapshot: the whole state, sealed keys included
 )
 
@@ -98,6 +99,7 @@ var needs = map[Action]Role{
 
 	Check:        Operator,
 	StorageScrub: Operator,
+	AcceptTail:   Operator,
 	SnapshotSave: Operator,
 }
 

@@ -226,3 +226,47 @@ func remove(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 }
+
+// TestTwoDamagedMembersWait: when two of three lose their logs at once neither may give its Raft id up: together with it the
+// quorum would go. Both keep what they have, and wait. The control is the last damage of TestDamageMatrix.
+func TestTwoDamagedMembersWait(t *testing.T) {
+	t.Parallel() // it mostly waits
+	l := startLab(t, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute})
+	clients := clientsOf(t, l)
+	whole(t, clients)
+	leader := agentInRole(t, clients, "leader")
+	var victims []*lab.Agent
+	before := map[string]string{}
+	for _, a := range l.Agents {
+		if a.Name == leader {
+			continue
+		}
+		victims = append(victims, a)
+		text, err := os.ReadFile(filepath.Join(a.DataDir, "cluster.toml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		before[a.Name] = string(text)
+		kill(t, l, a.Name)
+	}
+	for _, a := range victims {
+		remove(t, filepath.Join(a.DataDir, "anchor"))
+		remove(t, filepath.Join(a.DataDir, "wal"))
+		restart(t, l, a.Name)
+	}
+	for range 20 {
+		time.Sleep(500 * time.Millisecond) // that something never happens takes its time
+		for _, a := range victims {
+			if text, err := os.ReadFile(filepath.Join(a.DataDir, "cluster.toml")); err != nil || string(text) != before[a.Name] {
+				t.Fatalf("%s gave its Raft id up: %s, %v", a.Name, text, err)
+			}
+			if !a.Running() {
+				t.Fatalf("%s ended", a.Name)
+			}
+		}
+	}
+	core, err := clients[leader].Core(t.Context())
+	if err != nil || core.Leader != nil {
+		t.Errorf("a leader without a quorum: %+v, %v", core, err)
+	}
+}

@@ -105,8 +105,8 @@ func TestRunbookCrashLoop(t *testing.T) {
 	verifyFails(t, "crash-loop", "no-alert", asked) // the control
 }
 
-// TestRunbookDataCorruption: a byte flipped in the log of a stopped follower, which then refuses to start. The
-// diagnosis finds the damage in its files and leads to joining again; after that all replicas agree.
+// TestRunbookDataCorruption: a byte flipped in the log of a stopped follower. The diagnosis finds the damage in its files
+// and leads to starting it, upon which it heals by itself; after that all replicas agree.
 func TestRunbookDataCorruption(t *testing.T) {
 	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute})
@@ -125,29 +125,13 @@ func TestRunbookDataCorruption(t *testing.T) {
 	}
 	kill(t, l, victim)
 	flipByte(t, agent.DataDir, "the value of key 3")
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	_ = l.Restart(ctx, victim) // it may answer before it has read its log
-	eventually(t, 20*time.Second, victim+" refuses its damaged log", func(context.Context) error {
-		if agent.Running() {
-			return errors.New("it runs")
-		}
-		return nil
-	})
 
 	walk := startRunbook(t, "data-corruption", "--yes", "--var", "data_dir="+agent.DataDir, "--addr", asked.Addr())
 	walk.waitFor(t, 60*time.Second, victim+" is damaged")
 	verifyFails(t, "data-corruption", "all-agree", asked) // the control
-	if err := os.Rename(agent.DataDir, agent.DataDir+".damaged"); err != nil {
-		t.Fatal(err)
-	}
-	_, ticket := newToken(t, l, client.TokenSpec{Node: victim, Replace: victim, Core: true, TTL: 30 * time.Minute})
-	if err := os.WriteFile(filepath.Join(l.Dir, "token"), []byte(ticket.Token+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	restart(t, l, victim)
 	run := walk.end(t)
-	want := []string{"replicas-agree", "replicas-differ", "disk-damaged", "rejoin", "all-agree", "own-disk"}
+	want := []string{"replicas-agree", "replicas-differ", "disk-damaged", "start-it", "all-agree", "own-disk"}
 	if run.exit != 0 || run.Result != runbook.Pass || run.NotThis || !slices.Equal(run.path(), want) {
 		t.Errorf("got %s\n%s", run, run.shown)
 	}

@@ -1,0 +1,154 @@
+package storage
+
+import (
+	"testing"
+)
+
+func journalOptions(fsys FS, boot string) JournalOptions {
+	return JournalOptions{FS: fsys, Dir: "/data", ClusterID: [16]byte{1}, RaftID: 7, Boot: boot}
+}
+
+func openJournalT(t *testing.T, fsys FS, boot string) (*Journal, JournalFound) {
+	t.Helper()
+	j, found, err := OpenJournal(journalOptions(fsys, boot))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j, found
+}
+
+func journalDisk(t *testing.T) *Mem {
+	t.Helper()
+	m := NewMem()
+	if err := m.MkdirAll("/data", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// TestJournalKnowsWhatKilledTheProcess: after a process died while it applied, the next one knows the entry and the
+// command, and how often in a row; nothing was synced for it.
+func TestJournalKnowsWhatKilledTheProcess(t *testing.T) {
+	disk := journalDisk(t)
+	j, found := openJournalT(t, disk, "boot1")
+	if found.Known || found.Crash != nil {
+		t.Errorf("a new journal knows %+v, want nothing", found)
+	}
+	for times := 1; times <= 3; times++ {
+		j.Begin(9, 2)
+		j.Step(0)
+		j.Applied(9)
+		j.Begin(10, 2)
+		j.Step(4)
+		if times == 3 {
+			j.Blame(CauseMemory)
+		}
+		disk = disk.Crash(KeepUnsynced, 1)
+		j, found = openJournalT(t, disk, "boot1")
+		if !found.Known || found.Applied != 9 {
+			t.Errorf("crash %d: found %+v, want applied 9", times, found)
+		}
+		want := JournalCrash{Index: 10, Term: 2, Place: 4, Times: times}
+		if times == 3 {
+			want.Cause = CauseMemory
+		}
+		if found.Crash == nil || *found.Crash != want {
+			t.Errorf("crash %d: found %+v, want %+v", times, found.Crash, want)
+		}
+	}
+	j.Begin(10, 2)
+	j.Applied(10)
+	if _, found = openJournalT(t, disk.Crash(KeepUnsynced, 1), "boot1"); found.Crash != nil || found.Applied != 10 {
+		t.Errorf("after the entry was applied: %+v", found)
+	}
+}
+
+// TestJournalForgetsWithTheMachine: after a loss of power nobody knows what was applied, unless the journal was closed in
+// order before. A crash that was known before the loss stays known.
+func TestJournalForgetsWithTheMachine(t *testing.T) {
+	disk := journalDisk(t)
+	j, _ := openJournalT(t, disk, "boot1")
+	j.Begin(5, 1)
+	disk = disk.Crash(KeepUnsynced, 1)
+	j, _ = openJournalT(t, disk, "boot1")
+	j.Applied(4)
+	next := disk.Crash(KeepUnsynced, 1)
+	lost := disk.Crash(LoseUnsynced, 1)
+	if _, found := openJournalT(t, lost, "boot2"); found.Known || found.Crash == nil || found.Crash.Index != 5 {
+		t.Errorf("after a loss of power: %+v, want unknown, and the crash at 5", found)
+	}
+	j, _ = openJournalT(t, next, "boot1")
+	j.Hold(6, 3)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, found := openJournalT(t, next.Crash(LoseUnsynced, 1), "boot2")
+	if !found.Known || found.Applied != 4 || found.Held != 6 || found.HeldBy != 3 {
+		t.Errorf("after a clean stop and a loss of power: %+v, want applied 4 and the promise", found)
+	}
+}
+
+// TestJournalDamageIsNotKnowledge: a flipped bit anywhere makes the journal say that it does not know, or changes nothing.
+func TestJournalDamageIsNotKnowledge(t *testing.T) {
+	disk := journalDisk(t)
+	j, _ := openJournalT(t, disk, "boot1")
+	j.Begin(3, 1)
+	j.Step(2)
+	j.Applied(3)
+	j.Hold(8, 1)
+	j.Begin(4, 1)
+	for at := range int64(journalBytes) {
+		copied := disk.Crash(KeepUnsynced, 1)
+		copied.Flip("/data/apply", at, 0x10)
+		_, found := openJournalT(t, copied, "boot1")
+		if !found.Known {
+			continue
+		}
+		if found.Applied != 3 || found.Held != 8 || found.HeldBy != 1 || found.Crash != nil && (found.Crash.Index != 4 || found.Crash.Place != 0) {
+			t.Errorf("flip at %d: %+v %+v", at, found, found.Crash)
+		}
+	}
+}
+
+// TestJournalIsOneMembers: another member's journal is not believed.
+func TestJournalIsOneMembers(t *testing.T) {
+	disk := journalDisk(t)
+	j, _ := openJournalT(t, disk, "boot1")
+	j.Applied(4)
+	o := journalOptions(disk.Crash(KeepUnsynced, 1), "boot1")
+	o.RaftID = 8
+	if _, found, err := OpenJournal(o); err != nil || found.Known {
+		t.Errorf("another id's journal: %+v, %v", found, err)
+	}
+}
+
+// TestJournalOnTheRealDisk: the mapped page is the file's.
+func TestJournalOnTheRealDisk(t *testing.T) {
+	o := JournalOptions{FS: OS(), Dir: t.TempDir(), RaftID: 7, Boot: "b"}
+	j, _, err := OpenJournal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Begin(4, 1)
+	j.Step(3)
+	again, found, err := OpenJournal(o) // as after a kill: nothing was closed
+	if err != nil || found.Crash == nil || found.Crash.Index != 4 || found.Crash.Place != 3 {
+		t.Errorf("found %+v, %v", found, err)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// BenchmarkJournal is what the journal costs an entry of one command.
+func BenchmarkJournal(b *testing.B) {
+	j, _, err := OpenJournal(JournalOptions{FS: OS(), Dir: b.TempDir(), RaftID: 7, Boot: "b"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range uint64(b.N) {
+		j.Begin(i, 1)
+		j.Step(0)
+		j.Applied(i)
+	}
+}
