@@ -227,6 +227,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.core = &coreRunner{
 		cfg: a.cfg.Core, dir: a.dir, ids: a.ids, views: a.views, book: a.book, pool: a.pool, clock: hlc, digests: a.digests,
 		room: newCoreRoom(a.dir, a.log.Named("core")), log: a.log.Named("core"), changed: make(chan struct{}, 1),
+		host: a.host, viaTurns: newChunkTurns(),
 		turns: newChunkTurns(), fatal: a.storageFailed, report: a.tellTimeline,
 		entryTurns: newChunkTurns(), goneTurn: make(chan struct{}, 1), healNow: make(chan *damageFound, 1),
 	}

@@ -46,10 +46,12 @@ func (c *chunkTurns) take(peer string) bool {
 func newChunkTurns() *chunkTurns { return &chunkTurns{now: clock.Boottime} }
 
 // chunkFrom asks a node for one chunk, again while another peer has its turn there, and a few times when the call was lost:
-// what was fetched before need not be fetched again, and a new beginning costs more than a pause.
-func (c *coreRunner) chunkFrom(ctx context.Context, node string, name [32]byte) ([]byte, error) {
+// what was fetched before need not be fetched again, and a new beginning costs more than a pause. A node that is not
+// reached is asked through the one that relays.
+func (c *coreRunner) chunkFrom(ctx context.Context, id uint64, node string, name [32]byte) ([]byte, error) {
 	for lost := 0; ; {
-		chunk, err := c.pool.Call(ctx, node, methodChunk, name[:])
+		ask, method, body := c.chunkRoute(id, node, name)
+		chunk, err := c.pool.Call(ctx, ask, method, body)
 		var refused *transport.Error
 		switch {
 		case err == nil || ctx.Err() != nil:

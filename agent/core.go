@@ -13,6 +13,7 @@ import (
 	"github.com/parley-mesh/parley/agent/config"
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/consensus"
+	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
 	"github.com/parley-mesh/parley/storage"
@@ -36,9 +37,11 @@ type coreRunner struct {
 	lost    error       // why the snapshots here cannot be started from; see refetch
 	damage  *logDamage  // why the log has to be healed before a node runs; see heal
 	turns   *chunkTurns
+	host    *security.Host                      // nil: nothing is relayed
 	fatal   func(error)                         // ends the process
 	report  func(kind, subject, message string) // to the timeline
 
+	viaTurns    *chunkTurns       // who is served chunks of others
 	entryTurns  *chunkTurns       // who is served entries of the log
 	goneTurn    chan struct{}     // one place: one member at a time may give its Raft id up
 	ownWordOnly bool              // what a leader counts of ours was looked for, and nobody has it
@@ -142,7 +145,7 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 		Digest: machine.digest, CheckpointEvery: c.cfg.CheckpointEvery, Probation: c.fencing != nil, Fenced: c.fencing.hopeless(),
 		ClaimKey: key, ClusterID: mustID(c.ids.ClusterID), OwnWordOnly: c.ownWordOnly,
 		MachineStamp: func() clock.Stamp { return machine.machine.View().Stamp() },
-		Peers:        consensus.PeerOptions{Dial: c.dialPeer, NodeOf: c.nodeOf},
+		Peers:        c.peerOptions(),
 		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 		Final:     isFatal,

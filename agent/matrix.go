@@ -109,6 +109,9 @@ func matrixOf(agents []string, rows map[string][]api.Link) api.LinkMatrix {
 		if l.TCP == linkUnknown {
 			m.Unknown++
 		}
+		if l.Via != "" {
+			m.Relayed++
+		}
 		if l.TCP == linkOK && tcp[[2]string{l.To, l.From}] == linkDown {
 			m.Asymmetric++
 		}
@@ -148,7 +151,7 @@ func checkRow(from string, row []api.Link) []api.Link {
 	for _, l := range row {
 		udp := slices.Contains([]string{linkOK, linkFallback, linkDown, linkUnknown}, l.UDP)
 		tcp := slices.Contains([]string{linkOK, linkDown, linkUnknown}, l.TCP)
-		if l.From == from && udp && tcp && len(good) < maxMatrix+maxLinkPeers {
+		if l.From == from && udp && tcp && len(l.Via) <= maxViaName && len(good) < maxMatrix+maxLinkPeers {
 			good = append(good, l)
 		}
 	}

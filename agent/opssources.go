@@ -9,6 +9,7 @@ type opsSources struct {
 	scrubErrors      func() (value float64, ok bool) // errors of the last scrub
 	udpFallbackRatio func() (value float64, ok bool) // of this agent's own links
 	unreachableLinks func() (value float64, ok bool) // of this agent's own links
+	relay            func(ops.Readings)              // of the core's traffic; nil outside the core
 	suspended        func() (value float64, ok bool) // 1 while the end of the log is in doubt
 	storageHealed    func() (value float64, ok bool) // files of snapshots that were put right
 	writesRefused    func() (value float64, ok bool) // 1 below the floor of free space
@@ -30,6 +31,7 @@ type opsSources struct {
 func (a *Agent) opsSources() opsSources {
 	return opsSources{
 		digestMinority: a.digestMinority, scrubErrors: a.scrubber.scrubErrors, udpFallbackRatio: a.udpFallbackRatio, unreachableLinks: a.unreachableLinks,
+		relay:         a.core.relayReadings,
 		suspended:     a.core.suspended,
 		storageHealed: a.scrubber.healedFiles, writesRefused: a.space.refusesWrites,
 		backupAge:      func() (float64, bool) { return a.backups.age() },
@@ -53,6 +55,9 @@ func (s *opsSources) facts(r ops.Readings, f *ops.Facts) {
 
 // read adds what the sources know.
 func (s *opsSources) read(r ops.Readings) {
+	if s.relay != nil {
+		s.relay(r)
+	}
 	for metric, source := range map[string]func() (float64, bool){
 		ops.DigestMinority: s.digestMinority, ops.StorageScrubErrors: s.scrubErrors,
 		ops.NetUDPFallback: s.udpFallbackRatio, ops.NetUnreachable: s.unreachableLinks,

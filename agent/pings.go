@@ -89,7 +89,12 @@ func (a *Agent) ownLinks() []api.Link {
 		pings = *last
 	}
 	members := a.memberList()
-	return linkRow(a.ids.Node, members, linkPeers(a.ids.Node, members, a.coreNames()), pings)
+	row := linkRow(a.ids.Node, members, linkPeers(a.ids.Node, members, a.coreNames()), pings)
+	relays := a.core.relays()
+	for i := range row {
+		row[i].Via = relays[row[i].To]
+	}
+	return row
 }
 
 // linkMatrix gathers the rows of all live agents.

@@ -27,6 +27,7 @@ func (a *Agent) registerRPC(s *transport.Server) {
 	}
 	s.HandleStream(methodStream, a.serveStream)
 	s.Handle(methodChunk, a.coreOnly(a.serveChunk))
+	s.Handle(methodChunkVia, a.coreOnly(a.serveChunkVia))
 	s.Handle(methodLatest, a.coreOnly(a.serveLatest))
 	s.Handle(methodRoom, a.coreOnly(a.serveRoom))
 	s.Handle(methodProve, a.coreOnly(func(_ context.Context, _ transport.Peer, body []byte) ([]byte, error) {
@@ -103,7 +104,7 @@ func (c *coreRunner) fetchChunk(ctx context.Context, id uint64, hash [32]byte) (
 	if !ok {
 		return nil, fmt.Errorf("no node is known for Raft id %x", id)
 	}
-	return c.chunkFrom(ctx, node, hash)
+	return c.chunkFrom(ctx, id, node, hash)
 }
 
 // toWire turns an API error into one that crosses the mesh with its code and hint.

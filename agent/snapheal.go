@@ -200,7 +200,7 @@ func (c *coreRunner) takeFrom(ctx context.Context, node string, snapshots *stora
 		return fmt.Errorf("its snapshot at %d does not belong to the log here: the entries before it differ", meta.Index)
 	}
 	return snapshots.Install(ctx, manifest, func(ctx context.Context, name [32]byte) ([]byte, error) {
-		return c.chunkFrom(ctx, node, name)
+		return c.chunkFrom(ctx, 0, node, name)
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,6 +28,7 @@ type timelineWatch struct {
 	revision uint64 // of the timeline that last is from
 	last     lastWords
 	failing  bool // the last renewal of the certificate did
+	relays   map[string]string
 }
 
 // runTimeline writes events and watches for them until ctx ends.
@@ -53,6 +55,7 @@ func (w *timelineWatch) run(ctx context.Context) {
 		}
 		w.lookAtCore()
 		w.lookAtRenewals(w.agent.renewer.Err())
+		w.lookAtRelays(w.agent.core.relays())
 	}
 }
 
@@ -165,6 +168,30 @@ func (w *timelineWatch) lookAtRenewals(err error) {
 		a.timeline.report(api.EventRenewed, a.ids.Node, "")
 	}
 	w.failing = err != nil
+}
+
+// lookAtRelays reports whom this core member reaches by way of another, and whom straight again.
+func (w *timelineWatch) lookAtRelays(now map[string]string) {
+	a := w.agent
+	for _, c := range relayChanges(w.relays, now) {
+		a.timeline.report(c.kind, c.node, c.message)
+	}
+	w.relays = now
+}
+
+// relayChanges lists them by name. Another hub is no news.
+func relayChanges(was, now map[string]string) (changes []memberChange) {
+	for _, node := range slices.Sorted(maps.Keys(now)) {
+		if was[node] == "" {
+			changes = append(changes, memberChange{api.EventRelayed, node, "by way of " + now[node]})
+		}
+	}
+	for _, node := range slices.Sorted(maps.Keys(was)) {
+		if now[node] == "" {
+			changes = append(changes, memberChange{api.EventStraight, node, ""})
+		}
+	}
+	return changes
 }
 
 func (a *Agent) newTimeline() *timeline {

@@ -46,18 +46,20 @@ func (d DigestComparison) MarshalJSON() ([]byte, error) {
 }
 
 // Link is how one agent reaches another. UDP is about gossip: ok, fallback (it goes by TCP), down or unknown. TCP is
-// about a call: ok, down or unknown; RTT is how long one took, 0 unless TCP is ok.
+// about a call: ok, down or unknown; RTT is how long one took, 0 unless TCP is ok. Via is, between members of the core,
+// by whom the core's traffic is relayed, absent when it goes straight.
 type Link struct {
 	From string  `json:"from"`
 	To   string  `json:"to"`
 	UDP  string  `json:"udp"`
 	TCP  string  `json:"tcp"`
 	RTT  float64 `json:"rtt_ms"`
+	Via  string  `json:"via,omitempty"`
 }
 
 // LinkMatrix is GET /parley/v1/net/matrix: all links between the live agents. Unreachable counts links without TCP,
 // UDPFallback those whose gossip goes by TCP, Asymmetric pairs that reach each other one way only, and Unknown links of
-// which nobody could tell.
+// which nobody could tell. Relayed counts links on which the core's traffic goes by way of another member.
 type LinkMatrix struct {
 	Agents      []string `json:"agents"`
 	Links       []Link   `json:"links"`
@@ -65,6 +67,7 @@ type LinkMatrix struct {
 	UDPFallback int      `json:"udp_fallback"`
 	Asymmetric  int      `json:"asymmetric"`
 	Unknown     int      `json:"unknown"`
+	Relayed     int      `json:"relayed"`
 }
 
 // MarshalJSON writes absent lists as [].

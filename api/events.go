@@ -45,6 +45,9 @@ const (
 	EventBackupFailed = "backup-failed" // a scheduled one; subject: the agent
 	EventBackupWorks  = "backup-works"  // again
 
+	EventRelayed  = "link-relayed"  // this member reaches another only by way of a third; subject: the other
+	EventStraight = "link-straight" // and straight again
+
 	EventFenced  = "state-fenced"  // a core member's state is wrong: it answers nothing until it is rebuilt; subject: the agent
 	EventRebuilt = "state-rebuilt" // and equals that of the others again
 
@@ -57,7 +60,7 @@ var eventKinds = []string{
 	EventStarted, EventStopping, EventJoined, EventRenewal, EventRenewed, EventAlert, EventResolved,
 	EventMemberDead, EventMemberLeft, EventMemberBack, EventLeader, EventCore, EventDropped, state.EventNote,
 	state.EventRecovered, EventDamage, EventHealed, EventSpaceLow, EventSpaceBack, EventBackupFailed, EventBackupWorks,
-	EventRaftID, EventDoubt, EventFenced, EventRebuilt,
+	EventRaftID, EventDoubt, EventFenced, EventRebuilt, EventRelayed, EventStraight,
 }
 
 // Event is one row of GET /parley/v1/events, in the order of the log. Time is the cluster's, ReportedAt what the

@@ -131,6 +131,11 @@ var alerts = []Alert{
 		Summary: "this agent cannot reach an agent that is alive",
 	},
 	{
+		ID: "core-relayed", Condition: Condition{RelayLinks, Above, 0},
+		For: time.Minute, Severity: Warn, Runbook: runbookFirewall,
+		Summary: "core members reach each other only by way of another: a link between them is gone",
+	},
+	{
 		ID: "space-low", Condition: Condition{StorageWritesRefused, Above, 0},
 		For: time.Second, Severity: Warn, Runbook: runbookDataLoss,
 		Summary: "too little space is free on a core member's disk: it takes no writes while it leads",

@@ -56,6 +56,13 @@ const (
 
 	NetUDPFallback = "parley_net_udp_fallback_ratio"
 	NetUnreachable = "parley_net_unreachable_links"
+
+	RelayLinks   = "parley_core_relay_links"
+	RelaySent    = "parley_core_relay_sent_frames"
+	RelayPassed  = "parley_core_relay_passed_frames"
+	RelayBytes   = "parley_core_relay_passed_bytes"
+	RelayDropped = "parley_core_relay_dropped_frames"
+	RelayRefused = "parley_core_relay_refused_frames"
 )
 
 // A Metric is one reading as /metrics shows it.
@@ -105,5 +112,11 @@ var metrics = []Metric{
 	{StorageWritesRefused, "1 while this core member takes no writes because too little space is free, else 0."},
 	{BackupAge, "Age of this agent's newest scheduled backup that was verified."},
 	{BackupLag, "The same in units of backup.every."},
+	{RelayLinks, "Core members that this one reaches only by way of another."},
+	{RelaySent, "Frames that this core member had passed on by another since its start."},
+	{RelayPassed, "Frames that this core member passed on for others since its start."},
+	{RelayBytes, "Bytes in them."},
+	{RelayDropped, "Frames of others that were more than this core member passes on."},
+	{RelayRefused, "Frames brought by another core member that their origin did not make, or not for now."},
 	{BackupVerifiedAge, "Time since a scheduled backup of this agent was last verified by restoring it in memory."},
 }

@@ -63,7 +63,8 @@ func (a *app) netCommand() *cobra.Command {
 		Use:   "matrix",
 		Short: "Every link between live agents, by gossip (UDP) and by calls (TCP)",
 		Long: "Each row is an agent, and says how it reaches the others: ok; fallback, when UDP does not get through\n" +
-			"and gossip goes by TCP; down, when no call gets through; or unknown. An agent that is dead has no links.",
+			"and gossip goes by TCP; down, when no call gets through; or unknown. An agent that is dead has no links.\n" +
+			"\"core via X\" means that what the two members of the core say to each other is passed on by X.",
 		Example: "  parley net matrix --wait 2m --expect '.unreachable==0 and .udp_fallback==0'",
 		Args:    takes(),
 		RunE: a.query(func(ctx context.Context, c *client.Client) (answer, error) {
@@ -84,18 +85,23 @@ func matrixTable(w io.Writer, m client.LinkMatrix) {
 		cells := []string{from}
 		for _, to := range m.Agents {
 			l, measured := links[[2]string{from, to}]
+			cell := ""
 			switch {
 			case !measured:
-				cells = append(cells, "")
 			case l.TCP == "ok":
-				cells = append(cells, fmt.Sprintf("udp %s, %.1f ms", l.UDP, l.RTT))
+				cell = fmt.Sprintf("udp %s, %.1f ms", l.UDP, l.RTT)
 			default:
-				cells = append(cells, "udp "+l.UDP+", tcp "+l.TCP)
+				cell = "udp " + l.UDP + ", tcp " + l.TCP
 			}
+			if l.Via != "" {
+				cell += ", core via " + l.Via
+			}
+			cells = append(cells, cell)
 		}
 		row(w, cells...)
 	}
-	row(w, fmt.Sprintf("\nunreachable %d, by TCP for want of UDP %d, one way only %d, unknown %d", m.Unreachable, m.UDPFallback, m.Asymmetric, m.Unknown))
+	row(w, fmt.Sprintf("\nunreachable %d, by TCP for want of UDP %d, one way only %d, unknown %d, relayed %d",
+		m.Unreachable, m.UDPFallback, m.Asymmetric, m.Unknown, m.Relayed))
 }
 
 func (a *app) nodeCommand() *cobra.Command {

@@ -140,6 +140,10 @@ type Core struct {
 	// learner's disk has it too, for as long as the learner is alive. Off: a lost voter takes writes along.
 	PairSync bool `toml:"pair_sync" default:"true"`
 
+	// Whether this agent passes on what core members say to each other when their direct link is gone, and is
+	// reached that way itself. Only the two can make what is passed on.
+	Relay bool `toml:"relay" default:"true"`
+
 	// Raft's unit of time. The leader sends heartbeats every two ticks.
 	Tick time.Duration `toml:"tick" default:"50ms" check:"between:10ms 1s"`
 

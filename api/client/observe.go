@@ -94,12 +94,14 @@ func (c *Client) CompareDigests(ctx context.Context) (DigestComparison, error) {
 }
 
 // Link is how one agent reaches another. UDP is ok, fallback, down or unknown, TCP ok, down or unknown.
+// Via is by whom the traffic of the core is relayed, "" when it goes straight.
 type Link struct {
 	From string  `json:"from"`
 	To   string  `json:"to"`
 	UDP  string  `json:"udp"`
 	TCP  string  `json:"tcp"`
 	RTT  float64 `json:"rtt_ms"`
+	Via  string  `json:"via,omitempty"`
 }
 
 // LinkMatrix is every link between live agents, with counts of what is not well.
@@ -110,6 +112,7 @@ type LinkMatrix struct {
 	UDPFallback int      `json:"udp_fallback"`
 	Asymmetric  int      `json:"asymmetric"`
 	Unknown     int      `json:"unknown"`
+	Relayed     int      `json:"relayed"`
 }
 
 // NetMatrix asks all agents how they reach each other.
