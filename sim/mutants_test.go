@@ -27,7 +27,7 @@ var elsewhere = map[mutant.Name]string{
 	mutant.DedupLost: "state", mutant.DedupWrongResult: "state", mutant.SnapshotWithoutDedup: "state", mutant.FencingNotMonotone: "state",
 	mutant.DigestSkipsRow: "state", mutant.TornTailCounts: "consensus", mutant.PeerClaimWithoutMAC: "consensus", mutant.ReuseWipedID: "consensus",
 	mutant.RelayUnauthenticated: "consensus", mutant.QuarantineAfterApplied: "consensus", mutant.QuarantineDenial: "consensus",
-	mutant.RecoverLongestWins: "agent", mutant.AcceptOldEpoch: "agent", mutant.WatchDropsEvent: "state/watch",
+	mutant.RecoverLongestWins: "state", mutant.AcceptOldEpoch: "state", mutant.WatchDropsEvent: "state/watch",
 }
 
 // TestMutants: every planted mistake is found.

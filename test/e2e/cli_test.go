@@ -183,7 +183,9 @@ func outcomeUnknown(t *testing.T, l *lab.Lab, leader string) {
 	time.AfterFunc(500*time.Millisecond, func() { kill(t, l, leader) }) // the kernel has taken both by then
 	var write, read said
 	var asking sync.WaitGroup
-	asking.Go(func() { write = parley(t, "kv", "put", "maybe", "x", "--request-id", "00000000000000017761697465642031", "--addr", a.Addr()) })
+	asking.Go(func() {
+		write = parley(t, "kv", "put", "maybe", "x", "--request-id", "00000000000000017761697465642031", "--addr", a.Addr())
+	})
 	asking.Go(func() { read = parley(t, "kv", "get", "maybe", "--addr", a.Addr()) })
 	asking.Wait()
 	write.wants(t, 5, "no answer to the write", "ask again under the request id")
