@@ -61,7 +61,7 @@ func TestJSONShapes(t *testing.T) {
 			`[{"hlc":"1700000000000.14","time":"2023-11-14T22:13:20Z","node":"a1","kind":"note","subject":"","message":"m","pending":false,"reported_at":"2023-11-14T22:13:20Z"}]`},
 		{"GET", "/parley/v1/digest/compare", "", 200, `{"groups":1,"index":7,"members":[{"name":"a1","digest":"00"}],"minority":[],"unreachable":[],"behind":[],"absent":[]}`},
 		{"GET", "/parley/v1/net/matrix", "", 200,
-			`{"agents":["a1","a2"],"links":[{"from":"a1","to":"a2","udp":"fallback","tcp":"ok","rtt_ms":0.5}],"unreachable":0,"udp_fallback":1,"asymmetric":0,"unknown":0}`},
+			`{"agents":["a1","a2"],"links":[{"from":"a1","to":"a2","udp":"fallback","tcp":"ok","rtt_ms":0.5}],"unreachable":0,"udp_fallback":1,"asymmetric":0,"unknown":0,"relayed":0}`},
 		{"GET", "/parley/v1/node/a1", "", 200,
 			`{"name":"a1","state":"alive","incarnation":3,"starts_10m":1,"crash_starts_10m":0,"safe_mode":0,"core":"leader","address":"127.0.0.1:8310","zone":"z1","version":"0.1.0","reachable":true}`},
 		{"GET", "/parley/v1/node/a9", "", 404, `{"error":{"code":"not_found","message":"there is no agent \"a9\"","hint":"list the agents: parley members","leader":null,"request_id":"ID","exit_code":1,"retryable":false}}`},
