@@ -27,6 +27,7 @@ type cluster struct {
 	messageBytes    int             // of entries in one message, at most
 	snapshotEntries uint64          // between snapshots
 	rare            map[string]bool // points at which rare things happen in this run
+	memory          bool            // faults of memory as well
 	healed          bool            // the faults have ended
 	frozen          bool            // nobody plans
 	transferAt      time.Duration   // of the last transfer that was asked for
@@ -42,7 +43,7 @@ type cluster struct {
 }
 
 func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
-	c := &cluster{rnd: rnd, size: o.Nodes, nextID: 1, messageBytes: 1 << 20, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
+	c := &cluster{rnd: rnd, memory: o.Memory, size: o.Nodes, nextID: 1, messageBytes: 1 << 20, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
 	if o.Seed%4 == 3 {
 		c.messageBytes = 1 // one entry
 	}
