@@ -137,7 +137,7 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	if cfg.probation {
 		c.digests.probation = probationMarks
 	}
-	c.restarted = log.hard.GetTerm() > 1 || len(log.entries) > 0
+	c.restarted = log.hard.GetTerm() > 1 || len(log.entries) > 0 // the genesis of a cluster is of term 1
 	c.written = log.hard
 	c.observe(log.entries)
 	if keep := cfg.trailingEntries; log.snap.Index > keep {

@@ -21,13 +21,12 @@ type effects struct {
 	saves    []*saveTask
 	reports  []snapReport
 	notes    []note
-	routes   bool        // who is reached by whom has changed
-	passes   []envelope  // of others, to be passed on to their receivers
-	settled  bool        // the end of the log is in doubt no more
-	need     *RepairNeed // the log has to be repaired before this id goes on
-	compact  uint64      // compact the log on disk up to here; 0 = no
-	changed  bool        // leader, role, term or membership changed: publish the status
-	clockErr error       // a stamp from a peer that the clock refused
+	routes   bool       // who is reached by whom has changed
+	passes   []envelope // of others, to be passed on to their receivers
+	settled  bool       // the end of the log is in doubt no more
+	compact  uint64     // compact the log on disk up to here; 0 = no
+	changed  bool       // leader, role, term or membership changed: publish the status
+	clockErr error      // a stamp from a peer that the clock refused
 }
 
 // appendTask is one write of the log. The responses go out when it is written, and if sync is set

@@ -6,6 +6,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
+	"google.golang.org/protobuf/proto"
 )
 
 // snapshots decides when our own are taken and follows those that travel.
@@ -24,6 +25,7 @@ type snapshots struct {
 	installing bool              // one at a time
 	held       *installTask      // durable, waits until what is being applied is done
 	ready      SnapshotRef       // the last one made durable
+	unused     SnapshotRef       // one made durable that raft did not take, newer than our log
 	sent       map[uint64]uint64 // receiver -> tick of sending
 }
 
@@ -106,6 +108,10 @@ func (c *core) compactTo() uint64 {
 // offerSnapshot has a peer's snapshot fetched, one at a time; others are dropped with a report.
 func (c *core) offerSnapshot(m *raftpb.Message) {
 	meta := m.GetSnapshot().GetMetadata()
+	if c.snaps.unused.Index >= meta.GetIndex() {
+		c.offerUnused(m)
+		return
+	}
 	if c.snaps.installing {
 		return // the sender repeats it after its timeout or when we report the running one
 	}
@@ -114,6 +120,20 @@ func (c *core) offerSnapshot(m *raftpb.Message) {
 		Index: meta.GetIndex(), Term: meta.GetTerm(),
 		ConfState: meta.GetConfState(), Manifest: m.GetSnapshot().GetData(),
 	}})
+}
+
+// offerUnused answers the offer of a snapshot with a newer one that is on the disk already: what a leader of the term
+// before sent, and raft ignored because that term had passed. It holds committed entries like any other, and the disk takes
+// none that is older.
+func (c *core) offerUnused(m *raftpb.Message) {
+	ref := c.snaps.unused
+	c.out.reports = append(c.out.reports, snapReport{to: m.GetFrom(), index: m.GetSnapshot().GetMetadata().GetIndex(), ok: true})
+	newer := proto.CloneOf(m)
+	newer.Snapshot = &raftpb.Snapshot{Data: ref.Manifest, Metadata: &raftpb.SnapshotMetadata{
+		Index: new(ref.Index), Term: new(ref.Term), ConfState: proto.CloneOf(ref.ConfState),
+	}}
+	c.snaps.held = &installTask{from: m.GetFrom(), ref: ref, msg: newer}
+	c.adopt()
 }
 
 // installed ends the fetch of a peer's snapshot. The sender hears how it ended in any case.
@@ -137,6 +157,9 @@ func (c *core) adopt() {
 	c.snaps.held, c.snaps.ready = nil, t.ref
 	_ = c.rn.Step(t.msg)
 	c.drain()
+	if c.log.snap.Index < t.ref.Index {
+		c.snaps.unused = t.ref
+	}
 }
 
 // restored is called when raft adopted a snapshot: the log restarts behind it, and the machine is
@@ -147,7 +170,7 @@ func (c *core) restored(s *raftpb.Snapshot) *SnapshotRef {
 		panic("raft adopted a snapshot that was not made durable")
 	}
 	c.log.reset(ref)
-	c.log.confIndex = 0
+	c.log.confIndex, c.snaps.unused = 0, SnapshotRef{}
 	c.conf = raftpb.EnsureConfState(ref.ConfState)
 	c.applying, c.snaps.last, c.snaps.bytes = ref.Index, ref.Index, 0
 	c.props.overtaken(c, ref.Index)

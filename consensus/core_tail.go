@@ -89,8 +89,7 @@ func (c *core) beginTails(inDoubt string) {
 	t.heard = make(map[uint64]tail)
 	t.startTerm, t.started = c.log.hard.GetTerm(), c.log.last()
 	c.durable = c.log.last()
-	blank := t.startTerm <= 1 && len(c.log.entries) == 0 // the genesis of a cluster is of term 1
-	if c.cfg.chain == nil || len(c.conf.GetVoters()) == 0 || blank && inDoubt == "" {
+	if c.cfg.chain == nil || len(c.conf.GetVoters()) == 0 || !c.restarted && inDoubt == "" {
 		return
 	}
 	t.asking, t.doubt, t.asked = true, inDoubt, neverAsked
@@ -283,7 +282,7 @@ func (c *core) watchFloor() {
 
 func (c *core) needRepair(index uint64, chain [32]byte, reason string) {
 	c.tails.need = &RepairNeed{Index: index, Chain: chain, Reason: reason}
-	c.out.need, c.out.changed = c.tails.need, true
+	c.out.changed = true
 }
 
 // acceptTail is an operator's word that nothing was lost, or that it does not matter.

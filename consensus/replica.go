@@ -97,7 +97,7 @@ func (r *Replica) Lost(to uint64, snapshot bool) error {
 	return r.settle()
 }
 
-// Propose is Node.Propose. It reports whether the command was taken; done is called once, later or at once.
+// Propose is Node.Propose. done is called once, later or at once.
 func (r *Replica) Propose(command []byte, done func(Proposed, error)) error {
 	if why := r.n.full.Load(); why != nil && r.n.core.leads() {
 		done(Proposed{}, &UnavailableError{Cause: *why})
@@ -225,11 +225,11 @@ func (r *Replica) InstallWork(ctx context.Context) error {
 	return r.settle()
 }
 
-// RebuildNeeded is the same for a *RebuildNeededError.
-func (r *Replica) RebuildNeeded() *RebuildNeed { return r.n.core.rebuild() }
-
 // RepairNeeded is what a Node's Run returns a *RepairNeededError for, nil if there is none. The replica does nothing more.
 func (r *Replica) RepairNeeded() *RepairNeed { return r.n.core.tails.need }
+
+// RebuildNeeded is the same for a *RebuildNeededError.
+func (r *Replica) RebuildNeeded() *RebuildNeed { return r.n.core.rebuild() }
 
 // Entries is Node.Entries.
 func (r *Replica) Entries(after, last uint64, maxBytes int) (prevTerm uint64, entries []*raftpb.Entry) {

@@ -76,7 +76,7 @@ func (a *applying) leaveOut(command []byte) []byte {
 	res := refuse(CodeQuarantined, "replicas crashed on this command, at index %d: it was not done, and will not be", a.index)
 	res.Revision = a.s.at.Revision
 	answer := EncodeResult(res)
-	if id := askedAs(command); id != ([16]byte{}) {
+	if id := RequestOf(command); id != ([16]byte{}) {
 		a.remember(request{id: id, content: hashContent(command), at: a.at, answer: answer})
 	}
 	q := Quarantined{Command: sha256.Sum256(command), content: hashContent(command), At: a.at, Kind: kindName(command)}
@@ -87,16 +87,6 @@ func (a *applying) leaveOut(command []byte) []byte {
 		a.s.apply(Change{Table: TableQuarantine, Key: oldest, Revision: a.s.at.Revision})
 	}
 	return answer
-}
-
-// askedAs is the request id of an encoded command, without a look at its body; zero if it has none or is damaged.
-func askedAs(command []byte) [16]byte {
-	r := &reader{b: command}
-	r.uvarint()
-	r.uvarint()
-	r.string(MaxCallerBytes, "caller")
-	r.string(MaxNameBytes, "via")
-	return r.fixed16("request id")
 }
 
 func kindName(command []byte) string {

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -60,7 +59,8 @@ func (a *app) disasterRecoverCommand() *cobra.Command {
 			"first. Give --peer the file of each other survivor (parley disaster inspect -o json): the recovery is refused when\n" +
 			"one of them has the better log. It keeps every entry of this log, and says which of them cannot be proven to have\n" +
 			"been committed, and whether acknowledged writes may be missing. The log of before is moved aside, not deleted.\n" +
-			"Afterwards start the agent; members of the old epoch give their logs up by themselves when they start.",
+			"Afterwards start the agent, then the others: one of the old core learns at its start that its Raft id is retired, and\n" +
+			"gives its log up. One that still runs is not stopped by anything: that is why all must be stopped first.",
 		Example: "  parley disaster recover --data-dir /var/lib/parley --peer a2.json --dry-run\n" +
 			"  parley disaster recover --data-dir /var/lib/parley --peer a2.json",
 		Args: takes(),
@@ -72,7 +72,7 @@ func (a *app) disasterRecoverCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) recoverCore(cmd *cobra.Command, peers []string, yes, dryRun bool) (err error) {
+func (a *app) recoverCore(cmd *cobra.Command, peers []string, yes, dryRun bool) error {
 	home, err := a.home()
 	if err != nil {
 		return err
@@ -82,21 +82,11 @@ func (a *app) recoverCore(cmd *cobra.Command, peers []string, yes, dryRun bool) 
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
 	r.Report.DryRun = dryRun
-	radius := recoveryRadius(r.Report)
-	said := answer{value: r.Report, table: func(w io.Writer) { row(w, radius) }}
-	if dryRun {
-		return a.say(cmd, said)
-	}
-	if err := a.confirmName(yes, radius, r.Report.TrustDomain); err != nil {
-		return err
-	}
-	if err := r.Do(); err != nil {
-		return err
-	}
-	said.table = func(w io.Writer) { recoveredTable(w, r.Report) }
-	return a.say(cmd, said)
+	return a.beginEpoch(cmd, r, epochStep{
+		report: r.Report, radius: recoveryRadius(r.Report), cluster: r.Report.TrustDomain, yes: yes, dryRun: dryRun,
+		done: func(w io.Writer) { recoveredTable(w, r.Report) },
+	})
 }
 
 // recoveryRadius says what is at stake before it is too late.
@@ -110,7 +100,7 @@ func recoveryRadius(r agent.RecoveryReport) string {
 		fmt.Fprintf(&b, "  voters whose logs were not compared, by Raft id: %s\n", strings.Join(r.MissingLogs, ", "))
 	}
 	fmt.Fprintf(&b, "  the log and snapshots in %s are moved to %s\n", r.DataDir, r.Aside)
-	fmt.Fprintf(&b, "  the new epoch is %d: members of the old one are refused, and join as new", r.Epoch)
+	fmt.Fprintf(&b, "  the new epoch is %d", r.Epoch)
 	if len(r.OtherMembers) > 0 {
 		fmt.Fprintf(&b, "; %s must be stopped until this one runs", strings.Join(r.OtherMembers, ", "))
 	}

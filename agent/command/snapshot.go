@@ -155,7 +155,7 @@ func (a *app) snapshotRestoreCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) restore(cmd *cobra.Command, file string, yes, dryRun bool) (err error) {
+func (a *app) restore(cmd *cobra.Command, file string, yes, dryRun bool) error {
 	home, err := a.home()
 	if err != nil {
 		return err
@@ -165,21 +165,11 @@ func (a *app) restore(cmd *cobra.Command, file string, yes, dryRun bool) (err er
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
 	r.Report.DryRun = dryRun
-	radius := restoreRadius(r.Report)
-	said := answer{value: r.Report, table: func(w io.Writer) { row(w, radius) }}
-	if dryRun {
-		return a.say(cmd, said)
-	}
-	if err := a.confirmName(yes, radius, r.Report.TrustDomain); err != nil {
-		return err
-	}
-	if err := r.Do(); err != nil {
-		return err
-	}
-	said.table = func(w io.Writer) { restoredTable(w, r.Report) }
-	return a.say(cmd, said)
+	return a.beginEpoch(cmd, r, epochStep{
+		report: r.Report, radius: restoreRadius(r.Report), cluster: r.Report.TrustDomain, yes: yes, dryRun: dryRun,
+		done: func(w io.Writer) { restoredTable(w, r.Report) },
+	})
 }
 
 // restoreRadius says what is at stake before it is too late.
