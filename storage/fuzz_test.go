@@ -3,6 +3,7 @@ package storage
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"path/filepath"
 	"testing"
@@ -10,33 +11,143 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// fuzzSegment is a small segment with three frames.
-func fuzzSegment(f *testing.F) (segmentHeader, []byte) {
+// written is a small log with a frame for each entry: what a fuzzed one may serve, or what is left of it.
+type written struct {
+	member
+	header  segmentHeader
+	segment []byte
+	tip     tip
+}
+
+// writtenLog fills one segment of five pages: a header, three frames, a header.
+func writtenLog(f testing.TB) *written {
 	fsys := NewMem()
-	options := logOptions(fsys)
-	options.SegmentBytes = minSegmentBytes + pageBytes
-	log, _, err := OpenLog(options)
+	log, _, err := OpenLog(writtenOptions(fsys))
 	if err != nil {
 		f.Fatal(err)
 	}
+	w := &written{member: member{chains: []hash{{}}}}
 	for index := uint64(1); index <= 3; index++ {
-		if err := log.Append([]*raftpb.Entry{newEntry(1, index, []byte("value"))}, nil, true); err != nil {
+		entry := newEntry(1, index, fmt.Appendf(nil, "value %d", index))
+		if err := log.Append([]*raftpb.Entry{entry}, &raftpb.HardState{Term: new(uint64(1)), Vote: new(index), Commit: new(index - 1)}, true); err != nil {
 			f.Fatal(err)
 		}
+		w.entries, w.chains = append(w.entries, entry), append(w.chains, log.tip.chain)
 	}
-	data, err := ReadFile(fsys, log.active.path, 1<<20)
-	if err != nil {
+	if w.segment, err = ReadFile(fsys, log.active.path, 1<<20); err != nil {
 		f.Fatal(err)
 	}
-	return log.active.segmentHeader, data
+	w.header, w.tip = log.active.segmentHeader, log.tip
+	return w
+}
+
+func writtenOptions(fsys FS) LogOptions {
+	o := logOptions(fsys)
+	o.SegmentBytes = minSegmentBytes + pageBytes
+	return o
+}
+
+// disk has a segment and an anchor: the one that covers all frames, or the one from before the first.
+func (w *written) disk(t *testing.T, segment []byte, anchored bool) *Mem {
+	t.Helper()
+	fsys := NewMem()
+	mustNil(t, fsys.MkdirAll(filepath.Join(dataDir, "wal"), dirPerm))
+	anchor := anchorState{id: w.header.id, generation: 2}
+	if anchored {
+		anchor.tip = w.tip
+	}
+	mustNil(t, writeAnchor(fsys, filepath.Join(dataDir, anchorName), anchor))
+	mustNil(t, WriteFileAtomic(fsys, walPath(1), segment, filePerm))
+	return fsys
+}
+
+// refused reports whether an error is one of those with which a log is refused, and nothing else.
+func refused(err error) bool {
+	var damage *DamageError
+	var foreign *ForeignError
+	return errors.As(err, &damage) || errors.As(err, &foreign) || errors.Is(err, errFormat)
+}
+
+// open fails unless the log is refused, or serves entries that were written, goes on, and is the same at its next
+// start. With the anchor of the whole log nothing but the whole log is served.
+func (w *written) open(t *testing.T, fsys *Mem, whole bool) (Recovered, error) {
+	t.Helper()
+	log, r, err := OpenLog(writtenOptions(fsys))
+	if err != nil {
+		if !refused(err) {
+			t.Fatal(err)
+		}
+		return r, err
+	}
+	w.mustBeOurs(t, r)
+	if whole && (r.FirstIndex != 1 || len(r.Entries) != len(w.entries) || r.HardState.GetVote() != 3) {
+		t.Fatalf("the anchor covers 3 entries, served are %d from %d, voted for %d", len(r.Entries), r.FirstIndex, r.HardState.GetVote())
+	}
+	if r.LastIndex >= 1<<60 {
+		return r, nil
+	}
+	mustNil(t, log.Append([]*raftpb.Entry{newEntry(max(r.lastTerm(), 1), r.LastIndex+1, []byte("next"))}, nil, true))
+	_, again, err := OpenLog(writtenOptions(fsys.Crash(KeepUnsynced, 1)))
+	if err != nil || again.FirstIndex != r.FirstIndex || again.LastIndex != r.LastIndex+1 {
+		t.Fatalf("at the next start: %v, entries %d to %d, want %d to %d", err, again.FirstIndex, again.LastIndex, r.FirstIndex, r.LastIndex+1)
+	}
+	again.Entries, again.LastIndex = again.Entries[:len(again.Entries)-1], again.LastIndex-1
+	w.mustBeOurs(t, again)
+	return r, nil
+}
+
+func (r Recovered) lastTerm() uint64 {
+	if n := len(r.Entries); n > 0 {
+		return r.Entries[n-1].GetTerm()
+	}
+	return r.PrevTerm
+}
+
+// mustBeOurs: the chain cannot be forged, so whatever a frame claims, an entry that is served was written.
+func (w *written) mustBeOurs(t *testing.T, r Recovered) {
+	t.Helper()
+	if n := uint64(len(r.Entries)); r.LastIndex-r.FirstIndex+1 != n {
+		t.Fatalf("%d entries from %d to %d", n, r.FirstIndex, r.LastIndex)
+	}
+	for _, e := range r.Entries {
+		i := e.GetIndex()
+		if i < 1 || i > uint64(len(w.entries)) || e.GetTerm() != 1 || !bytes.Equal(e.GetData(), w.entries[i-1].GetData()) {
+			t.Fatalf("entry %d of term %d, %q, was never written", i, e.GetTerm(), e.GetData())
+		}
+	}
+}
+
+// openAndHeal opens it, and heals what was refused from a peer that has the entries. With genuine frames what is served
+// is a beginning of what was written, and all of it if the anchor covers it. A header that is forged with its checksum
+// may say with right that the log was cut.
+func (w *written) openAndHeal(t *testing.T, segment []byte, anchored, genuine bool) {
+	t.Helper()
+	fsys := w.disk(t, segment, anchored)
+	r, err := w.open(t, fsys, anchored && genuine)
+	if err == nil {
+		if genuine && r.FirstIndex != 1 {
+			t.Fatalf("served from %d on: no beginning of what was written", r.FirstIndex)
+		}
+		return
+	}
+	fsys = w.disk(t, segment, anchored)
+	s, err := w.heal(t, fsys)
+	if err != nil {
+		return // only forged checksums get here: what the log claims to end with nobody has
+	}
+	r, err = w.open(t, fsys, false)
+	if err != nil || genuine && anchored && s.InDoubt == "" && r.LastIndex < 3 {
+		t.Fatalf("after the repair: %v, entries to %d, in doubt %q", err, r.LastIndex, s.InDoubt)
+	}
 }
 
 // FuzzFrame: any bytes after a right checksum decode without a panic, into entries that encode to
 // the same bytes.
 func FuzzFrame(f *testing.F) {
-	_, data := fuzzSegment(f)
-	f.Add(data[pageBytes+frameHeaderBytes:pageBytes+frameHeaderBytes+21], uint64(0), uint32(1))
+	data := writtenLog(f).segment
+	f.Add(data[pageBytes+frameHeaderBytes:pageBytes+frameHeaderBytes+entryHeaderBytes+7], uint64(0), uint32(1))
 	f.Add([]byte{}, uint64(1)<<63, ^uint32(0))
+	f.Add(make([]byte, 3*entryHeaderBytes), ^uint64(0)-2, uint32(3))
 	f.Fuzz(func(t *testing.T, payload []byte, prevIndex uint64, count uint32) {
 		entries, err := decodeEntries(payload, prevIndex, count)
 		if err != nil {
@@ -55,11 +166,37 @@ func FuzzFrame(f *testing.F) {
 	})
 }
 
-// FuzzFrameHeader: headers with arbitrary fields and right checksums never break recovery.
+// FuzzEntries: what a peer answers about a gap is refused, or encodes to the same bytes.
+func FuzzEntries(f *testing.F) {
+	w := writtenLog(f)
+	f.Add(AppendEntries(nil, Point{Index: 1, Term: 1, Chain: w.chains[1]}, w.entries[1:]))
+	f.Add(AppendEntries(nil, Point{}, nil))
+	f.Add(append(make([]byte, entriesHeaderBytes-4), 0xff, 0xff, 0xff, 0xff))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		prev, entries, err := DecodeEntries(b)
+		if err == nil && !bytes.Equal(AppendEntries(nil, prev, entries), b) {
+			t.Fatalf("%d entries after %d encode differently", len(entries), prev.Index)
+		}
+	})
+}
+
+// FuzzFrameHeader: headers with arbitrary fields and right checksums never break recovery, nor the repair of what it
+// refuses; nothing is served that was not written.
 func FuzzFrameHeader(f *testing.F) {
-	header, data := fuzzSegment(f)
-	f.Add(data[pageBytes:pageBytes+frameHeaderBytes], []byte("payload"))
-	f.Fuzz(func(t *testing.T, raw, payload []byte) {
+	w := writtenLog(f)
+	second := w.segment[2*pageBytes : 2*pageBytes+frameHeaderBytes]
+	for _, anchored := range []bool{true, false} {
+		f.Add(second, []byte("payload"), anchored)
+		f.Add(second, w.segment[2*pageBytes+frameHeaderBytes:][:entryHeaderBytes+7], anchored)
+		empty := bytes.Clone(second) // ends the log before its first entry
+		clear(empty[64:144])
+		clear(empty[172:176])
+		f.Add(empty, []byte(nil), anchored)
+		reset := bytes.Clone(empty)
+		reset[64], reset[72], reset[180] = 9, 1, byte(frameReset)
+		f.Add(reset, []byte(nil), anchored)
+	}
+	f.Fuzz(func(t *testing.T, raw, payload []byte, anchored bool) {
 		if len(raw) < frameHeaderBytes || len(payload) > 3000 {
 			return
 		}
@@ -67,147 +204,179 @@ func FuzzFrameHeader(f *testing.F) {
 		copy(page, raw[:frameHeaderBytes])
 		copy(page[frameHeaderBytes:], payload)
 		order.PutUint32(page, frameMagic)
-		order.PutUint64(page[8:], header.number)
+		order.PutUint64(page[8:], w.header.number)
 		order.PutUint32(page[168:], uint32(len(payload)))
-		order.PutUint32(page[176:], saltedCRC(header.salt, payload))
-		order.PutUint32(page[4:], saltedCRC(header.salt, page[8:frameHeaderBytes]))
-		changed := bytes.Clone(data)
+		order.PutUint32(page[176:], saltedCRC(w.header.salt, payload))
+		order.PutUint32(page[4:], saltedCRC(w.header.salt, page[8:frameHeaderBytes]))
+		changed := bytes.Clone(w.segment)
 		copy(changed[2*pageBytes:], page)
-		openFuzzed(t, changed)
+		w.openAndHeal(t, changed, anchored, false)
 	})
 }
 
-// FuzzSegment: a segment with any bytes between its headers opens or is refused; what is served is
-// the written entries, or fewer where no anchor covers them.
+// FuzzSegment: a segment with any bytes between its headers opens or is refused. What is served is a beginning of what
+// was written; all of it, if the anchor covers it.
 func FuzzSegment(f *testing.F) {
-	_, data := fuzzSegment(f)
-	f.Add(data[pageBytes : len(data)-pageBytes])
-	f.Add(make([]byte, pageBytes))
-	f.Fuzz(func(t *testing.T, inner []byte) {
-		changed := bytes.Clone(data)
-		copy(changed[pageBytes:len(data)-pageBytes], inner)
-		openFuzzed(t, changed)
+	w := writtenLog(f)
+	inner := w.segment[pageBytes : len(w.segment)-pageBytes]
+	flipped := bytes.Clone(inner)
+	flipped[pageBytes+300] ^= 1
+	for _, anchored := range []bool{true, false} {
+		f.Add(inner, anchored)
+		f.Add(inner[:2*pageBytes], anchored)
+		f.Add(append(bytes.Clone(inner[:2*pageBytes]), make([]byte, pageBytes)...), anchored)
+		f.Add(flipped, anchored)
+		f.Add(append(bytes.Clone(inner[pageBytes:]), inner[:pageBytes]...), anchored)
+	}
+	f.Fuzz(func(t *testing.T, inner []byte, anchored bool) {
+		changed := bytes.Clone(w.segment)
+		copy(changed[pageBytes:len(changed)-pageBytes], inner)
+		w.openAndHeal(t, changed, anchored, true)
 	})
 }
 
 // FuzzSegmentHeader: any header page, with its checksum made right.
 func FuzzSegmentHeader(f *testing.F) {
-	_, data := fuzzSegment(f)
-	f.Add(data[:segmentHeaderBytes])
-	f.Fuzz(func(t *testing.T, raw []byte) {
+	w := writtenLog(f)
+	f.Add(w.segment[:segmentHeaderBytes], true)
+	f.Add(w.segment[:segmentHeaderBytes], false)
+	f.Fuzz(func(t *testing.T, raw []byte, anchored bool) {
 		if len(raw) < segmentHeaderBytes || len(raw) > pageBytes {
 			return
 		}
-		changed, page := bytes.Clone(data), bytes.Clone(raw)
+		changed, page := bytes.Clone(w.segment), bytes.Clone(raw)
 		copy(page, segmentMagic)
 		order.PutUint32(page[8:], crc32.Checksum(page[12:segmentHeaderBytes], castagnoli))
 		copy(changed, page)
 		copy(changed[len(changed)-pageBytes:], page)
-		openFuzzed(t, changed)
+		w.openAndHeal(t, changed, anchored, false)
 	})
 }
 
-func openFuzzed(t *testing.T, segment []byte) {
-	fsys := NewMem()
-	options := logOptions(fsys)
-	if err := fsys.MkdirAll(filepath.Join(dataDir, "wal"), dirPerm); err != nil {
-		t.Fatal(err)
-	}
-	if err := createAnchor(fsys, filepath.Join(dataDir, anchorName), identity{options.ClusterID, options.RaftID}); err != nil {
-		t.Fatal(err)
-	}
-	if err := WriteFileAtomic(fsys, walPath(1), segment, filePerm); err != nil {
-		t.Fatal(err)
-	}
-	log, recovered, err := OpenLog(options)
-	var damage *DamageError
-	var foreign *ForeignError
-	if errors.As(err, &damage) || errors.As(err, &foreign) || errors.Is(err, errFormat) {
-		return
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := uint64(len(recovered.Entries)); recovered.LastIndex-recovered.FirstIndex+1 != n {
-		t.Fatalf("%d entries from %d to %d", n, recovered.FirstIndex, recovered.LastIndex)
-	}
-	next := newEntry(1, recovered.LastIndex+1, []byte("next"))
-	if recovered.LastIndex < 1<<60 {
-		if err := log.Append([]*raftpb.Entry{next}, nil, true); err != nil {
-			t.Fatal(err)
-		}
-	}
+// slot makes an anchor's slot of any bytes, with a right checksum.
+func slot(raw []byte) []byte {
+	b := make([]byte, anchorSlotBytes)
+	copy(b, raw)
+	copy(b, anchorMagic)
+	order.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
+	return b
 }
 
-// FuzzManifest: any bytes parse or give ErrManifest, and what parses encodes to the same bytes.
-func FuzzManifest(f *testing.F) {
-	m := manifest{meta: testMeta(5, [32]byte{1}), size: 5, chunks: []chunkRef{{stored: 9, raw: 5}}}
-	data, err := m.encode()
-	if err != nil {
-		f.Fatal(err)
+// FuzzAnchor: whatever the anchor's slots say, right checksums or not, the log is refused or served whole; and what is
+// said of the anchor is what its slot says.
+func FuzzAnchor(f *testing.F) {
+	w := writtenLog(f)
+	say := func(generation uint64, doubt bool, edit func(*tip)) []byte {
+		a := anchorState{id: w.header.id, generation: generation, doubt: doubt, tip: w.tip}
+		edit(&a.tip)
+		return a.encode()
 	}
-	f.Add(data[:len(data)-32])
-	f.Fuzz(func(t *testing.T, body []byte) {
-		sum := sumHeader(body)
-		data := append(bytes.Clone(body), sum[:]...)
-		if _, err := ParseManifest(body); err == nil {
-			t.Fatal("parsed without a checksum")
+	whole := say(4, false, func(*tip) {})
+	f.Add(whole, say(3, false, func(t *tip) { *t = tip{} }), true)
+	f.Add(say(4, true, func(t *tip) { t.seq, t.index = 9, 9 }), whole, true)
+	f.Add(say(^uint64(0), false, func(t *tip) { t.frame[0] ^= 1 }), []byte("torn"), true)
+	f.Add(whole[:100], whole[1:], false)
+	f.Fuzz(func(t *testing.T, even, odd []byte, right bool) {
+		fsys := w.disk(t, w.segment, false)
+		content := make([]byte, anchorBytes)
+		for at, raw := range map[int][]byte{0: odd, pageBytes: even} {
+			if right {
+				raw = slot(raw)
+			}
+			copy(content[at:at+anchorSlotBytes], raw)
 		}
-		m, err := decodeManifest(data)
+		mustNil(t, WriteFileAtomic(fsys, filepath.Join(dataDir, anchorName), content, filePerm))
+		a, err := decodeAnchor(content)
+		if err == nil {
+			back, err := decodeAnchor(a.encode())
+			if err != nil || back != a {
+				t.Fatalf("%+v encodes to %+v, %v", a, back, err)
+			}
+		}
+		log, r, err := OpenLog(writtenOptions(fsys))
 		if err != nil {
-			if !errors.Is(err, ErrManifest) {
-				t.Fatalf("err = %v, want ErrManifest", err)
+			if !refused(err) {
+				t.Fatal(err)
 			}
 			return
 		}
-		if again, err := m.encode(); err != nil {
-			t.Fatalf("encode: %v", err)
-		} else if _, err := decodeManifest(again); err != nil {
-			t.Fatalf("decode again: %v", err)
+		w.mustBeOurs(t, r)
+		if len(r.Entries) != len(w.entries) || log.tip != w.tip {
+			t.Fatalf("%d entries served of a log that is intact", len(r.Entries))
 		}
 	})
 }
 
-// FuzzChunk: any stored bytes give at most the promised size.
-func FuzzChunk(f *testing.F) {
-	stored, _ := compress([]byte("hello, hello, hello"))
-	f.Add(stored, uint32(19))
-	f.Fuzz(func(t *testing.T, stored []byte, raw uint32) {
-		ref := chunkRef{name: sumHeader(stored), stored: uint32(len(stored)), raw: raw%maxChunkBytes + 1}
-		if got, err := ref.expand(stored); err == nil && len(got) != int(ref.raw) {
-			t.Fatalf("%d bytes instead of %d", len(got), ref.raw)
-		}
-	})
-}
-
-// FuzzBackup: any bytes are a backup file or give ErrBackup, also behind a manifest whose checksum is
-// right; what is read encodes to a file that is read the same.
-func FuzzBackup(f *testing.F) {
-	head := len(backupBytes(f, []byte(`{"index":1}`), nil)) - backupTailBytes
-	for _, content := range []string{"", "hello, hello", "x"} {
-		data := backupBytes(f, []byte(`{"index":1}`), []byte(content))
-		f.Add([]byte(`{"index":1}`), data[head:])
-		f.Add([]byte(nil), data)
+// FuzzRepair: any record of a repair, with right checksums, is refused or carried out in bounded time; whatever is served
+// then was written.
+func FuzzRepair(f *testing.F) {
+	w := writtenLog(f)
+	for _, r := range []repairRecord{
+		{first: 1, count: 1},
+		{first: 2, count: 1, keep: []uint64{1}},
+		{first: 2, count: 1 << 40},
+		{first: ^uint64(0), count: 2},
+	} {
+		r.anchor = anchorState{id: w.header.id, generation: 6, tip: w.tip}
+		f.Add(r.encode(), true)
+		f.Add(r.encode(), false)
 	}
-	f.Fuzz(func(t *testing.T, manifest, rest []byte) {
-		if _, _, err := readBackup(rest); err != nil && !errors.Is(err, ErrBackup) {
-			t.Fatalf("err = %v, want ErrBackup", err)
+	f.Fuzz(func(t *testing.T, raw []byte, right bool) {
+		record := bytes.Clone(raw)
+		if right && len(record) >= 12+anchorSlotBytes {
+			copy(record, repairMagic)
+			copy(record[len(record)-anchorSlotBytes:], slot(record[len(record)-anchorSlotBytes:]))
+			order.PutUint32(record[8:], crc32.Checksum(record[12:], castagnoli))
 		}
-		if len(manifest) > MaxBackupManifestBytes {
-			return
+		if r, err := decodeRepair(record); err == nil && right && !bytes.Equal(r.encode()[12:40+8*len(r.keep)], record[12:40+8*len(r.keep)]) {
+			t.Fatalf("%+v encodes differently", r)
 		}
-		begun := backupBytes(t, manifest, nil)
-		data := append(begun[:len(begun)-backupTailBytes:len(begun)-backupTailBytes], rest...)
-		got, content, err := readBackup(data)
-		if err != nil {
-			if !errors.Is(err, ErrBackup) {
-				t.Fatalf("err = %v, want ErrBackup", err)
+		fsys := w.disk(t, w.segment, true)
+		mustNil(t, WriteFileAtomic(fsys, filepath.Join(dataDir, "wal", repairName), record, filePerm))
+		if _, err := w.open(t, fsys, false); err != nil {
+			if left, err := ReadFile(fsys, walPath(1), 1<<20); err != nil || !bytes.Equal(left, w.segment) {
+				t.Fatalf("the record is refused, and the log that it was to replace is changed: %v", err)
 			}
+		}
+	})
+}
+
+// FuzzJournal: any apply journal is read or begun anew. What it says is bounded, and is said again at the next start.
+func FuzzJournal(f *testing.F) {
+	for _, crash := range []JournalCrash{{}, {Index: 4, Term: 1, Place: 2, Times: 3, Cause: CauseStalled}} {
+		page := append(journalHead{id: identity{[16]byte{1}, 7}, boot: journalBoot("boot"), crash: crash}.encode(), make([]byte, journalBytes-journalHeader)...)
+		for at, word := range map[int]uint64{journalApplied: 3, journalIndex: 4, journalTerm: 1, journalPlace: 3, journalCause: 1, journalHeld: 8, journalHolder: 2} {
+			putWord(page, at, word)
+		}
+		f.Add(page, true)
+		f.Add(page[:journalHeader], false)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte, right bool) {
+		page := bytes.Clone(raw)
+		if right {
+			page = make([]byte, journalBytes)
+			copy(page, raw)
+			copy(page, journalMagic)
+			order.PutUint32(page[8:], crc32.Checksum(page[12:journalHeader], castagnoli))
+			for at := journalHeader; at < journalInverted; at += 8 {
+				putWord(page, at, order.Uint64(page[at:]))
+			}
+		}
+		if len(page) > journalBytes {
 			return
 		}
-		again, same, err := readBackup(backupBytes(t, got, content))
-		if err != nil || !bytes.Equal(again, manifest) || !bytes.Equal(same, content) {
-			t.Fatalf("again: %v", err)
+		disk := journalDisk(t)
+		mustNil(t, WriteFileAtomic(disk, "/data/apply", page, filePerm))
+		_, found := openJournalT(t, disk, "boot")
+		if c := found.Crash; c != nil && (c.Times < 1 || c.Times > 1<<24 || c.Place < 0 || c.Cause < 0 || c.Cause > 0xff) {
+			t.Fatalf("applied %d, crash %+v", found.Applied, *c)
+		}
+		_, again := openJournalT(t, disk.Crash(KeepUnsynced, 1), "boot")
+		if again.Known != found.Known || again.Applied != found.Applied || again.Held != found.Held || again.HeldBy != found.HeldBy {
+			t.Fatalf("found %+v, then %+v", found, again)
+		}
+		if found.Crash != nil && found.Crash.Index > 0 && (again.Crash == nil || *again.Crash != *found.Crash) {
+			t.Fatalf("crash %+v, then %+v", found.Crash, again.Crash)
 		}
 	})
 }

@@ -22,13 +22,14 @@ const (
 	// Where the words stand that change while it runs. Each is written by one store of 8 bytes, and once more inverted,
 	// so that a flipped bit does not pass for a word.
 	journalInverted = 2048
-	journalApplied  = 128 // index of the last entry that was applied
+	journalApplied  = 128 // index of the last entry that was applied in this life: it goes back when the log is replayed
 	journalIndex    = 136 // the entry that is being applied
 	journalTerm     = 144
 	journalPlace    = 152 // 0: none is; else the command in it, counted from 1
 	journalCause    = 160 // why this process is about to end itself
 	journalHeld     = 168 // promised not to apply this entry or a later one; 0: nothing
 	journalHolder   = 176 // the term of the leader that it was promised to
+	journalHighest  = 184 // index of the last entry that was applied in any life
 )
 
 var journalMagic = []byte("PARLEYAJ")
@@ -51,8 +52,9 @@ type JournalCrash struct {
 
 // JournalFound is what the journal knew at the start.
 type JournalFound struct {
-	// Known says that Applied is exact. If not, the machine went down, or there was no journal: anything on the disk
-	// may have been applied.
+	// Known says that everything up to Applied was applied, and nothing behind it in any life. If not, the machine went
+	// down, or there was no journal: anything on the disk may have been applied. It stays so over further starts, until
+	// all that was on the disk then is applied again.
 	Known   bool
 	Applied uint64
 	Crash   *JournalCrash // nil if none
@@ -60,13 +62,15 @@ type JournalFound struct {
 	HeldBy  uint64        // to the leader of that term
 }
 
-// JournalOptions for OpenJournal. Boot tells one life of the machine from another; empty is a life of its own.
+// JournalOptions for OpenJournal. Boot tells one life of the machine from another; empty is a life of its own. Last is
+// the last entry of the log, or of the snapshot behind it: no more can have been applied.
 type JournalOptions struct {
 	FS        FS
 	Dir       string
 	ClusterID [16]byte
 	RaftID    uint64
 	Boot      string
+	Last      uint64
 }
 
 // Journal is the apply journal of one Raft id. One goroutine applies; Held, Blame and Close are for others, one at a time.
@@ -75,6 +79,7 @@ type Journal struct {
 	file File
 	page mapped
 	head journalHead
+	high uint64 // what journalHighest says
 }
 
 // journalHead is what is written at the start and at the end only, and synced.
@@ -83,6 +88,7 @@ type journalHead struct {
 	boot  hash
 	clean bool // closed in order: the words hold whatever became of the machine
 	crash JournalCrash
+	doubt uint64 // everything up to here may have been applied in a life of which nothing is known
 }
 
 // mapped is a page in memory that the kernel writes.
@@ -108,11 +114,20 @@ func OpenJournal(o JournalOptions) (*Journal, JournalFound, error) {
 	found := JournalFound{}
 	if old, err := decodeJournal(content); err == nil && old.id == id {
 		found, head.crash = old.read(content, head.boot, o.Boot != "")
+		head.doubt = old.doubt
 	} else {
 		content = make([]byte, journalBytes)
 		if err := WriteFileAtomic(o.FS, path, content, filePerm); err != nil {
 			return nil, JournalFound{}, classify("write", path, err)
 		}
+	}
+	switch {
+	case found.Known && found.Applied >= head.doubt:
+		head.doubt = 0
+	case found.Known:
+		found.Known = false
+	default:
+		head.doubt = max(head.doubt, o.Last)
 	}
 	j, err := startJournal(o.FS, path, head, found)
 	return j, found, err
@@ -126,7 +141,7 @@ func (h journalHead) read(content []byte, boot hash, comparable bool) (found Jou
 		intact = intact && order.Uint64(content[at+journalInverted:]) == ^w
 		return w
 	}
-	applied, held, holder := word(journalApplied), word(journalHeld), word(journalHolder)
+	applied, highest, held, holder := word(journalApplied), word(journalHighest), word(journalHeld), word(journalHolder)
 	found.Known = intact && (h.clean || comparable && h.boot == boot)
 	if h.crash.Times > 0 {
 		crash = h.crash
@@ -137,7 +152,7 @@ func (h journalHead) read(content []byte, boot hash, comparable bool) (found Jou
 		}
 		return found, crash
 	}
-	found.Applied, found.Held, found.HeldBy = applied, held, holder
+	found.Applied, found.Held, found.HeldBy = max(applied, highest), held, holder
 	place, cause := word(journalPlace), word(journalCause)
 	now := JournalCrash{Index: word(journalIndex), Term: word(journalTerm), Place: int(place - 1), Times: 1, Cause: int(cause & 0xff)} //nolint:gosec // checked below
 	if place > 0 && place <= 1<<20 && intact {
@@ -146,7 +161,7 @@ func (h journalHead) read(content []byte, boot hash, comparable bool) (found Jou
 		}
 		crash = now
 	}
-	if crash.Times > 0 && crash.Index <= found.Applied {
+	if crash.Times > 0 && crash.Index <= applied {
 		crash = JournalCrash{}
 	}
 	if crash.Times > 0 {
@@ -160,10 +175,10 @@ func startJournal(fsys FS, path string, head journalHead, found JournalFound) (*
 	if err != nil {
 		return nil, classify("open", path, err)
 	}
-	j := &Journal{path: path, file: file, head: head}
+	j := &Journal{path: path, file: file, head: head, high: found.Applied}
 	content := append(head.encode(), make([]byte, journalBytes-journalHeader)...)
 	for at, word := range map[int]uint64{
-		journalApplied: found.Applied, journalIndex: 0, journalTerm: 0, journalPlace: 0, journalCause: 0,
+		journalApplied: 0, journalHighest: found.Applied, journalIndex: 0, journalTerm: 0, journalPlace: 0, journalCause: 0,
 		journalHeld: found.Held, journalHolder: found.HeldBy,
 	} {
 		putWord(content, at, word)
@@ -215,6 +230,10 @@ func (j *Journal) Step(place int) { j.put(journalPlace, uint64(place)+1) } //nol
 // Applied says that everything up to index is applied, before anybody can see it.
 func (j *Journal) Applied(index uint64) {
 	j.put(journalApplied, index)
+	if index > j.high {
+		j.high = index
+		j.put(journalHighest, index)
+	}
 	j.put(journalPlace, 0)
 	if j.head.crash.Times > 0 && index >= j.head.crash.Index {
 		j.head.crash = JournalCrash{}
@@ -259,7 +278,7 @@ func (h journalHead) encode() []byte {
 	if h.clean {
 		clean = 1
 	}
-	for _, word := range []uint64{clean, h.crash.Index, h.crash.Term, uint64(h.crash.Place)<<32 | uint64(h.crash.Times)<<8 | uint64(h.crash.Cause)} { //nolint:gosec // small
+	for _, word := range []uint64{clean, h.crash.Index, h.crash.Term, uint64(h.crash.Place)<<32 | uint64(h.crash.Times)<<8 | uint64(h.crash.Cause), h.doubt} { //nolint:gosec // small
 		b = order.AppendUint64(b, word)
 	}
 	b = b[:journalHeader]
@@ -279,5 +298,6 @@ func decodeJournal(b []byte) (journalHead, error) {
 	h.crash.Index, h.crash.Term = c.u64(), c.u64()
 	packed := c.u64()
 	h.crash.Place, h.crash.Times, h.crash.Cause = int(packed>>32), int(packed>>8&0xffffff), int(packed&0xff) //nolint:gosec // bounded
+	h.doubt = c.u64()
 	return h, nil
 }

@@ -88,6 +88,52 @@ func TestJournalForgetsWithTheMachine(t *testing.T) {
 	}
 }
 
+// TestJournalForgetsNothingOverTwoStarts: what is not known at one start is not known at the next because the first one
+// wrote a journal; and what was applied once stays applied while a later life replays the log from its beginning.
+func TestJournalForgetsNothingOverTwoStarts(t *testing.T) {
+	disk := journalDisk(t)
+	kill := func() { disk = disk.Crash(KeepUnsynced, 1) }
+	open := func() (*Journal, JournalFound) {
+		o := journalOptions(disk, "boot2")
+		o.Last = 20
+		j, found, err := OpenJournal(o)
+		mustNil(t, err)
+		return j, found
+	}
+	j, _ := openJournalT(t, disk, "boot1") // of 20 entries it applies 12
+	j.Applied(12)
+	disk = disk.Crash(LoseUnsynced, 1) // the power fails
+	if _, found := open(); found.Known {
+		t.Fatalf("after a loss of power: %+v", found)
+	}
+	kill() // before it has applied anything
+	j, found := open()
+	if found.Known {
+		t.Errorf("killed before it applied anything, it claims that nothing was ever applied: %+v", found)
+	}
+	j.Applied(5)
+	j.Hold(17, 3)
+	kill()
+	j, found = open()
+	if found.Known || found.Applied != 5 || found.Held != 17 {
+		t.Errorf("killed in the replay: %+v, want not known, at least 5, and the promise", found)
+	}
+	j.Applied(20) // all that was on the disk
+	kill()
+	j, found = open()
+	if !found.Known || found.Applied != 20 {
+		t.Errorf("after the whole replay: %+v, want applied 20", found)
+	}
+	j.Begin(3, 1) // the next life replays it again
+	j.Applied(3)
+	j.Begin(4, 1)
+	kill()
+	_, found = open()
+	if !found.Known || found.Applied != 20 || found.Crash == nil || found.Crash.Index != 4 {
+		t.Errorf("killed in another replay: %+v, want applied 20, and the crash at 4", found)
+	}
+}
+
 // TestJournalDamageIsNotKnowledge: a flipped bit anywhere makes the journal say that it does not know, or changes nothing.
 func TestJournalDamageIsNotKnowledge(t *testing.T) {
 	disk := journalDisk(t)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"strings"
 )
@@ -14,6 +15,8 @@ const (
 	// repairName is the record of a switch to a repaired log. While it is there the switch is not complete.
 	repairName     = "repair"
 	maxRepairBytes = 4096
+	// maxRepairSegments bounds what a record may name: 4 TiB of log in segments of the default size.
+	maxRepairSegments = 1 << 16
 )
 
 var repairMagic = []byte("PARLEYRP")
@@ -53,6 +56,9 @@ func decodeRepair(b []byte) (r repairRecord, err error) {
 	if n > maxDamagedFiles || uint64(len(c.rest)) != 8*n+anchorSlotBytes {
 		return r, errors.New("record of a repair has a wrong size")
 	}
+	if r.first == 0 || r.count == 0 || r.count > maxRepairSegments || r.first > math.MaxUint64-r.count {
+		return r, fmt.Errorf("record of a repair names %d segments from %d on", r.count, r.first)
+	}
 	for range n {
 		r.keep = append(r.keep, c.u64())
 	}
@@ -78,6 +84,11 @@ func finishRepair(fsys FS, root string, id identity) error {
 	case r.anchor.id != id:
 		return &ForeignError{Path: path, Have: r.anchor.id.String(), Want: id.String()}
 	}
+	if missing, err := r.missing(fsys, dir); err != nil {
+		return err
+	} else if missing != "" {
+		return &DamageError{Path: path, Detail: "the repaired " + missing + " is not there", Hint: hintLog}
+	}
 	if err := r.setAside(fsys, dir); err != nil {
 		return err
 	}
@@ -91,6 +102,25 @@ func finishRepair(fsys FS, root string, id identity) error {
 		return classify("remove", path, err)
 	}
 	return syncDir(fsys, dir)
+}
+
+// missing names a segment of the repaired log that is there under neither of its names, "" if none is: nothing of the
+// damaged log may go then.
+func (r repairRecord) missing(fsys FS, dir string) (string, error) {
+	names, err := listPrefix(fsys, dir, "")
+	if err != nil {
+		return "", err
+	}
+	there := make(map[string]bool, len(names))
+	for _, name := range names {
+		there[strings.TrimPrefix(name, repairedPrefix)] = true
+	}
+	for number := r.first; number < r.first+r.count; number++ {
+		if name := segmentName(number); !there[name] {
+			return name, nil
+		}
+	}
+	return "", nil
 }
 
 // setAside takes the damaged log away: what is worth a look is kept, of this repair only.

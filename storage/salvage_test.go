@@ -210,6 +210,35 @@ func TestDamageMatrix(t *testing.T) {
 	}
 }
 
+func TestRepairWithoutItsSegments(t *testing.T) {
+	// A record whose segments a disk has lost, or that names more than anybody wrote, takes nothing of the damaged log.
+	w := writtenLog(t)
+	for what, r := range map[string]repairRecord{
+		"lost":            {first: 2, count: 1, keep: []uint64{1}},
+		"one of two lost": {first: 1, count: 2},
+		"more than exist": {first: 1, count: 1 << 40},
+		"none":            {first: 2},
+		"too large":       {first: ^uint64(0), count: 2},
+	} {
+		r.anchor = anchorState{id: w.header.id, generation: 6, tip: w.tip}
+		disk := w.disk(t, w.segment, true)
+		path := filepath.Join(dataDir, "wal", repairName)
+		mustNil(t, WriteFileAtomic(disk, path, r.encode(), filePerm))
+		var damage *DamageError
+		if _, _, err := OpenLog(writtenOptions(disk)); !errors.As(err, &damage) || damage.Path != path {
+			t.Errorf("%s: %v, want damage of the record", what, err)
+		}
+		if data, err := ReadFile(disk, walPath(1), 1<<20); err != nil || !bytes.Equal(data, w.segment) {
+			t.Errorf("%s: the log is changed: %v", what, err)
+		}
+		_, err := w.heal(t, disk)
+		mustNil(t, err)
+		if r, err := w.open(t, disk, true); err != nil || r.LastIndex != 3 {
+			t.Errorf("%s: after a new repair: %v, entries to %d", what, err, r.LastIndex)
+		}
+	}
+}
+
 func TestSeveralDamagesAtOnce(t *testing.T) {
 	// Any two of them, at the same time.
 	m := newMember(t, false)
