@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -17,8 +18,12 @@ import (
 var updateCorpus = flag.Bool("update-corpus", false, "write the named messages into testdata/fuzz")
 
 // TestHostileMessagesAreInTheCorpus: the seven malformed messages that stock raft panics on are seeds of FuzzStep, each
-// in a file of its own that says which it is.
+// in a file of its own that says which it is; and the bytes of each, as a peer would send them, are refused with their
+// reason.
 func TestHostileMessagesAreInTheCorpus(t *testing.T) {
+	if len(hostile) != 7 {
+		t.Errorf("%d messages, seven are known", len(hostile))
+	}
 	for _, h := range hostile {
 		m := addressed(h.m)
 		m.Term = new(uint64(2)) // as a peer would send it
@@ -39,6 +44,23 @@ func TestHostileMessagesAreInTheCorpus(t *testing.T) {
 		got, err := os.ReadFile(path)
 		if err != nil || string(got) != want {
 			t.Errorf("%s is not the message of the table (%v): go test ./consensus -run Corpus -update-corpus", path, err)
+		}
+		quoted := strings.TrimSuffix(strings.TrimPrefix(strings.Split(string(got), "\n")[1], "[]byte("), ")")
+		raw, err := strconv.Unquote(quoted)
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		body := append([]byte{itemMessage}, binary.BigEndian.AppendUint32(nil, uint32(len(raw)))...)
+		in, err := decodeFrame(append(body, raw...))
+		if err != nil || len(in.messages) != 1 {
+			t.Fatalf("%s: a frame of %d messages, %v", path, len(in.messages), err)
+		}
+		s := prepared(t, h.atLead)
+		if err = checkMessage(1, in.messages[0]); err == nil {
+			s.nodes[1].do(func() { err = s.nodes[1].core.step(in.messages[0]) })
+		}
+		if err == nil || !strings.Contains(err.Error(), h.why) {
+			t.Errorf("%s: got %v, want an error with %q", path, err, h.why)
 		}
 	}
 }
@@ -114,6 +136,49 @@ func FuzzMessages(f *testing.F) {
 			if tick {
 				n.do(func() { n.core.tick() })
 			}
+		}
+	})
+}
+
+// FuzzNotes: a note of any kind and body is taken or refused, by a leader and by a follower, and what decodes encodes to
+// the same bytes. One that a single peer told stops nobody: the cluster takes a write afterwards.
+func FuzzNotes(f *testing.F) {
+	held := claim{term: 2, index: 2, chain: [32]byte{1}, mac: [32]byte{2}}
+	whole := tail{term: 2, lastTerm: 2, index: 2, applied: 2, voters: []uint64{1, 2, 3}, acked: 2, claim: &held}
+	short := tail{term: 1, lastTerm: 1, index: 1}
+	mark := binary.BigEndian.AppendUint64(nil, 2)
+	line := appendLine(nil, 2, linkLine{life: 1, seq: 1, hears: []uint64{1, 3}})
+	for _, leads := range []bool{true, false} {
+		f.Add(byte(noteTailAsk), []byte(nil), leads)
+		f.Add(byte(noteTail), whole.encode(), leads)
+		f.Add(byte(noteTail), short.encode(), leads)
+		f.Add(byte(noteClaim), held.append(nil), leads)
+		f.Add(byte(noteCheckpoint), append(mark, make([]byte, 64)...), leads)
+		f.Add(byte(noteCheckpoint), append(binary.BigEndian.AppendUint64(nil, 1<<62), make([]byte, 64)...), leads)
+		f.Add(byte(noteProbation), []byte(nil), leads)
+		f.Add(byte(noteLines), line, leads)
+		f.Add(byte(255), []byte("of a later version"), leads)
+	}
+	f.Fuzz(func(t *testing.T, kind byte, body []byte, leads bool) {
+		if m, err := decodeClaim(body); err == nil && !bytes.Equal(m.append(nil), body) {
+			t.Fatalf("claim %+v encodes differently", m)
+		}
+		if m, err := decodeTail(body); err == nil && !bytes.Equal(m.encode(), body) {
+			t.Fatalf("tail %+v encodes differently", m)
+		}
+		s := prepared(t, leads)
+		n := s.nodes[1]
+		n.do(func() { _ = n.core.hear(note{peer: 2, kind: noteKind(kind), body: body}) })
+		s.settle()
+		leader := s.current()
+		if leader == 0 {
+			t.Fatal("no leader any more")
+		}
+		r := s.nodes[leader].propose("a", "1")
+		s.settle()
+		s.tick(2)
+		if *r == nil || (*r).err != nil {
+			t.Fatalf("the cluster does not go on: %s", describeOutcome(*r))
 		}
 	})
 }

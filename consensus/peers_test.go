@@ -115,18 +115,71 @@ func TestFrameLimits(t *testing.T) {
 	}
 }
 
+// FuzzFrame: a frame of any bytes is refused or taken apart, and put together again it means the same. What it makes us
+// hold is not more than it has bytes; one that says that it is longer than it is, is refused.
 func FuzzFrame(f *testing.F) {
 	b, _ := appendMessage(appendReport(nil, peerReport{1, 2, false}), bulk(2, 3))
 	f.Add(b)
+	b = appendNote(b, 2, note{kind: noteClaim, body: make([]byte, claimBytes)})
+	b = appendEnvelope(b, itemRelay, envelope{origin: 2, final: 3}.append(nil, make([]byte, envelopeMAC)))
+	f.Add(appendEnvelope(b, itemRelayed, envelope{origin: 3, final: 1, seq: 1}.append(nil, make([]byte, envelopeMAC))))
+	for _, h := range hostile {
+		b, _ := appendMessage(nil, addressed(h.m))
+		f.Add(b)
+	}
+	f.Add([]byte{itemNote, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, body []byte) {
+		framed := append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
+		if got, err := readFrame(bytes.NewReader(framed), nil); err == nil && !bytes.Equal(got, body) || (err == nil) != (len(body) > 0) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+		if _, err := readFrame(bytes.NewReader(framed[:len(framed)-1]), nil); err == nil {
+			t.Fatal("a frame that was cut is taken")
+		}
 		in, err := decodeFrame(body)
 		if err != nil {
 			return
+		}
+		again, held := encodeInbound(t, in)
+		if held > len(body) || len(in.messages)+len(in.reports)+len(in.notes)+len(in.passes)+len(in.relayed) > len(body)/itemHeader {
+			t.Fatalf("%d bytes are held of %d", held, len(body))
+		}
+		back, err := decodeFrame(again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if third, _ := encodeInbound(t, back); !bytes.Equal(third, again) {
+			t.Fatalf("%x, and then %x", again, third)
 		}
 		for _, m := range in.messages {
 			_ = checkMessage(1, m)
 		}
 	})
+}
+
+// encodeInbound puts a frame together again, kind by kind, and counts the bytes of what was no message.
+func encodeInbound(t *testing.T, in inbound) (b []byte, held int) {
+	t.Helper()
+	for _, m := range in.messages {
+		raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = append(binary.BigEndian.AppendUint32(append(b, itemMessage), uint32(len(raw))), raw...)
+	}
+	for _, r := range in.reports {
+		b = appendReport(b, r)
+	}
+	for _, n := range in.notes {
+		b, held = appendNote(b, n.peer, n), held+len(n.body)
+	}
+	for _, e := range in.passes {
+		b, held = appendEnvelope(b, itemRelay, e.raw), held+len(e.raw)
+	}
+	for _, r := range in.relayed {
+		b, held = appendEnvelope(b, itemRelayed, r.raw), held+len(r.raw)
+	}
+	return b, held
 }
 
 // TestPeersReconnect: while a peer cannot be dialled messages are dropped and reported, with pauses

@@ -338,10 +338,18 @@ func TestSeenFrames(t *testing.T) {
 	}
 }
 
-// FuzzRelay: nothing that a hub may bring or a peer may say of links does harm, and lines come back as they went.
+// FuzzRelay: nothing that a hub may bring or a peer may say of links does harm. Lines and envelopes come back as they
+// went; without the MAC of its origin nothing is opened, and with it only messages of that origin.
 func FuzzRelay(f *testing.F) {
 	f.Add(appendLine(nil, 3, linkLine{life: 1, seq: 2, hears: []uint64{1, 2}}), byte(0))
 	f.Add(bring(envelope{origin: 3, final: 1, seq: 1}.append(nil, make([]byte, envelopeMAC))), byte(1))
+	beat := heartbeat(1)
+	beat.From = new(uint64(3))
+	body, err := appendMessage(nil, beat)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(bring(append(envelope{origin: 3, final: 1, seq: 1}.append(nil, body), make([]byte, envelopeMAC)...)), byte(1))
 	f.Fuzz(func(t *testing.T, b []byte, kind byte) {
 		if kind&1 == 0 {
 			ids, lines, err := decodeLines(b)
@@ -357,13 +365,25 @@ func FuzzRelay(f *testing.F) {
 			}
 			return
 		}
-		in, err := decodeFrame(b)
-		if err != nil {
-			return
-		}
 		o := Options{ID: 1}
 		sealing(&o)
 		n := &Node{opts: o}
+		forged, err := decodeFrame(b)
+		if err != nil {
+			return
+		}
+		for _, r := range forged.relayed {
+			if again := append(r.append(nil, r.body()), r.mac()...); string(again) != string(r.raw) {
+				t.Errorf("envelope %x came back as %x", r.raw, again)
+			}
+		}
+		if n.openRelayed(&forged); len(forged.relayed) > 0 {
+			t.Errorf("%d envelopes without a MAC are opened", len(forged.relayed))
+		}
+		in, err := decodeFrame(b)
+		if err != nil {
+			t.Fatal(err)
+		}
 		n.opts.Peers.Verify = func(uint64, []byte, []byte) bool { return true }
 		n.openRelayed(&in)
 		for _, r := range in.relayed {
