@@ -7,7 +7,7 @@ FUZZ  ?= 10s
 # Packages whose tests are about concurrency.
 RACE  := ./agent/... ./api/... ./consensus/... ./membership/... ./ops/... ./security/... ./state/watch/... ./storage/... ./transport/...
 
-.PHONY: build test check tidy lint race e2e compat fuzz seeds mutants bench vuln clean
+.PHONY: build test check tidy lint race e2e campaign compat fuzz seeds mutants bench vuln clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/parley ./cmd/agent
@@ -40,6 +40,13 @@ race:
 # Real agent processes. What needs root, iproute2 and nftables skips elsewhere, and fails with CI=true.
 e2e:
 	$(GO) test -count=1 -v ./test/e2e
+
+# Real agents under load in network namespaces: kill -9, stops, cuts, full disks, failing syncs, for as long as one wants.
+# SEED repeats the order of the faults of a run.
+KILLS ?= 200
+CORE  ?= 3
+campaign:
+	$(if $(SEED),PARLEY_TEST_SEED=$(SEED)) CI=true $(GO) test -count=1 -v -timeout 12h ./test/e2e -run '^TestCampaign$$' -kills $(KILLS) -core $(CORE)
 
 # The own tests of an existing client against this program; test/compat/run -write also writes docs/compatibility.md.
 compat:

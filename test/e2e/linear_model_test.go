@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,13 +12,14 @@ import (
 
 // kvOp is what a client asked for.
 type kvOp struct {
-	kind   string // get, put or cas
+	kind   string // get, put, cas or delete
 	key    string
 	value  string // of a put or cas: never empty, and no other operation's
 	expect uint64 // of a cas: the revision that the key must have, 0 when it must not exist
 }
 
-// kvSeen is what the client was told. A conflict says that the key's revision was not the expected one.
+// kvSeen is what the client was told. A conflict says that the key's revision was not the expected one, or that there was
+// no key to delete.
 type kvSeen struct {
 	unknown  bool // no answer: it happened when it did, if at all
 	conflict bool
@@ -28,7 +30,8 @@ type kvSeen struct {
 // never is when an operation of unknown outcome returns.
 const never = math.MaxInt64
 
-// register is one key of the sequential specification: its last write, by value and revision.
+// register is one key of the sequential specification: its last write, by value and revision. A delete is a write of no
+// value; its revision counts, and no get tells it.
 //
 // The revision of a write that nobody answered is not known until somebody reads the value, which no
 // other operation wrote. Until then revision is the one before it. A client can only expect a revision
@@ -40,7 +43,12 @@ type register struct {
 }
 
 // is says whether a compare-and-set that expects revision finds it.
-func (r register) is(revision uint64) bool { return !r.unsure && r.revision == revision }
+func (r register) is(revision uint64) bool {
+	if r.value == "" {
+		return revision == 0
+	}
+	return !r.unsure && r.revision == revision
+}
 
 // step says whether seen may be the answer to op, and what the key is then. Every write makes a revision
 // above all earlier ones, so the checker has little choice among writes that were answered.
@@ -51,6 +59,12 @@ func (r register) step(op kvOp, seen kvSeen) (bool, register) {
 	}
 	newer := seen.unknown || seen.revision > r.revision
 	switch {
+	case op.kind == "get" && r.value == "":
+		return seen.value == "", r
+	case op.kind == "delete" && r.value == "":
+		return seen.unknown || seen.conflict, r
+	case op.kind == "delete":
+		return newer && !seen.conflict, written
 	case op.kind == "get" && r.unsure:
 		return seen.value == r.value && newer, register{value: r.value, revision: seen.revision}
 	case op.kind == "get":
@@ -79,7 +93,7 @@ var registerModel = porcupine.Model{
 }
 
 func describe(op kvOp, seen kvSeen) string {
-	text := op.kind + " " + op.value
+	text := strings.TrimSpace(op.kind + " " + op.value)
 	if op.kind == "cas" {
 		text += fmt.Sprintf(" if at %d", op.expect)
 	}
@@ -94,16 +108,6 @@ func describe(op kvOp, seen kvSeen) string {
 	return fmt.Sprintf("%s: made %d", text, seen.revision)
 }
 
-// byKey splits a history: keys are independent of each other.
-func byKey(ops []porcupine.Operation) map[string][]porcupine.Operation {
-	parts := make(map[string][]porcupine.Operation)
-	for _, op := range ops {
-		key := op.Input.(kvOp).key
-		parts[key] = append(parts[key], op)
-	}
-	return parts
-}
-
 // TestRegisterModel: the model takes histories that a linearizable register can have, and none else:
 // above all, no stale read, no lost update and no lost write.
 func TestRegisterModel(t *testing.T) {
@@ -111,7 +115,8 @@ func TestRegisterModel(t *testing.T) {
 	at := func(call, back int64, op kvOp, seen kvSeen) porcupine.Operation {
 		return porcupine.Operation{Call: call, Return: back, Input: op, Output: seen}
 	}
-	get, put := kvOp{kind: "get"}, func(v string) kvOp { return kvOp{kind: "put", value: v} }
+	get, remove := kvOp{kind: "get"}, kvOp{kind: "delete"}
+	put := func(v string) kvOp { return kvOp{kind: "put", value: v} }
 	cas := func(v string, expect uint64) kvOp { return kvOp{kind: "cas", value: v, expect: expect} }
 	row := func(v string, revision uint64) kvSeen { return kvSeen{value: v, revision: revision} }
 	made := func(revision uint64) kvSeen { return kvSeen{revision: revision} }
@@ -143,6 +148,23 @@ func TestRegisterModel(t *testing.T) {
 		{"a conflict with nothing", []porcupine.Operation{putA, at(3, 4, cas("b", 5), conflict)}, false},
 		{"a success in spite of a conflict", []porcupine.Operation{putA, putB, at(5, 6, cas("c", 5), made(9))}, false},
 		{"a key made twice", []porcupine.Operation{at(1, 2, cas("a", 0), made(5)), at(3, 4, cas("b", 0), made(6))}, false},
+
+		{"a deleted key is made again", []porcupine.Operation{
+			putA, at(3, 4, remove, made(7)), at(5, 6, get, row("", 0)), at(7, 8, cas("b", 0), made(9)), at(9, 10, get, row("b", 9)),
+		}, true},
+		{"a delete of nothing", []porcupine.Operation{at(1, 2, remove, conflict), putA, at(5, 6, remove, made(7)), at(7, 8, remove, conflict)}, true},
+		{"a delete that finds what was not there", []porcupine.Operation{putA, at(3, 4, remove, made(7)), at(5, 6, remove, made(8))}, false},
+		{"a delete that misses what was there", []porcupine.Operation{putA, at(3, 4, remove, conflict)}, false},
+		{"a deleted key is read", []porcupine.Operation{putA, at(3, 4, remove, made(7)), at(5, 6, get, row("a", 5))}, false},
+		{"a deleted key is at its old revision", []porcupine.Operation{putA, at(3, 4, remove, made(7)), at(5, 6, cas("b", 5), made(8))}, false},
+		{"a key goes without a delete", []porcupine.Operation{putA, at(3, 4, cas("b", 0), made(7))}, false},
+		{"revisions go back over a delete", []porcupine.Operation{putA, at(3, 4, remove, made(7)), at(5, 6, put("b"), made(6))}, false},
+		{"an unknown delete happens, or does not", []porcupine.Operation{
+			putA, at(3, never, remove, unknown), at(4, 5, get, row("a", 5)), at(6, 7, get, row("", 0)), at(8, 9, cas("b", 0), made(8)),
+		}, true},
+		{"an unknown delete is undone", []porcupine.Operation{
+			putA, at(3, never, remove, unknown), at(4, 5, get, row("", 0)), at(6, 7, get, row("a", 5)),
+		}, false},
 
 		{"an unknown put is seen, and stays", []porcupine.Operation{
 			lostA, at(2, 3, get, row("", 0)), at(4, 5, get, row("a", 6)), at(6, 7, cas("b", 6), made(8)),

@@ -26,7 +26,6 @@ import (
 
 const (
 	linearRoamers  = 3 // clients that ask any agent, besides one client for each agent
-	linearKeys     = 6 // in use at a time
 	unknownsPerKey = 5 // then the key is replaced: each doubles the orders that the checker may have to try
 	linearPause    = 8 * time.Millisecond
 	linearPatience = 2 * time.Second // with one operation
@@ -40,7 +39,7 @@ const (
 func TestLinearizable(t *testing.T) {
 	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
-	h := startTraffic(t, clients, false)
+	h := startTraffic(t, clients, linearTraffic)
 
 	for _, role := range []string{"leader", "voter", "none", "leader"} {
 		victim := agentInRole(t, clients, role)
@@ -82,7 +81,9 @@ func TestLinearizable(t *testing.T) {
 func TestLinearizableControl(t *testing.T) {
 	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
-	h := startTraffic(t, clients, true)
+	stale := linearTraffic
+	stale.stale = true
+	h := startTraffic(t, clients, stale)
 
 	// A voter that was stopped answers before it has caught up, if not each time. The clients notice by
 	// themselves: revisions only grow.
@@ -144,19 +145,34 @@ func sendSignal(t testing.TB, l *lab.Lab, name string, sig syscall.Signal) {
 	}
 }
 
+// kvTraffic is what the clients of a lab do.
+type kvTraffic struct {
+	keys      int // in use at a time
+	opsPerKey int // then a key is replaced; 0 only when too much about it is unknown
+	deletes   bool
+	stale     bool     // gets read the nearest copy
+	mayRefuse []string // codes besides didNothing that a write may end with, and did nothing
+}
+
+// linearTraffic is gets, puts and compare-and-sets of a few keys.
+var linearTraffic = kvTraffic{keys: 6}
+
 // history is what the clients of a lab did and were told.
 type history struct {
+	kvTraffic
 	began time.Time
 	seed  uint64
-	stale bool // gets read the nearest copy
 	stop  context.CancelFunc
 	wait  sync.WaitGroup
 
 	mu sync.Mutex // no call is made under it
-	// ops are all that happened or may have; porcupine takes them.
-	ops  []porcupine.Operation
-	ids  int // of clients, as porcupine counts them
-	keys [linearKeys]struct{ generation, unknowns int }
+	// ops are all that happened or may have, by key; porcupine takes them.
+	ops      map[string][]porcupine.Operation
+	answered map[string]int // operations by agent
+	ids      int            // of clients, as porcupine counts them
+	slots    []keySlot      // the keys in use
+	busy     map[string]int // operations under way by key
+	retired  []string       // keys that were replaced, and not judged yet
 	// refused are the writes of which the agent said that they did not happen: value to code.
 	refused map[string]string
 	counts  map[string]int
@@ -165,12 +181,17 @@ type history struct {
 	odd     []string          // errors that no client should see
 }
 
-// startTraffic begins gets, puts and compare-and-sets through all agents. They end with the test.
-func startTraffic(t testing.TB, clients map[string]*client.Client, stale bool) *history {
+// keySlot counts what happened to the present key of many that follow each other.
+type keySlot struct{ generation, ops, unknowns int }
+
+// startTraffic begins the traffic through all agents. It ends with the test.
+func startTraffic(t testing.TB, clients map[string]*client.Client, what kvTraffic) *history {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &history{
-		began: time.Now(), seed: trafficSeed(t), stale: stale, stop: cancel,
+		kvTraffic: what, began: time.Now(), seed: trafficSeed(t), stop: cancel,
+		ops: make(map[string][]porcupine.Operation), answered: make(map[string]int),
+		slots: make([]keySlot, what.keys), busy: make(map[string]int),
 		refused: make(map[string]string), counts: make(map[string]int), acked: make(map[string]uint64),
 	}
 	names := slices.Sorted(maps.Keys(clients))
@@ -230,8 +251,10 @@ func (c *linearClient) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		key := c.h.key(c.rng.IntN(linearKeys))
+		key := c.h.key(c.rng.IntN(len(c.h.slots)))
 		switch choice := c.rng.IntN(10); {
+		case c.h.deletes && c.rng.IntN(12) == 0:
+			c.do(kvOp{kind: "delete", key: key})
 		case choice < 4:
 			c.do(kvOp{kind: "get", key: key})
 		case choice < 6:
@@ -255,14 +278,17 @@ func (c *linearClient) do(op kvOp) {
 	ctx, cancel := context.WithTimeout(context.Background(), linearPatience)
 	defer cancel()
 	via := c.via[c.rng.IntN(len(c.via))]
-	atLeast := c.h.ackedOf(op.key)
+	atLeast := c.h.begin(op.key)
 	call := time.Since(c.h.began)
 	seen, err := c.send(ctx, c.clients[via], op)
 	record := porcupine.Operation{
 		ClientId: c.id, Input: op, Call: int64(call), Return: int64(time.Since(c.h.began)), Metadata: via,
 	}
-	if seen.revision > 0 {
+	if err == nil && !seen.unknown && op.kind != "cas" || seen.revision > 0 {
 		c.told[op.key] = seen.revision
+	}
+	if op.kind == "delete" {
+		c.told[op.key] = 0
 	}
 	if seen.unknown {
 		record.Return, c.id = never, c.h.newID()
@@ -280,18 +306,24 @@ func (c *linearClient) send(ctx context.Context, to *client.Client, op kvOp) (kv
 		}
 		return kvSeen{value: string(pair.Value), revision: pair.Revision}, err
 	}
-	options := client.PutOptions{}
-	if op.kind == "cas" {
-		options.CAS = &op.expect
-	}
-	written, err := to.Put(ctx, op.key, []byte(op.value), options)
+	written, err := write(ctx, to, op)
 	switch code := codeOf(err); {
 	case code == api.CodeOutcomeUnknown:
 		return kvSeen{unknown: true}, nil
-	case code == api.CodeConflict && op.kind == "cas":
+	case code == api.CodeConflict && op.kind == "cas", code == api.CodeNotFound && op.kind == "delete":
 		return kvSeen{conflict: true}, nil
 	}
 	return kvSeen{revision: written.Revision}, err
+}
+
+func write(ctx context.Context, to *client.Client, op kvOp) (client.Written, error) {
+	switch op.kind {
+	case "delete":
+		return to.Delete(ctx, op.key, client.DeleteOptions{})
+	case "cas":
+		return to.Put(ctx, op.key, []byte(op.value), client.PutOptions{CAS: &op.expect})
+	}
+	return to.Put(ctx, op.key, []byte(op.value), client.PutOptions{})
 }
 
 // codeOf is the code of a client's error, "" for none.
@@ -317,48 +349,76 @@ var gotNothing = []string{client.CodeInterrupted, api.CodeTimeout}
 // add takes an operation that ended, and what its client knew was acknowledged when it began.
 func (h *history) add(op porcupine.Operation, err error, atLeast uint64) {
 	in, out := op.Input.(kvOp), op.Output.(kvSeen)
-	code := codeOf(err)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case err == nil:
-	case slices.Contains(didNothing, code) || in.kind == "get" && slices.Contains(gotNothing, code):
-		h.counts[in.kind+": "+code]++
-		if in.kind != "get" {
-			h.refused[in.value] = code
-		}
-		return
-	default:
-		h.odd = append(h.odd, fmt.Sprintf("%s through %s: code %s: %v", describe(in, out), op.Metadata, code, err))
+	if h.busy[in.key]--; h.busy[in.key] == 0 {
+		delete(h.busy, in.key)
+	}
+	if err != nil {
+		h.addError(op, err)
 		return
 	}
-	h.ops = append(h.ops, op)
+	h.ops[in.key] = append(h.ops[in.key], op)
+	h.count(in.key, out.unknown)
+	if !out.unknown {
+		h.answered[op.Metadata.(string)]++
+	}
 	switch {
 	case out.unknown:
 		h.counts[in.kind+": unknown"]++
-		h.countUnknown(in.key)
 	case out.conflict:
 		h.counts[in.kind+": conflict"]++
+	case in.kind != "get":
+		h.counts[in.kind]++
+		h.acked[in.key] = max(h.acked[in.key], out.revision)
 	default:
 		h.counts[in.kind]++
-		if in.kind != "get" {
-			h.acked[in.key] = max(h.acked[in.key], out.revision)
-		} else if out.revision < atLeast {
+		deleted := h.deletes && out.value == "" // porcupine knows whether it was
+		if out.revision < atLeast && !deleted {
 			h.late = append(h.late, fmt.Sprintf("%s of %s through %s, after revision %d was acknowledged",
 				describe(in, out), in.key, op.Metadata, atLeast))
 		}
 	}
 }
 
-// countUnknown replaces a key that has too many operations of unknown outcome. It is called under mu.
-func (h *history) countUnknown(key string) {
-	for slot := range h.keys {
-		k := &h.keys[slot]
-		if keyName(slot, k.generation) != key {
+// addError takes an operation that surely did nothing, or told nothing. It is called under mu.
+func (h *history) addError(op porcupine.Operation, err error) {
+	in, out, code := op.Input.(kvOp), op.Output.(kvSeen), codeOf(err)
+	allowed := slices.Concat(didNothing, h.mayRefuse)
+	if in.kind == "get" {
+		allowed = slices.Concat(didNothing, gotNothing)
+	}
+	if !slices.Contains(allowed, code) {
+		h.odd = append(h.odd, fmt.Sprintf("%s through %s: code %s: %v", describe(in, out), op.Metadata, code, err))
+		return
+	}
+	h.counts[in.kind+": "+code]++
+	if in.value != "" {
+		h.refused[in.value] = code
+	}
+}
+
+// begin notes that an operation on a key is under way, and returns the highest revision of it that was acknowledged.
+func (h *history) begin(key string) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.busy[key]++
+	return h.acked[key]
+}
+
+// count replaces a key that had enough operations, or too many of unknown outcome. It is called under mu.
+func (h *history) count(key string, unknown bool) {
+	for i := range h.slots {
+		s := &h.slots[i]
+		if keyName(i, s.generation) != key {
 			continue
 		}
-		if k.unknowns++; k.unknowns >= unknownsPerKey {
-			k.generation, k.unknowns = k.generation+1, 0
+		if s.ops++; unknown {
+			s.unknowns++
+		}
+		if s.unknowns >= unknownsPerKey || h.opsPerKey > 0 && s.ops >= h.opsPerKey {
+			*s = keySlot{generation: s.generation + 1}
+			h.retired = append(h.retired, key)
 		}
 	}
 }
@@ -369,7 +429,7 @@ func keyName(slot, generation int) string { return fmt.Sprintf("linear/%d/%d", s
 func (h *history) key(slot int) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return keyName(slot, h.keys[slot].generation)
+	return keyName(slot, h.slots[slot].generation)
 }
 
 func (h *history) newID() int {
@@ -379,17 +439,15 @@ func (h *history) newID() int {
 	return h.ids - 1
 }
 
-func (h *history) ackedOf(key string) uint64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.acked[key]
-}
-
 // completed is how many operations were answered.
 func (h *history) completed() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.ops) - h.counts["put: unknown"] - h.counts["cas: unknown"]
+	sum := 0
+	for _, n := range h.answered {
+		sum += n
+	}
+	return sum
 }
 
 func (h *history) staleReads() int {
@@ -418,7 +476,7 @@ func (h *history) end() {
 
 // readAll gets every key that was ever used through every agent, as part of the history.
 func (h *history) readAll(clients map[string]*client.Client) {
-	used := slices.Sorted(maps.Keys(byKey(h.ops)))
+	used := slices.Sorted(maps.Keys(h.ops))
 	for name := range clients {
 		c := &linearClient{
 			h: h, id: h.newID(), rng: rand.New(rand.NewPCG(h.seed, 0)), //nolint:gosec // nothing secret
@@ -438,7 +496,7 @@ func (h *history) explain(t testing.TB) {
 		parts = append(parts, fmt.Sprintf("%s %d", name, h.counts[name]))
 	}
 	t.Logf("%d operations were answered in %s, on %d keys, through %d clients (by porcupine's count): %s",
-		h.completed(), time.Since(h.began).Round(time.Millisecond), len(byKey(h.ops)), h.ids, strings.Join(parts, ", "))
+		h.completed(), time.Since(h.began).Round(time.Millisecond), len(h.ops), h.ids, strings.Join(parts, ", "))
 	if len(h.late) > 0 {
 		t.Logf("%d gets were stale; the first: %s", len(h.late), h.late[0])
 	}
@@ -447,7 +505,7 @@ func (h *history) explain(t testing.TB) {
 // check judges each key.
 func (h *history) check() map[string]porcupine.CheckResult {
 	results := make(map[string]porcupine.CheckResult)
-	for key, ops := range byKey(h.ops) {
+	for key, ops := range h.ops {
 		results[key] = porcupine.CheckOperationsTimeout(registerModel, ops, checkTimeout)
 	}
 	return results
@@ -458,10 +516,12 @@ func (h *history) complaints() (all []string) {
 	for _, read := range h.late {
 		all = append(all, "a get was stale: "+read)
 	}
-	for _, op := range h.ops {
-		if code, refused := h.refused[op.Output.(kvSeen).value]; refused {
-			all = append(all, fmt.Sprintf("%s, whose write had failed for sure by its code %s",
-				describe(op.Input.(kvOp), op.Output.(kvSeen)), code))
+	for _, ops := range h.ops {
+		for _, op := range ops {
+			if code, refused := h.refused[op.Output.(kvSeen).value]; refused {
+				all = append(all, fmt.Sprintf("%s, whose write had failed for sure by its code %s",
+					describe(op.Input.(kvOp), op.Output.(kvSeen)), code))
+			}
 		}
 	}
 	for _, kind := range []string{"get", "put", "cas", "cas: conflict"} {
@@ -476,7 +536,7 @@ func (h *history) complaints() (all []string) {
 // operation that fits nowhere.
 func (h *history) visualize(t testing.TB, key string) string {
 	t.Helper()
-	ops := byKey(h.ops)[key]
+	ops := h.ops[key]
 	_, info := porcupine.CheckOperationsVerbose(registerModel, ops, checkTimeout)
 	file, err := os.CreateTemp("", "parley-linear-*.html")
 	if err != nil {
