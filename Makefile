@@ -42,11 +42,12 @@ e2e:
 	$(GO) test -count=1 -v ./test/e2e
 
 # Real agents under load in network namespaces: kill -9, stops, cuts, full disks, failing syncs, for as long as one wants.
-# SEED repeats the order of the faults of a run.
+# SEED repeats the order of the faults of a run; MUTANT plants a mistake in the program, which has to make it fail.
 KILLS ?= 200
 CORE  ?= 3
 campaign:
-	$(if $(SEED),PARLEY_TEST_SEED=$(SEED)) CI=true $(GO) test -count=1 -v -timeout 12h ./test/e2e -run '^TestCampaign$$' -kills $(KILLS) -core $(CORE)
+	$(if $(SEED),PARLEY_TEST_SEED=$(SEED)) CI=true $(GO) test -count=1 -v -timeout 12h ./test/e2e -run '^TestCampaign$$' \
+		-kills $(KILLS) -core $(CORE) $(if $(MUTANT),-mutant $(MUTANT))
 
 # The own tests of an existing client against this program; test/compat/run -write also writes docs/compatibility.md.
 compat:

@@ -37,6 +37,8 @@ const (
 	campaignWhole  = 60 * time.Second // for all to be alive and the core to have its members
 	campaignDiskMB = 512              // of the two agents that have a disk of their own
 	syncFailsSoon  = 15 * time.Second // from EIO being injected to the end of the process
+
+	campaignOpsPerKill = 250 // at least, on the average
 )
 
 // campaignTraffic keeps each key's history short, so that judging it stays cheap however long the run is.
@@ -51,7 +53,7 @@ var campaignTraffic = kvTraffic{
 // clients saw are linearizable, no acknowledged write is lost, all replicas are equal and no term has two leaders. What the
 // checks are worth is shown on the same histories: what is planted in them is found.
 //
-//	make campaign KILLS=200 CORE=5 [SEED=7]
+//	make campaign KILLS=200 CORE=5 [SEED=7] [MUTANT=cas-ignored]
 func TestCampaign(t *testing.T) {
 	mayMount(t)
 	need(t, found("strace"), "strace (apt-get install strace)")
@@ -182,7 +184,7 @@ func (c *campaign) strike(number, of int, name string) {
 	if c.rng.IntN(3) == 0 {
 		c.whole()
 	}
-	hold(c.between(0, time.Second))
+	hold(c.between(0, time.Second)) // the load alone, so that the next fault may come at any moment of it
 	for key, result := range c.h.judgeRetired() {
 		c.judged++
 		c.checked += len(c.h.of(key))
@@ -422,6 +424,9 @@ func (c *campaign) judge() {
 		if result != porcupine.Ok {
 			t.Errorf("%s: %s; %s", key, result, c.h.visualize(t, key))
 		}
+	}
+	if want := campaignOpsPerKill * *flagKills; operations < want {
+		t.Errorf("%d operations, want %d: the faults met too little", operations, want)
 	}
 	acked := 0
 	for key, ops := range c.h.ops {

@@ -524,7 +524,11 @@ func (h *history) complaints() (all []string) {
 			}
 		}
 	}
-	for _, kind := range []string{"get", "put", "cas", "cas: conflict"} {
+	kinds := []string{"get", "put", "cas", "cas: conflict"}
+	if h.deletes {
+		kinds = append(kinds, "delete")
+	}
+	for _, kind := range kinds {
 		if h.counts[kind] < 100 {
 			all = append(all, fmt.Sprintf("%d times %s, want 100: the history says too little", h.counts[kind], kind))
 		}

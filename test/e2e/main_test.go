@@ -7,15 +7,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/parley-mesh/parley/api/client"
+	"github.com/parley-mesh/parley/mutant"
 	"github.com/parley-mesh/parley/ops/lab"
 )
 
 // program is the program under test.
 var program string
+
+var flagMutant = flag.String("mutant", "", "a mistake of package mutant that the program under test is given: what it breaks has to fail")
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -27,7 +31,19 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
 	program = filepath.Join(dir, "parley")
-	build := exec.Command("go", "build", "-o", program, "../../cmd/agent")
+	args := []string{"build", "-o", program}
+	if flag.Parse(); *flagMutant != "" {
+		if !slices.Contains(mutant.All, mutant.Name(*flagMutant)) {
+			fmt.Fprintf(os.Stderr, "-mutant %s: package mutant has none of this name\n", *flagMutant)
+			return 1
+		}
+		args = append(args, "-tags", "mutants")
+		if err := os.Setenv("PLANTED_MUTANT", *flagMutant); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	build := exec.Command("go", append(args, "../../cmd/agent")...)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
