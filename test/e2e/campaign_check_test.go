@@ -227,6 +227,8 @@ func (h *history) dump(path string) error {
 	}
 	defer file.Close() //nolint:errcheck // Flush reports what could not be written
 	w := bufio.NewWriter(file)
+	h.mu.Lock()
+	defer h.mu.Unlock() // the run has failed: who still writes may wait
 	for _, key := range slices.Sorted(maps.Keys(h.ops)) {
 		for _, op := range h.ops[key] {
 			fmt.Fprintf(w, "%s %d %d %s client %d: %s\n", key, op.Call, op.Return, op.Metadata, op.ClientId,

@@ -113,7 +113,7 @@ func startCampaign(t *testing.T) *campaign {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("what the agents had is kept in %s", dir)
+			t.Logf("what the agents had, and the clients saw, is kept in %s", dir)
 		} else if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
@@ -135,6 +135,7 @@ func startCampaign(t *testing.T) *campaign {
 	}
 	c.leaders = watchLeaders(t, c.clients)
 	c.h = startTraffic(t, c.clients, campaignTraffic)
+	t.Cleanup(c.keepHistories)
 	c.rng = rand.New(rand.NewPCG(c.h.seed, 1<<32)) //nolint:gosec // nothing secret
 	c.h.progress(t, 100)
 	return c
@@ -149,6 +150,17 @@ func keepDisk(t *testing.T, l *lab.Lab, a *lab.Agent) {
 	_ = os.Remove(ballast(a)) // the full disk of a run that failed then
 	if out, err := exec.Command("cp", "-a", a.DataDir, a.DataDir+".kept").CombinedOutput(); err != nil {
 		t.Logf("copy the disk of %s: %v: %s", a.Name, err, out)
+	}
+}
+
+// keepHistories writes down what the clients of a failed run saw.
+func (c *campaign) keepHistories() {
+	if !c.t.Failed() {
+		return
+	}
+	path := filepath.Join(c.l.Dir, "history.txt")
+	if err := c.h.dump(path); err != nil {
+		c.t.Error(err)
 	}
 }
 
@@ -448,11 +460,4 @@ func (c *campaign) judge() {
 	}
 	t.Logf("%d operations on %d keys judged, %d acknowledged writes looked for, %d terms with a leader seen",
 		operations, len(c.h.ops), acked, len(terms))
-	if t.Failed() {
-		dump := filepath.Join(c.l.Dir, "history.txt")
-		if err := c.h.dump(dump); err != nil {
-			t.Error(err)
-		}
-		t.Logf("the histories are in %s", dump)
-	}
 }
