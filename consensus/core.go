@@ -10,9 +10,11 @@ import (
 	"github.com/parley-mesh/parley/mutant"
 )
 
-// Limits of the Raft library, from measurements: the uncommitted limit is what a leader without followers may pile up.
+// Limits of the Raft library, from measurements: the uncommitted limit is what a leader without followers may pile up. A
+// member knows of no change of the core that it has not reported as applied, and neither votes by it nor stands for
+// election before: after a restart, at the end of the first task. So tasks are short.
 const (
-	maxCommittedSize    = 16 << 20
+	maxCommittedSize    = 1 << 20
 	maxUncommittedSize  = 64 << 20
 	maxInflightMsgs     = 512
 	maxInflightBytes    = 32 << 20
@@ -35,6 +37,7 @@ type coreConfig struct {
 	batchBytes      int
 	inflightBatches int
 	snapshotEntries uint64
+	longReplay      uint64 // entries
 	snapshotBytes   int
 	trailingEntries uint64
 	maxLogBytes     int
@@ -134,6 +137,9 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	c.term, c.commit = log.hard.GetTerm(), max(log.hard.GetCommit(), log.snap.Index)
 	c.applying, c.applied = log.snap.Index, log.snap.Index
 	c.snaps.last = log.snap.Index
+	if c.commit-c.log.snap.Index >= cfg.longReplay {
+		c.snaps.replay = c.commit
+	}
 	if cfg.probation {
 		c.digests.probation = probationMarks
 	}

@@ -22,6 +22,7 @@ type snapshots struct {
 	renew      bool              // one is wanted although nothing calls for it: a damaged one is to be replaced
 	retryAt    uint64            // tick before which none is captured, after a failure
 	compacted  uint64            // the log on disk was last told to drop what is up to here
+	replay     uint64            // what a start applies again, when that is long; 0 once there is a snapshot behind it
 	installing bool              // one at a time
 	held       *installTask      // durable, waits until what is being applied is done
 	ready      SnapshotRef       // the last one made durable
@@ -35,11 +36,12 @@ func (c *core) captureDue() bool {
 	if s.saving || c.ticks < s.retryAt || c.applying < s.last || c.applying == s.last && !s.renew {
 		return false
 	}
-	early := c.log.wanted || s.renew || c.rarely(rareSnapshotNow)
+	replayed := s.replay > 0 && c.applying >= s.replay
+	early := c.log.wanted || s.renew || replayed || c.rarely(rareSnapshotNow)
 	if !early && c.applying-s.last < c.cfg.snapshotEntries && s.bytes < c.cfg.snapshotBytes {
 		return false
 	}
-	s.saving, s.last, s.bytes, s.renew = true, c.applying, 0, false
+	s.saving, s.last, s.bytes, s.renew, s.replay = true, c.applying, 0, false, 0
 	return true
 }
 

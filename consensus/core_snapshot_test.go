@@ -1,7 +1,9 @@
 package consensus
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -56,6 +58,67 @@ func TestUnusedSnapshot(t *testing.T) {
 	n.do(func() { _ = n.core.step(again) })
 	if n.core.log.snap.Index != task.ref.Index || len(n.instQ) > 0 || n.core.snaps.unused.Index != 0 {
 		t.Errorf("the log begins behind %d, wanted %d; %d fetches are under way", n.core.log.snap.Index, task.ref.Index, len(n.instQ))
+	}
+}
+
+// TestLongReplay: a start that applied a long log again is followed by a snapshot, so that the next start does not have to:
+// a member that ends again and again is back as fast as the first time. A short log is left as it is.
+func TestLongReplay(t *testing.T) {
+	for _, tt := range []struct {
+		entries int
+		want    bool
+	}{{10, false}, {40, true}} {
+		s, n := alone(t, func(c *coreConfig) { c.longReplay, c.snapshotEntries = 30, 1000 })
+		for range tt.entries {
+			n.propose("k", "v")
+			s.settle()
+		}
+		before := n.core.log.snap.Index
+		again := n.core.commit - before
+		n.crash(false)
+		n.start()
+		s.settle()
+		n.crash(false)
+		n.start()
+		left := n.core.commit - n.core.log.snap.Index
+		if tt.want != (left < again/2) || tt.want != (n.core.log.snap.Index > before) {
+			t.Errorf("%d entries: the first start applied %d again, the second %d", tt.entries, again, left)
+		}
+		s.settle()
+		if got := n.machine.get("k"); got != "v" {
+			t.Errorf("after both starts k is %q", got)
+		}
+	}
+}
+
+// TestCoreIsKnownBeforeTheReplayEnds: a restarted member knows who votes before it has applied a long log again. One that
+// learned it at the end could neither vote nor stand for election until then, and five that were killed at once had no
+// leader for as long as the slowest took.
+func TestCoreIsKnownBeforeTheReplayEnds(t *testing.T) {
+	s := newSim(t, 3)
+	s.add(1, 1)
+	s.settle()
+	s.add(2)
+	n := s.nodes[1]
+	changed := n.ask(&request{change: &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{
+		{Type: raftpb.ConfChangeAddNode.Enum(), NodeId: new(uint64(2))},
+	}}}, (*core).changeCore)
+	s.settle()
+	s.tick(4)
+	if *changed == nil || (*changed).err != nil {
+		t.Fatalf("the core did not grow: %s", describeOutcome(*changed))
+	}
+	for i := range 8 {
+		n.propose(fmt.Sprint("k", i), strings.Repeat("x", 900<<10))
+		s.settle()
+		s.tick(2)
+	}
+	commit := n.core.commit
+	n.crash(false)
+	n.start()
+	n.applyNext()
+	if n.core.applied >= commit || !slices.Equal(n.core.conf.GetVoters(), []uint64{1, 2}) {
+		t.Errorf("%d of %d entries applied again, and the voters are %v", n.core.applied, commit, n.core.conf.GetVoters())
 	}
 }
 

@@ -95,6 +95,7 @@ const (
 	defaultInflightBatches = 2
 	defaultSnapshotEntries = 100_000
 	defaultSnapshotBytes   = 64 << 20
+	longReplay             = 10_000 // entries that no second start shall have to apply again
 	defaultTrailing        = 5_000
 	defaultMaxLogBytes     = 1 << 30
 	defaultMessageBytes    = 1 << 20 // larger ones delay heartbeats, smaller ones cost round trips
@@ -154,6 +155,7 @@ func (o Options) core(stamp clock.Stamp) coreConfig {
 		id: o.ID, clock: o.Clock, electionTicks: o.ElectionTicks, heartbeatTicks: o.HeartbeatTicks,
 		batchCommands: o.MaxBatchCommands, batchBytes: o.MaxBatchBytes, inflightBatches: o.MaxInflightBatches,
 		snapshotEntries: o.SnapshotEntries, snapshotBytes: o.SnapshotBytes, trailingEntries: o.TrailingEntries,
+		longReplay:  longReplay,
 		maxLogBytes: o.MaxLogBytes, maxMessage: uint64(o.MaxMessageBytes), rare: o.Rare, pairSync: !o.NoPairSync,
 		noDigests: o.Digest == nil, checkpointTicks: max(1, int(o.CheckpointEvery/o.Tick)), probation: o.Probation, fenced: o.Fenced,
 		snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
