@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -21,7 +22,7 @@ func ackedWrites(ops []porcupine.Operation) (acked []porcupine.Operation) {
 		}
 	}
 	slices.SortFunc(acked, func(a, b porcupine.Operation) int {
-		return int(a.Output.(kvSeen).revision) - int(b.Output.(kvSeen).revision) //nolint:gosec // small
+		return cmp.Compare(a.Output.(kvSeen).revision, b.Output.(kvSeen).revision)
 	})
 	return acked
 }
