@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/parley-mesh/parley/clock"
@@ -135,12 +137,39 @@ func sameState(is, says BackupManifest) error {
 }
 
 // SaveBackup writes what fetch streams to path, mode 0600, restores it in memory, and gives it its name only when the
-// digest is right. An existing file is replaced only if asked for, and stays when anything fails.
+// digest is right. An existing regular file is replaced only if asked for, and stays when anything fails. Until then the
+// content is in path.tmp, which must not exist before: whoever put it there could read what is written into it.
 func SaveBackup(path string, overwrite bool, fetch func(io.Writer) error) (BackupReport, error) {
-	if _, err := os.Lstat(path); err == nil && !overwrite {
+	switch info, err := os.Lstat(path); {
+	case err != nil:
+	case !info.Mode().IsRegular():
+		return BackupReport{}, withHint(fmt.Errorf("%s is not a regular file", path), "name a file that is to be made")
+	case !overwrite:
 		return BackupReport{}, withHint(fmt.Errorf("%s: %w", path, ErrBackupExists), "choose another name, or say --overwrite")
 	}
-	return saveBackup(storage.OS(), path, fetch)
+	if err := claimTmp(path); err != nil {
+		return BackupReport{}, err
+	}
+	report, err := saveBackup(storage.OS(), path, fetch)
+	if errors.Is(err, storage.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		err = withHint(fmt.Errorf("no space for %s, nothing was left there", path), "free space there, or choose another place")
+	}
+	return report, err
+}
+
+// claimTmp makes the file that the backup is written to.
+func claimTmp(path string) error {
+	tmp := path + storage.TmpSuffix
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return withHint(fmt.Errorf("%s: %w", tmp, ErrBackupExists), "a save writes there now, or one was killed: then remove that file")
+	case errors.Is(err, fs.ErrNotExist):
+		return withHint(err, "make the directory first, or choose another place")
+	case err != nil:
+		return withHint(err, "choose a place that this user can write")
+	}
+	return f.Close()
 }
 
 func saveBackup(fsys storage.FS, path string, fetch func(io.Writer) error) (report BackupReport, err error) {

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/parley-mesh/parley/storage"
 )
 
 // backupFile is a scheduled backup, by its name.
@@ -30,6 +32,17 @@ func ownBackups(names []string, trustDomain, node string) []backupFile {
 		}
 	}
 	slices.SortFunc(out, func(a, b backupFile) int { return cmp.Or(a.taken.Compare(b.taken), cmp.Compare(a.name, b.name)) })
+	return out
+}
+
+// leftovers names the files of own backups that were being written when a process ended.
+func leftovers(names []string, trustDomain, node string) []string {
+	var out []string
+	for _, name := range names {
+		if whole, cut := strings.CutSuffix(name, storage.TmpSuffix); cut && len(ownBackups([]string{whole}, trustDomain, node)) > 0 {
+			out = append(out, name)
+		}
+	}
 	return out
 }
 

@@ -75,8 +75,18 @@ func (b *backups) run(ctx context.Context) error {
 	return nil
 }
 
-// find learns from the directory what an earlier process took, and reads the newest to see whether it is good.
+// find learns from the directory what an earlier process took, and reads the newest to see whether it is good. What that
+// process was writing when it ended goes.
 func (b *backups) find() error {
+	names, err := b.fs.List(b.cfg.Dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, name := range leftovers(names, b.trust, b.node) {
+		if err := b.fs.Remove(filepath.Join(b.cfg.Dir, name)); err != nil {
+			return fmt.Errorf("remove a half-written backup: %w", err)
+		}
+	}
 	have, err := b.list()
 	if err != nil || len(have) == 0 {
 		return err

@@ -26,6 +26,9 @@ func TestBackupPlan(t *testing.T) {
 	if len(have) != 2 || have[0].index != 9 || have[1].index != 12 || !have[1].taken.Equal(now.Add(-time.Hour)) {
 		t.Fatalf("%+v", have)
 	}
+	if got := leftovers(names, "x.test", "a1"); len(got) != 1 || got[0] != names[4] {
+		t.Errorf("left over: %v", got)
+	}
 	for every, want := range map[time.Duration]time.Duration{2 * time.Hour: time.Hour, time.Hour: 0, time.Minute: 0} {
 		if got := backupWait(have, every, now); got != want {
 			t.Errorf("every %s: wait %s, want %s", every, got, want)

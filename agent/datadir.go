@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -159,9 +160,12 @@ func (d *dataDir) readNumber(name string) (uint64, error) {
 		return 0, fmt.Errorf("read %s: %w", name, err)
 	}
 	n, err := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 64)
+	if err == nil && n == math.MaxUint64 {
+		err = errors.New("nothing comes after 2^64-1") // and what was counted on would begin at 0 again
+	}
 	if err != nil {
 		return 0, withHint(fmt.Errorf("%s does not hold a number: %w", d.join(name), err),
-			"the file is damaged; write into it any number larger than every earlier one, or join again with an empty data directory")
+			"the file is damaged; write into it a number a little larger than every earlier one, or join again with an empty data directory")
 	}
 	return n, nil
 }

@@ -78,6 +78,8 @@ type Recovery struct {
 	last *state.View // after the last entry of the log
 }
 
+const damagedBaseHint = "nothing was changed; a damaged log is no base for a new epoch: recover on another survivor, or restore a backup"
+
 const strangerHint = "name with --data-dir the directory of a member of the core whose disk is left"
 
 // Inspect reads what the stopped member in the data directory path holds.
@@ -117,6 +119,9 @@ func (r *Recovery) Do() error { return withOwnerHint(r.do(), r.dir.path) }
 
 // inspect replays the whole log, entries that may not be committed included.
 func (r *Recovery) inspect() (_ SurvivorReport, err error) {
+	if err := r.takeBack(); err != nil {
+		return SurvivorReport{}, err
+	}
 	has, err := r.dir.hasLog()
 	if err == nil && (r.ids.RaftID == 0 || !has) {
 		err = withHint(fmt.Errorf("%s holds no log: %s was outside the core", r.dir.path, r.ids.Node), strangerHint)
@@ -126,15 +131,15 @@ func (r *Recovery) inspect() (_ SurvivorReport, err error) {
 	}
 	st, err := openStore(r.dir, r.ids.ClusterID, r.ids.RaftID, storage.DefaultSegmentBytes>>20, zap.NewNop())
 	if err != nil {
-		return SurvivorReport{}, withHint(err, "nothing was changed; a damaged log is no base for a new epoch: recover on another survivor, or restore a backup")
+		return SurvivorReport{}, withHint(err, damagedBaseHint)
 	}
 	defer func() { err = errors.Join(err, st.close()) }()
 	h, err := consensus.Offline(st.recoveredState())
-	if err != nil {
-		return SurvivorReport{}, err
+	if err == nil {
+		r.last, err = replay(st, h)
 	}
-	if r.last, err = replay(st, h); err != nil {
-		return SurvivorReport{}, err
+	if err != nil {
+		return SurvivorReport{}, withHint(err, damagedBaseHint)
 	}
 	out := SurvivorReport{
 		Node: r.ids.Node, ClusterID: r.ids.ClusterID, TrustDomain: r.ids.TrustDomain, RaftID: fmt.Sprintf("%x", r.ids.RaftID),
@@ -256,6 +261,9 @@ func readSurvivors(files []string) ([]SurvivorReport, error) {
 		}
 		if err == nil && (s.Node == "" || s.ClusterID == "" || s.LastTerm == 0 || s.LastIndex == 0) {
 			err = errors.New("it names no node, cluster, term or index")
+		}
+		if err == nil {
+			err = security.CheckNodeName(s.Node) // it is printed
 		}
 		if err != nil {
 			return nil, withHint(fmt.Errorf("%s is not the report of a survivor: %w", file, err),

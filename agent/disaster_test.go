@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -112,5 +113,71 @@ func TestMissingLogs(t *testing.T) {
 	}
 	if got := (RecoveryReport{}).Unproven(); !strings.Contains(got, "nothing") {
 		t.Error(got)
+	}
+}
+
+// TestRecoveryAfterACut: wherever a recovery is cut, the same command finds the log of before again, and ends what it
+// began. It once found none, and said that the host had never been in the core. An agent that made a log of its own in
+// between keeps it.
+func TestRecoveryAfterACut(t *testing.T) {
+	cfg := single(t)
+	runFor(t, cfg, nil, func(c *client.Client) { put(t, c, "kept") })
+	own, err := Inspect(cfg.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pristine := filepath.Join(t.TempDir(), "pristine")
+	copyDir(t, cfg.DataDir, pristine)
+	cut, hidden := errors.New("cut off"), 0
+	for at := 0; ; at++ {
+		if err := os.RemoveAll(cfg.DataDir); err != nil {
+			t.Fatal(err)
+		}
+		copyDir(t, pristine, cfg.DataDir)
+		r, err := OpenRecovery(cfg.DataDir, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		step := 0
+		r.before = func() error {
+			if step++; step > at {
+				return cut
+			}
+			return nil
+		}
+		done := r.Do()
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if done != nil && !errors.Is(done, cut) {
+			t.Fatalf("step %d: %v", at, done)
+		}
+		if logs, _ := filepath.Glob(filepath.Join(cfg.DataDir, walDir, "*.wal")); len(logs) == 0 {
+			hidden++
+		}
+		again, err := OpenRecovery(cfg.DataDir, nil)
+		if err != nil {
+			t.Fatalf("step %d: again: %v", at, err)
+		}
+		finished := again.Report.Survivor.Epoch == 2 // cut in the last step
+		if !finished && again.Report.Survivor.LastIndex != own.LastIndex || again.Report.Keys != 1 {
+			t.Errorf("step %d: again from index %d of epoch %d with %d keys, at first %d", at, again.Report.Survivor.LastIndex,
+				again.Report.Survivor.Epoch, again.Report.Keys, own.LastIndex)
+		}
+		if err := errors.Join(again.Do(), again.Close()); err != nil {
+			t.Fatalf("step %d: again: %v", at, err)
+		}
+		if old, _ := filepath.Glob(filepath.Join(cfg.DataDir, "before-recover-*", walDir, "*.wal")); len(old) == 0 {
+			t.Errorf("step %d: the log of before is gone", at)
+		}
+		if done == nil {
+			break
+		}
+	}
+	if hidden == 0 {
+		t.Error("no cut left the directory without its log: the steps are not cut where it matters")
+	}
+	if err := startOnce(t, cfg); err != nil {
+		t.Error(err)
 	}
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -110,6 +111,7 @@ func (r *rebirth) do() error {
 		func() error { return os.RemoveAll(staging) }, // what an interrupted run left
 		func() error { return os.Mkdir(staging, 0o700) },
 		func() error { return r.stage(staging) },
+		func() error { return r.noteExchange(staging) },
 	)
 	if err != nil {
 		return errors.Join(fmt.Errorf("make the new log: %w", err), os.RemoveAll(staging))
@@ -160,6 +162,74 @@ func beginLog(st *store, v *state.View, raftID uint64) error {
 	term, commit := v.Term(), v.Index()
 	if err := st.log.Reset(v.Index(), v.Term(), meta.Chain, &raftpb.HardState{Term: &term, Commit: &commit}); err != nil {
 		return fmt.Errorf("start the log: %w", err)
+	}
+	return nil
+}
+
+// exchangeFile, in stagingDir, says that an exchange has begun: it is written before the first step of one.
+const exchangeFile = "exchange"
+
+// exchangeNote is what takes an exchange back that was cut.
+type exchangeNote struct {
+	Aside  string `json:"aside"`   // the directory's name
+	Before uint64 `json:"before"`  // the Raft id that cluster.toml still has
+	RaftID uint64 `json:"raft_id"` // and the one that it gets last
+}
+
+func (r *rebirth) noteExchange(staging string) error {
+	raw, err := json.Marshal(exchangeNote{Aside: filepath.Base(r.aside), Before: r.ids.RaftID, RaftID: r.raftID()})
+	if err != nil {
+		return err
+	}
+	if err := storage.WriteFileAtomic(r.dir.fs, filepath.Join(staging, exchangeFile), raw, 0o600); err != nil {
+		return err
+	}
+	return r.dir.fs.SyncDir(r.dir.path)
+}
+
+// takeBack puts the log of before in its place again, when an exchange was cut: whoever wants to read it could not find
+// it. It does nothing when the exchange was completed, or when an agent has made a log of its own since. After a cut it may
+// be run again.
+func (r *rebirth) takeBack() error {
+	staging := r.dir.join(stagingDir)
+	raw, err := os.ReadFile(filepath.Join(staging, exchangeFile)) //nolint:gosec // in the data directory
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var note exchangeNote
+	if err == nil {
+		err = json.Unmarshal(raw, &note)
+	}
+	if err != nil {
+		return fmt.Errorf("read what a cut exchange left in %s: %w", staging, err)
+	}
+	aside := r.dir.join(filepath.Base(note.Aside))
+	exists := func(path string) bool { _, err := os.Lstat(path); return err == nil }
+	var parts []string
+	for _, name := range restoreParts {
+		if exists(filepath.Join(aside, name)) {
+			parts = append(parts, name)
+		}
+		if exists(filepath.Join(aside, name)) && exists(r.dir.join(name)) && exists(filepath.Join(staging, name)) {
+			return nil
+		}
+	}
+	if note.Before != r.ids.RaftID || note.RaftID == r.ids.RaftID {
+		return nil
+	}
+	var steps []func() error
+	for _, name := range parts {
+		if exists(r.dir.join(name)) { // the new one
+			steps = append(steps, func() error { return os.Rename(r.dir.join(name), filepath.Join(staging, name)) })
+		}
+		steps = append(steps, func() error { return os.Rename(filepath.Join(aside, name), r.dir.join(name)) })
+	}
+	steps = append(steps, func() error { return r.dir.fs.SyncDir(r.dir.path) }, func() error { return os.RemoveAll(staging) })
+	if err := r.steps(steps...); err != nil {
+		return fmt.Errorf("take back what was cut before: %w", err)
+	}
+	if err := os.Remove(aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ import (
 //
 // The log's chain has to be equal as well. It can only differ if Raft's own promises are broken.
 type digests struct {
-	at        map[uint64]map[uint64]mark // checkpoint -> member -> what it told; the newest few
+	at        map[uint64]map[uint64]mark // checkpoint -> member -> what it told; of each the newest few
 	own       uint64                     // index of our newest checkpoint
 	proposed  uint64                     // tick of the last checkpoint that we proposed as leader
 	seen      uint64                     // commit index then
@@ -91,6 +91,7 @@ func (c *core) somebodyElseWaits() bool {
 func (c *core) checkpointed(index uint64, m mark) {
 	d := &c.digests
 	d.own = index
+	c.forgetGone()
 	c.noteMark(c.cfg.id, index, m)
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, markBytes), index)
 	b = append(append(b, m.chain[:]...), m.state[:]...)
@@ -116,25 +117,53 @@ func (c *core) hearCheckpoint(from uint64, body []byte) error {
 	return nil
 }
 
-// noteMark remembers a mark, of the newest few checkpoints.
+// noteMark remembers a mark, of each member the newest few: whoever tells of checkpoints that never were pushes out what
+// it told itself, and nobody else's.
 func (c *core) noteMark(id, index uint64, m mark) {
 	d := &c.digests
 	if d.at == nil {
 		d.at = make(map[uint64]map[uint64]mark)
 	}
+	var his []uint64
+	for at, told := range d.at {
+		if _, ok := told[id]; ok && at != index {
+			his = append(his, at)
+		}
+	}
+	if len(his) >= keptCheckpoints {
+		oldest := slices.Min(his)
+		if index < oldest {
+			return
+		}
+		d.forget(oldest, id)
+	}
 	told := d.at[index]
 	if told == nil {
-		if oldest := slices.Sorted(maps.Keys(d.at)); len(oldest) >= keptCheckpoints {
-			if index < oldest[0] {
-				return
-			}
-			delete(d.at, oldest[0])
-		}
 		told = make(map[uint64]mark)
 		d.at[index] = told
 	}
 	if _, known := told[id]; known || len(told) < maxPeers {
 		told[id] = m
+	}
+}
+
+// forget drops one mark of a member.
+func (d *digests) forget(index, id uint64) {
+	delete(d.at[index], id)
+	if len(d.at[index]) == 0 {
+		delete(d.at, index)
+	}
+}
+
+// forgetGone drops the marks of who is no member any more.
+func (c *core) forgetGone() {
+	members := c.members()
+	for index, told := range c.digests.at {
+		for id := range told {
+			if id != c.cfg.id && !slices.Contains(members, id) {
+				c.digests.forget(index, id)
+			}
+		}
 	}
 }
 

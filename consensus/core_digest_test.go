@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"encoding/binary"
 	"errors"
 	"slices"
 	"testing"
@@ -230,6 +231,34 @@ func (s *sim) crashAll(ids ...uint64) {
 	}
 }
 
+// TestInventedCheckpoints: a member that tells of checkpoints far ahead of the log keeps nobody from comparing the real
+// ones. Its marks once pushed all others out, and a voter whose state went bad was not found.
+func TestInventedCheckpoints(t *testing.T) {
+	s := digestSim(t, 1, 2, 3)
+	s.elect()
+	n := s.nodes[1]
+	honest := mark{state: [32]byte{1}}
+	n.core.noteMark(1, 500, honest)
+	n.core.noteMark(2, 500, honest)
+	for i := range uint64(3 * keptCheckpoints) {
+		body := append(binary.BigEndian.AppendUint64(nil, 1<<61+i), make([]byte, markBytes-8)...)
+		if err := n.core.hear(note{peer: 3, kind: noteCheckpoint, body: body}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.core.noteMark(2, 600, honest)
+	for index, ids := range map[uint64][]uint64{500: {1, 2}, 600: {2}} {
+		for _, id := range ids {
+			if n.core.digests.at[index][id] != honest {
+				t.Errorf("the mark of %d at %d is gone", id, index)
+			}
+		}
+	}
+	if got := len(n.core.digests.at); got != 2+keptCheckpoints {
+		t.Errorf("marks of %d checkpoints are kept", got)
+	}
+}
+
 // TestCheckpointLimits: marks are kept of the newest few checkpoints, and notes that make no sense are refused.
 func TestCheckpointLimits(t *testing.T) {
 	s := digestSim(t, 1, 2, 3)
@@ -240,6 +269,13 @@ func TestCheckpointLimits(t *testing.T) {
 	}
 	if got := len(n.core.digests.at); got != keptCheckpoints {
 		t.Errorf("marks of %d checkpoints are kept", got)
+	}
+	for id := uint64(100); id < 110; id++ { // members that are gone leave nothing
+		n.core.noteMark(id, 1, mark{})
+	}
+	n.core.forgetGone()
+	if got := len(n.core.digests.at[1]); got != 0 {
+		t.Errorf("%d marks of strangers are kept", got)
 	}
 	for name, n1 := range map[string]note{
 		"short":             {peer: 2, kind: noteCheckpoint, body: make([]byte, markBytes-1)},

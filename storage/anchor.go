@@ -62,6 +62,9 @@ func decodeAnchor(b []byte) (anchorState, error) {
 	a := anchorState{id: identity{cluster: [16]byte(c.take(16)), raft: c.u64()}, generation: c.u64()}
 	flags := c.u64()
 	a.clean, a.doubt, a.tip = flags&anchorClean != 0, flags&anchorDoubt != 0, c.tip()
+	if a.tip.seq >= maxSeq {
+		return anchorState{}, errors.New("slot names a frame that no log gets to")
+	}
 	return a, nil
 }
 

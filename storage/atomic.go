@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 )
 
-// tmpSuffix marks files that a crash may leave behind; they are never read.
-const tmpSuffix = ".tmp"
+// TmpSuffix marks files that a crash may leave behind; they are never read.
+const TmpSuffix = ".tmp"
 
 // WriteFileAtomic replaces path with data: a crash leaves the old content or the new, whole. It
 // returns after both are durable. Errors: wrapped ErrNoSpace (old content in place), *FatalError when
@@ -25,7 +25,7 @@ func WriteFileAtomic(fsys FS, path string, data []byte, perm fs.FileMode) error 
 
 // writeTmpRename is WriteFileAtomic without the directory's sync: data is durable, its name not yet.
 func writeTmpRename(fsys FS, path string, data []byte, perm fs.FileMode) error {
-	tmp := path + tmpSuffix
+	tmp := path + TmpSuffix
 	if op, err := writeSynced(fsys, tmp, data, perm); err != nil {
 		_ = fsys.Remove(tmp) // best effort: it is never read, and the first error is the one to report
 		return classifySoft(op, tmp, err)

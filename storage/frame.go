@@ -78,12 +78,16 @@ func decodeFrameHeader(b []byte, segment uint64, salt [8]byte) (f frameHeader, f
 		return frameHeader{}, false
 	}
 	c := cursor{b[8:]}
-	return frameHeader{
+	f = frameHeader{
 		segment: c.u64(), seq: c.u64(), durable: c.u64(), prev: c.hash(),
 		prevIndex: c.u64(), prevTerm: c.u64(), before: c.hash(), after: c.hash(), hard: c.hard(),
 		length: c.u32(), count: c.u32(), payloadCRC: c.u32(), kind: frameKind(c.u32()),
-	}, true
+	}
+	return f, f.seq < maxSeq
 }
+
+// maxSeq is more than a log ever counts to. A repair goes on above all that it saw, and has to have room there.
+const maxSeq = 1 << 62
 
 // claimsFrame reports whether b begins like a frame of this segment, intact or torn.
 func claimsFrame(b []byte, segment uint64) bool {

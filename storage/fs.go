@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 )
 
 // Modes of everything the package makes: the files hold the cluster's state.
@@ -21,6 +22,8 @@ type FS interface {
 	Create(path string, perm fs.FileMode) (File, error)
 	// Open opens an existing file for reading and writing.
 	Open(path string) (File, error)
+	// OpenRead opens an existing regular file for reading alone: it may be on a medium that takes no writes.
+	OpenRead(path string) (File, error)
 	// Rename replaces to atomically. It is durable after SyncDir of the directory.
 	Rename(from, to string) error
 	Remove(path string) error
@@ -55,6 +58,22 @@ func (osFS) Create(path string, perm fs.FileMode) (File, error) {
 
 func (osFS) Open(path string) (File, error) {
 	return wrapFile(os.OpenFile(path, os.O_RDWR, 0))
+}
+
+// OpenRead does not wait for somebody to write into a named pipe, which is no regular file.
+func (osFS) OpenRead(path string) (File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: path, Err: errors.New("is not a regular file")}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return osFile{f}, nil
 }
 
 func wrapFile(f *os.File, err error) (File, error) {
@@ -105,7 +124,7 @@ func (f osFile) Size() (int64, error) {
 
 // ReadFile returns the content of path, refusing more than limit bytes.
 func ReadFile(fsys FS, path string, limit int64) (data []byte, err error) {
-	f, err := fsys.Open(path)
+	f, err := fsys.OpenRead(path)
 	if err != nil {
 		return nil, err
 	}

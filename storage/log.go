@@ -207,11 +207,11 @@ func (l *Log) tidyDir() error {
 	}
 	for _, name := range names {
 		path := filepath.Join(l.spares.dir, name)
-		isSpare := strings.HasPrefix(name, sparePrefix) && !strings.HasSuffix(name, tmpSuffix)
+		isSpare := strings.HasPrefix(name, sparePrefix) && !strings.HasSuffix(name, TmpSuffix)
 		if isSpare && l.adopt(path) {
 			continue
 		}
-		if isSpare || strings.HasSuffix(name, tmpSuffix) || strings.HasPrefix(name, repairedPrefix) {
+		if isSpare || strings.HasSuffix(name, TmpSuffix) || strings.HasPrefix(name, repairedPrefix) {
 			if err := l.fs.Remove(path); err != nil {
 				return classify("remove", path, err)
 			}

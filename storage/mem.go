@@ -90,6 +90,9 @@ func (m *Mem) Open(path string) (File, error) {
 	return &memFile{fs: m, node: node, path: path}, nil
 }
 
+// OpenRead implements FS.
+func (m *Mem) OpenRead(path string) (File, error) { return m.Open(path) }
+
 // Rename implements FS, within one directory.
 func (m *Mem) Rename(from, to string) error {
 	from, to = filepath.Clean(from), filepath.Clean(to)

@@ -235,7 +235,7 @@ func listPrefix(fsys FS, dir, prefix string) ([]string, error) {
 	}
 	kept := names[:0]
 	for _, name := range names {
-		if strings.HasPrefix(name, prefix) && !strings.HasSuffix(name, tmpSuffix) {
+		if strings.HasPrefix(name, prefix) && !strings.HasSuffix(name, TmpSuffix) {
 			kept = append(kept, name)
 		}
 	}

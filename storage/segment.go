@@ -64,7 +64,7 @@ type spares struct {
 // make zero-fills a new spare. It gives up between writes when ctx ends.
 func (s *spares) make(ctx context.Context, number uint64) (path string, err error) {
 	path = filepath.Join(s.dir, fmt.Sprintf("%s%016x", sparePrefix, number))
-	tmp := path + tmpSuffix
+	tmp := path + TmpSuffix
 	if op, err := s.fill(ctx, tmp); err != nil {
 		_ = s.fs.Remove(tmp) // best effort: OpenLog removes it too
 		return "", classify(op, tmp, err)

@@ -13,7 +13,7 @@ import (
 // reads what came back from the file system, before the name says that it is good. Errors are as
 // WriteFileAtomic's, and write's and verify's own.
 func WriteStreamAtomic(fsys FS, path string, perm fs.FileMode, write func(io.Writer) error, verify func(io.Reader) error) error {
-	tmp := path + tmpSuffix
+	tmp := path + TmpSuffix
 	if err := writeStream(fsys, tmp, perm, write, verify); err != nil {
 		_ = fsys.Remove(tmp) // best effort: it is never read, and the first error is the one to report
 		return err
@@ -78,7 +78,7 @@ func (w *streamWriter) Write(p []byte) (int, error) {
 
 // ReadStream opens path for reading in order and closes it when read returns.
 func ReadStream(fsys FS, path string, read func(r io.Reader, size int64) error) error {
-	f, err := fsys.Open(path)
+	f, err := fsys.OpenRead(path)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,8 @@ func (a *app) disasterInspectCommand() *cobra.Command {
 		Short: "Show where the log of a stopped core member ends, to choose the survivor to recover on",
 		Long: "Inspect reads the data directory on this host; its agent must be stopped. The best survivor is the one with the\n" +
 			"highest last term, and among those the highest last index. A longer log of an earlier term is not better. As a\n" +
-			"start of the agent does, it cuts a write at the end that a crash has torn, and keeps it aside.",
+			"start of the agent does, it cuts a write at the end that a crash has torn, and keeps it aside. After a recovery\n" +
+			"that was cut off it first puts the log of before in its place again.",
 		Example: "  parley disaster inspect --data-dir /var/lib/parley -o json > a1.json",
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -33,10 +35,16 @@ func (a *app) snapshotSaveCommand() *cobra.Command {
 		Example: "  parley snapshot save /backup/parley-1.parley\n  parley snapshot save now.parley --stale   # without a leader",
 		Args:    takes("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == "" || args[0] == "-" {
+				return usageError("the content is verified by reading it back, so it has to be a file", "FILE is %q", args[0])
+			}
 			file, err := filepath.Abs(args[0])
 			if err != nil {
 				return err
 			}
+			interruptible, stop := untilSignal(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			cmd.SetContext(interruptible)
 			c, err := a.connect(cmd)
 			if err != nil {
 				return err
@@ -45,6 +53,9 @@ func (a *app) snapshotSaveCommand() *cobra.Command {
 			defer a.patience("reading the state and restoring it in memory")()
 			return a.ask(cmd, mayRepeat, func(ctx context.Context) (answer, error) {
 				report, err := agent.SaveBackup(file, overwrite, func(w io.Writer) error { return c.SaveSnapshot(ctx, stale, w) })
+				if got := (interrupted{}); err != nil && errors.As(context.Cause(ctx), &got) {
+					err = &failure{code: got.code(), err: fmt.Errorf("%w: there is no new backup in %s", got, file)}
+				}
 				return backupAnswer(report), err
 			})
 		},
@@ -179,6 +190,8 @@ func restoreRadius(r agent.RestoreReport) string {
 	fmt.Fprintf(&b, "  every write after that is undone")
 	if r.LastIndexHere > r.BackupIndex {
 		fmt.Fprintf(&b, "; this host has seen index %d", r.LastIndexHere)
+	} else if r.LastIndexHere == 0 {
+		fmt.Fprintf(&b, "; this host's copy of the public state cannot be read: nodes that left since the backup come back")
 	}
 	fmt.Fprintf(&b, "\n  %s come back; all join tokens are void, %s end\n", plural(r.Keys, "key"), plural(r.SessionsEnded, "session"))
 	fmt.Fprintf(&b, "  the log and snapshots in %s are moved to %s\n", r.DataDir, r.Aside)
