@@ -80,7 +80,7 @@ func (a *Agent) serveStream(ctx context.Context, peer transport.Peer, body []byt
 
 // serveChunk gives a core member one chunk of a snapshot by its hash.
 func (a *Agent) serveChunk(_ context.Context, peer transport.Peer, body []byte) ([]byte, error) {
-	n := a.core.current.Load()
+	n := a.core.running()
 	if n == nil {
 		return nil, &transport.Error{Code: api.CodeUnavailable, Message: "this agent runs no Raft id"}
 	}

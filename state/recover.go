@@ -29,6 +29,8 @@ type RecoverOptions struct {
 	// Known is a later copy of the public state, from the disk of an agent, nil if there is none. What
 	// the cluster decided about its nodes and its roots since does not come undone.
 	Known *View
+	// KnownEpoch is the newest epoch that was proven to the node, which may be later than that of both.
+	KnownEpoch Epoch
 	// Backup says that the state may be much older than the last that the cluster did: no join token and
 	// no session of it counts any more.
 	Backup  bool
@@ -206,13 +208,14 @@ func (a *applying) recoverCore(v *View, o RecoverOptions) EpochStatement {
 
 // before is the newest epoch that is known.
 func (o RecoverOptions) before(v *View) Epoch {
-	ours := v.Cluster().Epoch
-	if o.Known != nil {
-		if theirs := o.Known.Cluster().Epoch; theirs.Counter > ours.Counter {
-			return theirs
-		}
+	newest := v.Cluster().Epoch
+	if o.Known != nil && o.Known.Cluster().Epoch.Counter > newest.Counter {
+		newest = o.Known.Cluster().Epoch
 	}
-	return ours
+	if o.KnownEpoch.Counter > newest.Counter {
+		newest = o.KnownEpoch
+	}
+	return newest
 }
 
 // WithoutTokens returns the state as a backup holds it: the same position, and no join token. A token's
