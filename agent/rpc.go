@@ -66,7 +66,7 @@ func (a *Agent) coreOnly(h func(context.Context, transport.Peer, []byte) ([]byte
 func (a *Agent) serveStream(ctx context.Context, peer transport.Peer, body []byte, send func([]byte) error) error {
 	if !a.views.ownLog() {
 		refusal := &transport.Error{Code: api.CodeUnavailable, Message: "this agent is outside the core and serves no change stream"}
-		if core := a.remoteCore.get(); core.Leader != nil {
+		if core := a.toldCore(); core.Leader != nil {
 			refusal.Leader = *core.Leader // whom to ask instead, for one that was away for long
 		}
 		return refusal
