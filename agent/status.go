@@ -105,6 +105,9 @@ func (a *Agent) toldCore() api.CoreStatus {
 }
 
 func ofEpoch(s api.CoreStatus, e state.Epoch) api.CoreStatus {
+	if e.Counter == 0 {
+		return s // before anything is known
+	}
 	s.Epoch, s.EpochID = e.Counter, hex.EncodeToString(e.ID[:])
 	return s
 }
