@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -34,12 +36,14 @@ type epochs struct {
 	home state.Epoch // of the Raft id that this host had at its start; the View may not know yet
 	log  *zap.Logger
 
-	newest atomic.Pointer[provenEpoch] // nil: none was proven
+	newest  atomic.Pointer[provenEpoch] // nil: none was proven
+	refused atomic.Uint64               // connections, because of the epochs of their ends
 
 	mu struct {
 		sync.Mutex // held while the file is written: whoever learns the same waits
 		learned    chan struct{}
-		told       map[string]string // by peer, what was last logged about it; at most maxTold
+		told       map[string]string // by peer, why its last connection ended, if it ended by its epoch; at most maxTold
+		atOdds     map[string]bool   // those of them with whom time alone makes nothing right
 	}
 }
 
@@ -56,7 +60,7 @@ type provenEpoch struct {
 
 func newEpochs(dir *dataDir, home state.Epoch, view func() *state.View, log *zap.Logger) *epochs {
 	e := &epochs{dir: dir, home: home, view: view, log: log}
-	e.mu.learned, e.mu.told = make(chan struct{}), make(map[string]string)
+	e.mu.learned, e.mu.told, e.mu.atOdds = make(chan struct{}), make(map[string]string), make(map[string]bool)
 	p, err := dir.readEpoch()
 	if err != nil { // it is learned again
 		log.Warn("what this host knew of the newest epoch cannot be read", zap.Error(err))
@@ -186,16 +190,39 @@ func (e *epochs) persist() error {
 }
 
 // tell logs why a peer was refused, once for each reason.
-func (e *epochs) tell(peer string, refused error) {
+func (e *epochs) tell(peer string, refused *EpochError) {
 	text := refused.Error()
+	e.refused.Add(1)
 	e.mu.Lock()
 	again := e.mu.told[peer] == text
 	if len(e.mu.told) >= maxTold {
 		clear(e.mu.told)
+		clear(e.mu.atOdds)
 	}
 	e.mu.told[peer] = text
+	e.mu.atOdds[peer] = refused.atOdds()
 	e.mu.Unlock()
 	if !again {
 		e.log.Warn("a connection ends because of the epochs of its two ends", zap.String("peer", peer), zap.Error(refused))
 	}
+}
+
+// agreed forgets what there was with a peer.
+func (e *epochs) agreed(peer string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.mu.told, peer)
+	delete(e.mu.atOdds, peer)
+}
+
+// odds says in words with whom this agent cannot come to terms by itself; empty if with nobody.
+func (e *epochs) odds() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, peer := range slices.Sorted(maps.Keys(e.mu.atOdds)) {
+		if e.mu.atOdds[peer] {
+			return e.mu.told[peer]
+		}
+	}
+	return ""
 }

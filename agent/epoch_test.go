@@ -145,7 +145,19 @@ func TestGreeting(t *testing.T) {
 			t.Errorf("%s: %v, then of %s", test.what, err, e.current())
 		}
 	}
-	one, other, _ := meet(t, epochsOf(t, w.second), epochsOf(t, w.split), false)
+	e := epochsOf(t, w.second)
+	one, other, _ := meet(t, e, epochsOf(t, w.split), false)
+	if !errors.As(one, &refused) {
+		t.Fatal(one)
+	}
+	e.tell("a9", refused)
+	e.tell("a8", &EpochError{Peer: "a8", Own: w.second.Cluster().Epoch, Verdict: state.EpochOlder})
+	if e.odds() != refused.Error() || e.refused.Load() != 2 {
+		t.Errorf("at odds: %q", e.odds())
+	}
+	if e.agreed("a9"); e.odds() != "" {
+		t.Errorf("still at odds: %q", e.odds())
+	}
 	for _, err := range []error{one, other} {
 		if !errors.As(err, &refused) || refused.Verdict != state.EpochSplit || !strings.Contains(err.Error(), "decide which goes on") {
 			t.Errorf("two recoveries from one epoch: %v", err)
@@ -301,12 +313,18 @@ func TestLeaveEpoch(t *testing.T) {
 	}
 }
 
-// TestDamagedEpochFile: what cannot be read is learned again, and keeps a recovery from beginning on this host.
+// TestDamagedEpochFile: what cannot be read is learned again, and no recovery begins on what is not known.
 func TestDamagedEpochFile(t *testing.T) {
 	w := makeEpochs(t)
 	e := epochsOf(t, w.first)
 	if err := os.WriteFile(e.dir.join(epochFile), []byte("{\"epoch\":\"x\"}"), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if err := e.dir.writeCluster(testRunner(t, testMachine(), nil).ids); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openRebirth(e.dir.path, ""); err == nil || !strings.Contains(err.Error(), epochFile) || Hint(err) == "" {
+		t.Errorf("a recovery: %v, hint %q", err, Hint(err))
 	}
 	again := newEpochs(e.dir, state.Epoch{}, e.view, zap.NewNop())
 	if again.current() != w.first.Cluster().Epoch {

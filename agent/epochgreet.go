@@ -30,12 +30,11 @@ const (
 
 // EpochError is why two agents do not talk to each other.
 type EpochError struct {
-	Peer         string
-	Own, Theirs  state.Epoch
-	Verdict      state.EpochVerdict // of the peer, by this agent
-	Learned      bool               // the peer has proven its epoch: this agent follows it from now on
-	Cause        error              // what went wrong with the proof, if anything
-	connectionOf string             // what for
+	Peer        string
+	Own, Theirs state.Epoch
+	Verdict     state.EpochVerdict // of the peer, by this agent
+	Learned     bool               // the peer has proven its epoch: this agent follows it from now on
+	Cause       error              // what went wrong with the proof, if anything
 }
 
 func (e *EpochError) Error() string {
@@ -67,6 +66,11 @@ func (e *EpochError) what() string {
 }
 
 func (e *EpochError) Unwrap() error { return e.Cause }
+
+// atOdds reports whether a person is needed: a split, or a proof that came whole and that this agent cannot check.
+func (e *EpochError) atOdds() bool {
+	return e.Verdict == state.EpochSplit || !e.Learned && (errors.Is(e.Cause, state.ErrEpochUnproven) || errors.Is(e.Cause, state.ErrEpochSplit))
+}
 
 // Refusal words it for the log of the mesh port.
 func (e *EpochError) Refusal() (reason, hint string) {
@@ -189,6 +193,7 @@ func (a *Agent) greeted(core bool, handle transport.ConnHandler) transport.ConnH
 			var remove func()
 			if remove, err = a.live.Add(agreedConn{conn}, a.epochs.standing(agreed)); err == nil {
 				defer remove()
+				a.epochs.agreed(peer.Node)
 				handle(ctx, conn, peer)
 				return
 			}
@@ -204,6 +209,7 @@ func (a *Agent) greetDialled(ctx context.Context, conn *transport.Outgoing, node
 	if err == nil {
 		var remove func()
 		if remove, err = a.live.Add(agreedConn{conn.Conn}, a.epochs.standing(agreed)); err == nil {
+			a.epochs.agreed(node)
 			return &dialledConn{conn, remove}, nil
 		}
 	}
