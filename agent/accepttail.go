@@ -10,7 +10,7 @@ import (
 
 // acceptTail ends the doubt about the end of this agent's log, by an operator's word.
 func (a *Agent) acceptTail(ctx context.Context) (bool, error) {
-	n := a.core.current.Load()
+	n := a.core.running()
 	if n == nil {
 		return false, api.Errorf(api.CodeUnavailable, "this agent runs no Raft id now").
 			WithHint("an agent outside the core has no log, and one that heals its log needs no word: see parley events")

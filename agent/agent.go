@@ -64,6 +64,7 @@ type Agent struct {
 	source *security.Source
 	hub    *watch.Hub
 	views  *viewSwitch
+	epochs *epochs
 	book   *book
 	pool   *transport.Pool
 	live   *transport.Live
@@ -204,6 +205,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	}
 	a.hub = watch.NewHub(loadCopy(a.dir, a.log))
 	a.views = &viewSwitch{hub: a.hub}
+	a.epochs = newEpochs(a.dir, a.ids.raftEpoch(), a.hub.View, a.log.Named("epoch"))
 	a.source, err = security.NewSource(security.SourceOptions{
 		Dir: a.dir.path, TrustDomain: td, Node: a.ids.Node, Host: a.host,
 		Now: clock.System, HostKeyOf: a.hostKeyOf, Denied: a.hasLeft, Log: a.log.Named("security"),
@@ -225,7 +227,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	})
 	a.digests = &digestRing{}
 	a.core = &coreRunner{
-		cfg: a.cfg.Core, dir: a.dir, ids: a.ids, views: a.views, book: a.book, pool: a.pool, clock: hlc, digests: a.digests,
+		cfg: a.cfg.Core, dir: a.dir, ids: a.ids, epochs: a.epochs, views: a.views, book: a.book, pool: a.pool, clock: hlc, digests: a.digests,
 		room: newCoreRoom(a.dir, a.log.Named("core")), log: a.log.Named("core"), changed: make(chan struct{}, 1),
 		host: a.host, viaTurns: newChunkTurns(),
 		turns: newChunkTurns(), fatal: a.storageFailed, report: a.tellTimeline,

@@ -59,25 +59,32 @@ func (a *Agent) leader() (node string, self, known bool) {
 }
 
 func (a *Agent) propose(ctx context.Context, command []byte) (api.Proposed, error) {
-	n := a.core.node()
+	n := a.core.running()
 	if n == nil {
 		return api.Proposed{}, api.Errorf(api.CodeNotLeader, "%s is outside the core", a.ids.Node)
 	}
-	p, err := n.Propose(ctx, command)
+	p, err := n.node.Propose(ctx, command)
 	if err != nil {
 		return api.Proposed{}, a.consensusError(err)
+	}
+	if a.epochs.passed(n.epoch) {
+		return api.Proposed{}, api.Errorf(api.CodeOutcomeUnknown, "the cluster was recovered into a new epoch, and this write was one of the epoch before").
+			WithHint("read the key again: the new core does not have the write, unless it was recovered from a log that held it")
 	}
 	return api.Proposed{Index: p.Index, Term: p.Term, Stamp: p.Stamp, Data: p.Data}, nil
 }
 
 func (a *Agent) readIndex(ctx context.Context) (uint64, error) {
-	n := a.core.node()
+	n := a.core.running()
 	if n == nil {
 		return 0, api.Errorf(api.CodeNotLeader, "%s is outside the core", a.ids.Node)
 	}
-	index, err := n.ReadIndex(ctx)
+	index, err := n.node.ReadIndex(ctx)
 	if err != nil {
 		return 0, a.consensusError(err)
+	}
+	if a.epochs.passed(n.epoch) {
+		return 0, api.Errorf(api.CodeNotLeader, "%s led in an epoch that has passed", a.ids.Node)
 	}
 	return index, nil
 }

@@ -24,6 +24,7 @@ func (a *Agent) check(context.Context) ops.CheckReport {
 	leaf := a.source.Leaf()
 	f := ops.CheckFacts{
 		CertificateLeft: leaf.NotAfter.Sub(a.now()), CertificateLife: leaf.NotAfter.Sub(leaf.NotBefore),
+		Epoch: a.epochs.current().Counter, EpochAtOdds: a.epochs.odds(),
 		LeaderKnown: core.Leader != nil, Size: core.Size, AnonymousRole: a.cfg.HTTP.AnonymousRole,
 		WideFiles:  wideFiles(a.dir.path),
 		ClockAhead: view.Stamp().Wall().Sub(a.opts.Physical()), Versions: map[string]int{},

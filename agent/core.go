@@ -27,6 +27,7 @@ type coreRunner struct {
 	dir     *dataDir
 	ids     clusterIDs // owned by run
 	views   *viewSwitch
+	epochs  *epochs // nil: the cluster has one
 	book    *book
 	pool    *transport.Pool
 	clock   *clock.Clock // owned by the running node's loop
@@ -47,6 +48,8 @@ type coreRunner struct {
 	ownWordOnly bool              // what a leader counts of ours was looked for, and nobody has it
 	healNow     chan *damageFound // capacity 1: the running node's log has to be healed
 	retiredFor  string            // why ours was, as far as we asked for it
+	leftEpoch   string            // what to tell of an epoch that was left; see tellLeft
+	beforeStep  func() error      // tests: a crash before a step of leaveEpoch
 	healing     atomic.Bool
 	repairs     atomic.Uint64 // logs repaired since the start
 	replaced    atomic.Uint64 // Raft ids given up for a damaged log
@@ -65,6 +68,7 @@ type coreRunner struct {
 // coreNode is one life of a Raft id in this process.
 type coreNode struct {
 	raftID uint64
+	epoch  state.Epoch // in which that id was given
 	node   *consensus.Node
 	store  *store
 }
@@ -74,9 +78,19 @@ type bootedCore struct {
 	machine *replica
 }
 
+// running returns the life of the present Raft id, nil outside the core. From the moment at which a newer epoch is proven
+// there is none: what still runs until it has stopped answers nobody.
+func (c *coreRunner) running() *coreNode {
+	n := c.current.Load()
+	if n == nil || c.epochs.passed(n.epoch) {
+		return nil
+	}
+	return n
+}
+
 // node returns the running consensus node, nil outside the core.
 func (c *coreRunner) node() *consensus.Node {
-	if n := c.current.Load(); n != nil {
+	if n := c.running(); n != nil {
 		return n.node
 	}
 	return nil
@@ -103,6 +117,9 @@ func (c *coreRunner) member() *consensus.Node {
 func (c *coreRunner) open() error {
 	if c.ids.RaftID == 0 {
 		return nil
+	}
+	if c.epochs.passed(c.ids.raftEpoch()) { // learned before this start
+		return c.leaveEpoch()
 	}
 	has, err := c.dir.hasLog()
 	if err != nil {
@@ -157,7 +174,7 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 		return nil, err
 	}
 	machine.wrong = n.Fence
-	return &bootedCore{coreNode: &coreNode{raftID: raftID, node: n, store: st}, machine: machine}, nil
+	return &bootedCore{coreNode: &coreNode{raftID: raftID, epoch: c.ids.raftEpoch(), node: n, store: st}, machine: machine}, nil
 }
 
 // run starts and stops nodes until ctx ends.
@@ -168,6 +185,7 @@ func (c *coreRunner) run(ctx context.Context) error {
 	}
 	defer sub.Close()
 	for ctx.Err() == nil {
+		c.tellLeft()
 		if err := c.step(ctx, sub); err != nil {
 			return err
 		}
@@ -177,30 +195,27 @@ func (c *coreRunner) run(ctx context.Context) error {
 
 // step runs the node that there is to run, or waits until there is one.
 func (c *coreRunner) step(ctx context.Context, sub *watch.Subscription) error {
-	n := c.booted
-	c.booted = nil
-	if c.damage != nil {
-		var err error
-		if n, err = c.heal(ctx); err != nil {
-			return err
-		}
-		if n == nil {
-			return nil // the id was given up, or there is more to heal
-		}
+	n, err := c.prepared(ctx)
+	if err != nil {
+		return err
 	}
-	if c.lost != nil {
-		var err error
-		if n, err = c.refetch(ctx); n == nil || err != nil {
-			return err
-		}
-	}
-	// Before its first vote: the cluster may have begun a new epoch without this member, from a backup, and
-	// a majority of the old one that starts together would go on as if nothing had been.
+	// Before its first vote: the cluster may have begun a new epoch without this member, from a backup or another
+	// log, and a majority of the old one that starts together would go on as if nothing had been. Whoever is asked and
+	// knows of it proves it.
 	if n != nil && c.othersSayRetired(ctx, n.raftID) {
 		return errors.Join(n.store.close(), c.discharge(ctx, n.raftID))
 	}
+	if c.overtaken() {
+		if n != nil {
+			err = n.store.close()
+		}
+		return errors.Join(err, c.leaveEpoch())
+	}
 	if n == nil {
-		id := c.assignedID()
+		if c.damage != nil || c.lost != nil {
+			return nil // there is more to heal, or ctx has ended
+		}
+		id, epoch := c.assignedID()
 		if id == 0 {
 			select {
 			case <-sub.C():
@@ -208,8 +223,7 @@ func (c *coreRunner) step(ctx context.Context, sub *watch.Subscription) error {
 			}
 			return nil
 		}
-		var err error
-		if n, err = c.enlist(id); errors.Is(err, storage.ErrNoSpace) {
+		if n, err = c.enlist(id, epoch); errors.Is(err, storage.ErrNoSpace) {
 			c.room.failed(ctx, id, err)
 			return nil
 		} else if err != nil {
@@ -219,21 +233,43 @@ func (c *coreRunner) step(ctx context.Context, sub *watch.Subscription) error {
 	return c.serve(ctx, n, sub)
 }
 
-// assignedID is the Raft id that the replicated state gives to this agent, 0 if none. An id that this
-// directory has given up does not count: right after that the View may be older than the retirement,
-// and under an old id an empty log would vote.
-func (c *coreRunner) assignedID() uint64 {
-	for _, m := range c.views.hub.View().Core() {
-		if m.Node == c.ids.Node && consensus.MayRun(m.RaftID, c.ids.PastRaftID) {
-			return m.RaftID
+// prepared returns the node of the Raft id that this directory has, healed if its log or snapshots were damaged; nil if
+// there is none yet, or if the epoch passes meanwhile.
+func (c *coreRunner) prepared(ctx context.Context) (n *bootedCore, err error) {
+	ctx, cancel := c.epochs.within(ctx, c.ids.raftEpoch())
+	defer cancel()
+	n, c.booted = c.booted, nil
+	if c.damage != nil {
+		if n, err = c.heal(ctx); n == nil || err != nil {
+			return nil, err
 		}
 	}
-	return 0
+	if c.lost != nil {
+		return c.refetch(ctx)
+	}
+	return n, nil
+}
+
+// assignedID is the Raft id that the replicated state gives to this agent, 0 if none, and the epoch of that state. An id that this
+// directory has given up does not count: right after that the View may be older than the retirement,
+// and under an old id an empty log would vote.
+func (c *coreRunner) assignedID() (uint64, state.Epoch) {
+	v := c.views.hub.View()
+	epoch := v.Cluster().Epoch
+	if c.epochs.passed(epoch) {
+		return 0, epoch // it is that of the core that was
+	}
+	for _, m := range v.Core() {
+		if m.Node == c.ids.Node && consensus.MayRun(m.RaftID, c.ids.PastRaftID) {
+			return m.RaftID, epoch
+		}
+	}
+	return 0, epoch
 }
 
 // enlist prepares this agent to run a new Raft id. The log is made before cluster.toml names the id:
 // a crash between the two leaves an empty log, never an id whose log could have been lost.
-func (c *coreRunner) enlist(raftID uint64) (*bootedCore, error) {
+func (c *coreRunner) enlist(raftID uint64, epoch state.Epoch) (*bootedCore, error) {
 	if err := c.dir.dropLog(); err != nil {
 		return nil, err
 	}
@@ -241,8 +277,9 @@ func (c *coreRunner) enlist(raftID uint64) (*bootedCore, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.dir.dropLog()) // what was made of it would only take room
 	}
+	n.epoch = epoch
 	ids := c.ids
-	ids.RaftID = raftID
+	ids.RaftID, ids.RaftEpoch = raftID, epoch.String()
 	if err := c.dir.writeCluster(ids); err != nil {
 		return nil, errors.Join(err, n.store.close(), c.dir.dropLog())
 	}
@@ -271,6 +308,9 @@ func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscr
 	if failed := errors.Join(err, stopErr); c.fatal != nil && isFatal(failed) {
 		c.fatal(failed) // no clean stop after it: a failed sync of the log, the anchor or a spare segment
 	}
+	if errors.Is(err, errEpochPassed) {
+		return c.leaveEpoch() // what its log still wanted to say does not count
+	}
 	if damage := damagedLog(err); c.mayHeal(damage) {
 		c.damage = damage
 		return nil
@@ -294,6 +334,11 @@ func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Su
 	defer ask.Stop()
 	suspended := ""
 	for {
+		learned := c.epochs.learned()
+		if c.epochs.passed(n.epoch) {
+			c.fence(n)
+			return false, errEpochPassed
+		}
 		suspended = c.tellDoubt(n.node.Status().Suspended, suspended)
 		c.lookAtProbation(n)
 		select {
@@ -305,6 +350,7 @@ func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Su
 				err = errors.New("a part of the core node stopped by itself")
 			}
 			return false, err
+		case <-learned:
 		case found := <-c.healNow:
 			c.handOver(ctx)
 			return false, found
@@ -327,7 +373,7 @@ func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Su
 func (c *coreRunner) discharge(ctx context.Context, raftID uint64) error {
 	c.log.Info("no longer part of the core", zap.Uint64("raft_id", raftID))
 	c.views.toStream()
-	c.ids.RaftID, c.ids.PastRaftID = 0, max(c.ids.PastRaftID, raftID)
+	c.ids.RaftID, c.ids.RaftEpoch, c.ids.PastRaftID = 0, "", max(c.ids.PastRaftID, raftID)
 	for err := c.dir.writeCluster(c.ids); err != nil; err = c.dir.writeCluster(c.ids) {
 		if !errors.Is(err, storage.ErrNoSpace) {
 			return err
@@ -343,7 +389,7 @@ func (c *coreRunner) discharge(ctx context.Context, raftID uint64) error {
 
 // servePeer hands an inbound Raft connection to the node.
 func (c *coreRunner) servePeer(ctx context.Context, conn net.Conn, peer transport.Peer) {
-	n := c.current.Load()
+	n := c.running()
 	if n == nil {
 		_ = conn.Close()
 		return

@@ -64,13 +64,13 @@ func testRunner(t *testing.T, m *state.Machine, disk *storage.Mem) *coreRunner {
 func TestRetiredIDIsNotRunAgain(t *testing.T) {
 	m := testMachine()
 	c := testRunner(t, m, nil)
-	if c.ids.RaftID = c.assignedID(); c.ids.RaftID != 1 {
+	if c.ids.RaftID, _ = c.assignedID(); c.ids.RaftID != 1 {
 		t.Fatalf("the View gives a1 the Raft id %d", c.ids.RaftID)
 	}
 	if err := c.discharge(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
-	if id := c.assignedID(); id != 0 {
+	if id, _ := c.assignedID(); id != 0 {
 		t.Errorf("it would run the Raft id %d again", id)
 	}
 	ids, err := c.dir.readCluster()
@@ -80,7 +80,7 @@ func TestRetiredIDIsNotRunAgain(t *testing.T) {
 	change(t, m, state.CoreRetire{RaftID: 1})
 	change(t, m, state.CoreAssign{Node: "a1"})
 	c.views.fromStream(m.View(), state.Touched{All: true})
-	if id := c.assignedID(); id != 2 {
+	if id, _ := c.assignedID(); id != 2 {
 		t.Errorf("its next Raft id is %d, want 2", id)
 	}
 }
@@ -118,7 +118,7 @@ func TestNoRoomForALog(t *testing.T) {
 		}
 	})
 	disk.Limit(0)
-	n, err := c.enlist(1)
+	n, err := c.enlist(1, state.Epoch{Counter: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -115,7 +115,7 @@ func proofDigest(raftID uint64, nonce []byte) []byte {
 
 // prove answers the leader's challenge.
 func (c *coreRunner) prove(issuer *issuer, nonce []byte) ([]byte, error) {
-	n := c.current.Load()
+	n := c.running()
 	if n == nil || len(nonce) != proveNonceSize {
 		return nil, &transport.Error{Code: "unavailable", Message: "this agent runs no Raft id"}
 	}

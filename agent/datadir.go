@@ -17,6 +17,7 @@ import (
 
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security"
+	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/storage"
 )
 
@@ -41,6 +42,8 @@ type clusterIDs struct {
 	// RaftID is the id under which this directory's log was written, 0 while the agent is not a core
 	// member. An id is never reused: leaving the core and coming back gives a new one.
 	RaftID uint64 `toml:"raft_id"`
+	// RaftEpoch is the epoch of the cluster in which that id was given. A recovery retires all ids, so no id has two.
+	RaftEpoch string `toml:"raft_epoch"`
 	// PastRaftID is the highest id that this directory has given up. No id up to it is run again,
 	// whatever an old View says: its log is gone, and it would vote as if it had never acknowledged anything.
 	PastRaftID uint64 `toml:"past_raft_id"`
@@ -111,7 +114,21 @@ func (ids clusterIDs) check() error {
 	if _, err := spiffeid.TrustDomainFromString(ids.TrustDomain); err != nil {
 		return fmt.Errorf("trust_domain %q: %w", ids.TrustDomain, err)
 	}
+	if ids.RaftEpoch != "" {
+		if _, err := state.ParseEpoch(ids.RaftEpoch); err != nil {
+			return fmt.Errorf("raft_epoch: %w", err)
+		}
+	}
 	return security.CheckNodeName(ids.Node)
+}
+
+// raftEpoch is RaftEpoch, the zero epoch while there is no Raft id.
+func (ids clusterIDs) raftEpoch() state.Epoch {
+	e, err := state.ParseEpoch(ids.RaftEpoch)
+	if err != nil {
+		return state.Epoch{} // check has refused all others
+	}
+	return e
 }
 
 func (d *dataDir) writeCluster(ids clusterIDs) error {
@@ -188,9 +205,27 @@ func (d *dataDir) hasLog() (bool, error) {
 	return len(entries) > 0, err
 }
 
+// logParts are what a core member's log and state are in, the anchor last: without it nothing counts.
+var logParts = []string{walDir, snapDir, "anchor", "apply"}
+
+// keepLog moves log and snapshots to a directory aside, in steps that can be repeated after a crash between any two.
+func (d *dataDir) keepLog(aside string) (steps []func() error) {
+	steps = append(steps, func() error { return os.MkdirAll(aside, 0o700) })
+	for _, name := range logParts {
+		steps = append(steps, func() error {
+			err := os.Rename(d.join(name), filepath.Join(aside, name))
+			if errors.Is(err, os.ErrNotExist) {
+				return nil
+			}
+			return err
+		})
+	}
+	return append(steps, func() error { return d.fs.SyncDir(aside) }, func() error { return d.fs.SyncDir(d.path) })
+}
+
 // dropLog removes log and snapshots of a Raft id that has left the core for good.
 func (d *dataDir) dropLog() error {
-	for _, name := range []string{walDir, snapDir, "anchor", "apply"} {
+	for _, name := range logParts {
 		if err := os.RemoveAll(d.join(name)); err != nil {
 			return fmt.Errorf("remove %s: %w", name, err)
 		}

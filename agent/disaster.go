@@ -197,19 +197,17 @@ func (r *Recovery) prepare(files []string, now time.Time) error {
 		return err
 	}
 	known := r.publicCopy()
-	if err := r.checkNode(known); err != nil {
-		return err
-	}
-	mark, err := r.dir.clockMark()
+	host, err := r.checkNode(known)
 	if err != nil {
 		return err
 	}
-	machine, err := state.Recover(r.last, state.RecoverOptions{
-		Node: r.ids.Node, EpochID: mustID(randomID()), At: max(stampOf(now), mark+1), Above: max(r.ids.RaftID, r.ids.PastRaftID),
-		Known: known, EventID: mustID(randomID()),
-		Message: fmt.Sprintf("the quorum was lost: recovered from the log of %s, which ends at term %d, index %d of epoch %d", own.Node,
-			own.LastTerm, own.LastIndex, own.Epoch),
-	})
+	o, err := r.recovery(host, now, known)
+	if err != nil {
+		return err
+	}
+	o.Message = fmt.Sprintf("the quorum was lost: recovered from the log of %s, which ends at term %d, index %d of epoch %d", own.Node,
+		own.LastTerm, own.LastIndex, own.Epoch)
+	machine, err := state.Recover(r.last, o)
 	if err != nil {
 		return err
 	}
@@ -219,29 +217,33 @@ func (r *Recovery) prepare(files []string, now time.Time) error {
 	return nil
 }
 
-// checkNode refuses a host that could not be the core.
-func (r *Recovery) checkNode(known *state.View) error {
+// checkNode refuses a host that could not be the core, and returns its keys.
+func (r *Recovery) checkNode(known *state.View) (*security.Host, error) {
 	n, ok := r.last.Node(r.ids.Node)
 	if !ok {
-		return fmt.Errorf("the log has no node %q, which %s belongs to", r.ids.Node, r.dir.path)
+		return nil, fmt.Errorf("the log has no node %q, which %s belongs to", r.ids.Node, r.dir.path)
 	}
-	if known != nil && known.Cluster().Epoch.Counter > r.last.Cluster().Epoch.Counter {
-		return withHint(fmt.Errorf("this host knows of epoch %d, and its log is of epoch %d", known.Cluster().Epoch.Counter, r.last.Cluster().Epoch.Counter),
+	newest := r.known.Counter
+	if known != nil {
+		newest = max(newest, known.Cluster().Epoch.Counter)
+	}
+	if newest > r.last.Cluster().Epoch.Counter {
+		return nil, withHint(fmt.Errorf("this host knows of epoch %d, and its log is of epoch %d", newest, r.last.Cluster().Epoch.Counter),
 			"nothing was changed; the cluster has gone on without this log: recover on a member of the newer epoch")
 	}
 	if known != nil {
 		if later, ok := known.Node(n.Name); ok && later.Left {
-			return fmt.Errorf("the node %q has left the cluster", n.Name)
+			return nil, fmt.Errorf("the node %q has left the cluster", n.Name)
 		}
 	}
 	host, err := security.LoadHost(r.dir.path)
 	if err != nil {
-		return identityError(fmt.Errorf("load the host's keys: %w", err), r.ids.Node)
+		return nil, identityError(fmt.Errorf("load the host's keys: %w", err), r.ids.Node)
 	}
 	if !bytes.Equal(host.HostKey(), n.HostKey) || !bytes.Equal(host.SealKey(), n.SealKey) {
-		return fmt.Errorf("the log knows the node %q with other host keys than those in %s", n.Name, r.dir.path)
+		return nil, fmt.Errorf("the log knows the node %q with other host keys than those in %s", n.Name, r.dir.path)
 	}
-	return nil
+	return host, nil
 }
 
 // readSurvivors reads what Inspect wrote on other hosts.

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/parley-mesh/parley/api/client"
+	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/storage"
 )
 
 // survivorFile writes the report of another survivor.
@@ -63,6 +65,16 @@ func TestDisasterRecover(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), test.message) || !strings.Contains(Hint(err), test.hint) {
 			t.Errorf("%s: %v, hint %q", test.what, err, Hint(err))
 		}
+	}
+	dir := &dataDir{path: cfg.DataDir, fs: storage.OS()}
+	if err := dir.writeEpoch(state.Epoch{Counter: 5}, state.EncodeEpochProof(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenRecovery(cfg.DataDir, nil); err == nil || !strings.Contains(err.Error(), "knows of epoch 5") {
+		t.Errorf("a host that knows of a newer epoch: %v", err)
+	}
+	if err := os.Remove(dir.join(epochFile)); err != nil {
+		t.Fatal(err)
 	}
 	if after := listFiles(t, cfg.DataDir); after != before {
 		t.Errorf("refusals changed the directory from %v to %v", before, after)

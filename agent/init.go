@@ -142,7 +142,10 @@ func found(dir *dataDir, td spiffeid.TrustDomain, o InitOptions) (InitResult, er
 	if err := writeFirstSnapshot(dir, clusterID, o.SegmentMiB, machine.View()); err != nil {
 		return InitResult{}, err
 	}
-	ids := clusterIDs{ClusterID: clusterID, TrustDomain: td.Name(), Node: o.Name, Zone: o.Zone, RaftID: firstRaftID}
+	ids := clusterIDs{
+		ClusterID: clusterID, TrustDomain: td.Name(), Node: o.Name, Zone: o.Zone, RaftID: firstRaftID,
+		RaftEpoch: machine.View().Cluster().Epoch.String(),
+	}
 	if err := dir.writeCluster(ids); err != nil {
 		return InitResult{}, err
 	}

@@ -192,7 +192,7 @@ func TestMayRunOnlyNewIDs(t *testing.T) {
 	m := testMachine()
 	c := testRunner(t, m, nil)
 	c.ids.PastRaftID = 1
-	if id := c.assignedID(); id != 0 || consensus.MayRun(1, 1) || !consensus.MayRun(2, 1) {
+	if id, _ := c.assignedID(); id != 0 || consensus.MayRun(1, 1) || !consensus.MayRun(2, 1) {
 		t.Errorf("it would run the Raft id %d again", id)
 	}
 	change(t, m, state.CoreRetire{RaftID: 1})

@@ -51,7 +51,7 @@ func decodeGap(b []byte) (gap storage.Gap, ok bool) {
 // serveEntries gives a core member entries of the log, if ours is the one that it asks for. One peer at a time is served,
 // so that a repair does not take the loop away from the writes.
 func (a *Agent) serveEntries(ctx context.Context, peer transport.Peer, body []byte) ([]byte, error) {
-	n := a.core.current.Load()
+	n := a.core.running()
 	if n == nil {
 		return nil, &transport.Error{Code: api.CodeUnavailable, Message: "this agent runs no Raft id"}
 	}

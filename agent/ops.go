@@ -195,6 +195,7 @@ func (w *watcher) gather(members []membership.Member) (ops.Readings, ops.Facts) 
 	readIdentity(r, leaf.NotBefore, leaf.NotAfter, a.now())
 	r.SetBool(ops.AgentReady, a.isReady(core))
 	r[ops.ViewIndex] = float64(view.Index())
+	r[ops.Epoch], r[ops.EpochRefused] = float64(a.epochs.current().Counter), float64(a.epochs.refused.Load())
 	if known {
 		r[ops.ViewLag] = max(0, float64(core.CommitIndex)-float64(view.Index()))
 	}

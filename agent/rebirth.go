@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/storage"
 )
@@ -24,6 +25,7 @@ type rebirth struct {
 	dir   *dataDir
 	held  io.Closer
 	ids   clusterIDs
+	known state.Epoch // the newest that was proven to this host
 	view  *state.View // that the new epoch begins with
 	aside string      // where the log of before goes
 
@@ -49,7 +51,25 @@ func openRebirth(path, stranger string) (rebirth, error) {
 	} else if err != nil {
 		return rebirth{}, err
 	}
-	return rebirth{dir: dir, held: held, ids: *ids}, nil
+	r := rebirth{dir: dir, held: held, ids: *ids}
+	proven, err := dir.readEpoch()
+	if err != nil {
+		return rebirth{}, errors.Join(withHint(err, "if the file is damaged and no other agent of the cluster is left that knows of a recovery, move it away"), held.Close())
+	}
+	if proven != nil {
+		r.known = proven.epoch
+	}
+	return r, nil
+}
+
+// recovery are the options that both ways to begin an epoch share. The host signs that it does.
+func (r *rebirth) recovery(host *security.Host, now time.Time, known *state.View) (state.RecoverOptions, error) {
+	mark, err := r.dir.clockMark()
+	return state.RecoverOptions{
+		Node: r.ids.Node, EpochID: mustID(randomID()), At: max(stampOf(now), mark+1), Above: max(r.ids.RaftID, r.ids.PastRaftID),
+		Known: known, KnownEpoch: r.known, EventID: mustID(randomID()),
+		Sign: func(signed []byte) ([]byte, error) { return host.SignStatement(epochPurpose, signed) },
+	}, err
 }
 
 // Close gives the directory back.
@@ -96,9 +116,6 @@ func (r *rebirth) asidePath(prefix string, now time.Time) string {
 // raftID is the id of the new core's only member.
 func (r *rebirth) raftID() uint64 { return r.view.Core()[0].RaftID }
 
-// restoreParts are what a core member's log and state are in, the anchor last: without it nothing counts.
-var restoreParts = []string{walDir, snapDir, "anchor", "apply"}
-
 // stagingDir is where the new log is made, so that a full disk, or a crash, leaves the old one where it is.
 const stagingDir = "restore.tmp"
 
@@ -121,7 +138,7 @@ func (r *rebirth) do() error {
 	}
 	ids := r.ids
 	ids.PastRaftID = max(ids.PastRaftID, ids.RaftID)
-	ids.RaftID = r.raftID()
+	ids.RaftID, ids.RaftEpoch = r.raftID(), r.view.Cluster().Epoch.String()
 	return r.steps(func() error { return r.dir.writeCluster(ids) }, func() error { return os.RemoveAll(staging) })
 }
 
@@ -236,19 +253,8 @@ func (r *rebirth) takeBack() error {
 
 // exchange moves the old log aside and the new one into its place.
 func (r *rebirth) exchange(staging string) error {
-	aside := r.aside
-	steps := []func() error{func() error { return os.MkdirAll(aside, 0o700) }}
-	for _, name := range restoreParts {
-		steps = append(steps, func() error {
-			err := os.Rename(r.dir.join(name), filepath.Join(aside, name))
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			return err
-		})
-	}
-	steps = append(steps, func() error { return r.dir.fs.SyncDir(aside) }, func() error { return r.dir.fs.SyncDir(r.dir.path) })
-	for _, name := range restoreParts {
+	steps := r.dir.keepLog(r.aside)
+	for _, name := range logParts {
 		steps = append(steps, func() error {
 			err := os.Rename(filepath.Join(staging, name), r.dir.join(name))
 			if name == "apply" && errors.Is(err, fs.ErrNotExist) {

@@ -15,7 +15,7 @@ import (
 
 // viewSwitch decides which of two sources feeds the agent's one published View: the change stream
 // while the agent is outside the core, its own Raft log once that has caught up. The View's index
-// never goes back over a switch.
+// never goes back over a switch, but into a later epoch.
 type viewSwitch struct {
 	hub *watch.Hub
 
@@ -23,6 +23,12 @@ type viewSwitch struct {
 		sync.Mutex
 		own bool // the own log feeds the hub; hub.Publish, which only queues, is the sole call made under mu
 	}
+}
+
+// olderThan orders two Views by what they were made of: a later epoch is newer, whatever its index.
+func olderThan(v, than *state.View) bool {
+	mine, other := v.Cluster().Epoch.Counter, than.Cluster().Epoch.Counter
+	return mine < other || mine == other && v.Index() < than.Index()
 }
 
 // fromStream publishes what the change stream brought, unless the own log has taken over.
@@ -39,7 +45,7 @@ func (s *viewSwitch) fromLog(v *state.View, t state.Touched) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.mu.own {
-		if v.Index() < s.hub.View().Index() {
+		if olderThan(v, s.hub.View()) {
 			return
 		}
 		s.mu.own, t = true, state.Touched{All: true}
@@ -66,7 +72,7 @@ func (s *viewSwitch) retake(newest *atomic.Pointer[state.View]) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v := newest.Load()
-	if s.mu.own || v == nil || v.Index() < s.hub.View().Index() {
+	if s.mu.own || v == nil || olderThan(v, s.hub.View()) {
 		return
 	}
 	s.mu.own = true

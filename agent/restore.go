@@ -78,19 +78,18 @@ func (r *Restore) prepare(file string, now time.Time) error {
 			report.Manifest.TrustDomain, r.dir.path, r.ids.ClusterID, r.ids.TrustDomain), "nothing was changed; choose a backup of this cluster")
 	}
 	known := r.publicCopy()
-	if err := r.checkHost(v, known); err != nil {
-		return err
-	}
-	mark, err := r.dir.clockMark()
+	host, err := r.checkHost(v, known)
 	if err != nil {
 		return err
 	}
-	machine, err := state.Recover(v, state.RecoverOptions{
-		Node: r.ids.Node, EpochID: mustID(randomID()), At: max(stampOf(now), mark+1), Above: max(r.ids.RaftID, r.ids.PastRaftID),
-		Known: known, Backup: true, EventID: mustID(randomID()),
-		Message: fmt.Sprintf("restored from a backup of %s at index %d of epoch %d", report.Manifest.TakenAt.Format(time.RFC3339),
-			report.Manifest.Index, report.Manifest.Epoch),
-	})
+	o, err := r.recovery(host, now, known)
+	if err != nil {
+		return err
+	}
+	o.Backup = true
+	o.Message = fmt.Sprintf("restored from a backup of %s at index %d of epoch %d", report.Manifest.TakenAt.Format(time.RFC3339),
+		report.Manifest.Index, report.Manifest.Epoch)
+	machine, err := state.Recover(v, o)
 	if err != nil {
 		return err
 	}
@@ -100,8 +99,8 @@ func (r *Restore) prepare(file string, now time.Time) error {
 }
 
 // checkHost refuses a host that could not be the core: it must be a node of the backup, with this directory's keys, and
-// able to open the root. What the later copy says of the node counts more than the backup.
-func (r *Restore) checkHost(v, known *state.View) error {
+// able to open the root. What the later copy says of the node counts more than the backup. It returns the host's keys.
+func (r *Restore) checkHost(v, known *state.View) (*security.Host, error) {
 	var able []string
 	for _, n := range v.Nodes() {
 		if mayRestore(v, n) == nil {
@@ -111,24 +110,24 @@ func (r *Restore) checkHost(v, known *state.View) error {
 	hint := "nothing was changed; the backup can be restored on: " + cmp.Or(strings.Join(able, ", "), "no host, take another backup")
 	n, ok := v.Node(r.ids.Node)
 	if !ok {
-		return withHint(fmt.Errorf("the backup has no node %q, which %s belongs to", r.ids.Node, r.dir.path), hint)
+		return nil, withHint(fmt.Errorf("the backup has no node %q, which %s belongs to", r.ids.Node, r.dir.path), hint)
 	}
 	if err := mayRestore(v, n); err != nil {
-		return withHint(err, hint)
+		return nil, withHint(err, hint)
 	}
 	if known != nil {
 		if later, ok := known.Node(n.Name); ok && later.Left {
-			return withHint(fmt.Errorf("the node %q has left the cluster since the backup", n.Name), hint)
+			return nil, withHint(fmt.Errorf("the node %q has left the cluster since the backup", n.Name), hint)
 		}
 	}
 	host, err := security.LoadHost(r.dir.path)
 	if err != nil {
-		return identityError(fmt.Errorf("load the host's keys: %w", err), r.ids.Node)
+		return nil, identityError(fmt.Errorf("load the host's keys: %w", err), r.ids.Node)
 	}
 	if !bytes.Equal(host.HostKey(), n.HostKey) || !bytes.Equal(host.SealKey(), n.SealKey) {
-		return withHint(fmt.Errorf("the backup knows the node %q with other host keys than those in %s", n.Name, r.dir.path), hint)
+		return nil, withHint(fmt.Errorf("the backup knows the node %q with other host keys than those in %s", n.Name, r.dir.path), hint)
 	}
-	return nil
+	return host, nil
 }
 
 func (r *Restore) describe(file string, report BackupReport, v, known *state.View, now time.Time) {

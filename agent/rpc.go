@@ -66,7 +66,7 @@ func (a *Agent) coreOnly(h func(context.Context, transport.Peer, []byte) ([]byte
 func (a *Agent) serveStream(ctx context.Context, peer transport.Peer, body []byte, send func([]byte) error) error {
 	if !a.views.ownLog() {
 		refusal := &transport.Error{Code: api.CodeUnavailable, Message: "this agent is outside the core and serves no change stream"}
-		if core := a.remoteCore.get(); core.Leader != nil {
+		if core := a.toldCore(); core.Leader != nil {
 			refusal.Leader = *core.Leader // whom to ask instead, for one that was away for long
 		}
 		return refusal
@@ -80,7 +80,7 @@ func (a *Agent) serveStream(ctx context.Context, peer transport.Peer, body []byt
 
 // serveChunk gives a core member one chunk of a snapshot by its hash.
 func (a *Agent) serveChunk(_ context.Context, peer transport.Peer, body []byte) ([]byte, error) {
-	n := a.core.current.Load()
+	n := a.core.running()
 	if n == nil {
 		return nil, &transport.Error{Code: api.CodeUnavailable, Message: "this agent runs no Raft id"}
 	}

@@ -82,7 +82,7 @@ func (s *scrubber) run(ctx context.Context) error {
 
 // damaged signals that a read of the running node's snapshots found damage.
 func (s *scrubber) damaged() <-chan struct{} {
-	if n := s.core.current.Load(); n != nil {
+	if n := s.core.running(); n != nil {
 		return n.store.snapshots.Damaged()
 	}
 	return nil
@@ -121,7 +121,7 @@ func (s *scrubber) scrub(ctx context.Context, rate int64) (storage.ScrubReport, 
 		return storage.ScrubReport{}, api.Errorf(api.CodeBusy, "a scrub is running already").
 			WithHint("wait for it to end; the agent runs one each day by itself")
 	}
-	n := s.core.current.Load()
+	n := s.core.running()
 	if n == nil { // outside the core there is neither log nor snapshot
 		s.last.Store(&scrubbed{at: clock.Boottime()})
 		return storage.ScrubReport{}, nil

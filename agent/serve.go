@@ -59,7 +59,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 
 func (a *Agent) follower() *follower {
 	return &follower{
-		dir: a.dir, views: a.views, book: a.book, pool: a.pool, log: a.log.Named("stream"),
+		dir: a.dir, views: a.views, epochs: a.epochs, book: a.book, pool: a.pool, log: a.log.Named("stream"),
 		replica: watch.NewReplica(publicOnly...), met: a.membersChanged,
 	}
 }
@@ -88,8 +88,8 @@ func (a *Agent) newMesh(socks *sockets, rpc *transport.Server) *transport.Mesh {
 		Grace:    stopGrace / 2,
 		Log:      a.log.Named("mesh"),
 	})
-	mesh.Handle(transport.ALPNRPC, func(ctx context.Context, conn *tls.Conn, peer transport.Peer) { rpc.ServeConn(ctx, conn, peer) })
-	mesh.Handle(transport.ALPNRaft, func(ctx context.Context, conn *tls.Conn, peer transport.Peer) { a.core.servePeer(ctx, conn, peer) })
+	mesh.Handle(transport.ALPNRPC, a.greeted(false, func(ctx context.Context, conn *tls.Conn, peer transport.Peer) { rpc.ServeConn(ctx, conn, peer) }))
+	mesh.Handle(transport.ALPNRaft, a.greeted(true, func(ctx context.Context, conn *tls.Conn, peer transport.Peer) { a.core.servePeer(ctx, conn, peer) }))
 	mesh.Handle(transport.ALPNGossip, func(ctx context.Context, conn *tls.Conn, peer transport.Peer) { a.gossip.ServeTCP(ctx, conn, peer) })
 	mesh.Handle(transport.ALPNJoin, a.issuer.serveJoin)
 	return mesh

@@ -206,7 +206,7 @@ func (c *coreRunner) takeFrom(ctx context.Context, node string, snapshots *stora
 
 // serveLatest gives a core member the manifest of the newest snapshot at or after an index, or has one saved.
 func (a *Agent) serveLatest(_ context.Context, _ transport.Peer, body []byte) ([]byte, error) {
-	n := a.core.current.Load()
+	n := a.core.running()
 	if n == nil || !a.core.mayServe() {
 		return nil, &transport.Error{Code: api.CodeUnavailable, Message: "this agent runs no Raft id, or its state is not trusted"}
 	}

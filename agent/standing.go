@@ -14,6 +14,7 @@ import (
 	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
+	"github.com/parley-mesh/parley/transport"
 )
 
 const (
@@ -35,7 +36,7 @@ func (a *Agent) hasLeft(id spiffeid.ID) bool {
 }
 
 // recheck closes the connections of those whom the cluster has replaced or let go, as soon as the applied state says
-// so. Their calls go by the name in a handshake that may be long past.
+// so, and those of an epoch that has passed. Their calls go by the name in a handshake that may be long past.
 func (a *Agent) recheck(ctx context.Context) error {
 	sub, err := a.hub.Subscribe(watch.Selector{Table: state.TableNode, Prefix: true})
 	if err != nil {
@@ -51,6 +52,7 @@ func (a *Agent) recheck(ctx context.Context) error {
 		pause(ctx, recheckPause)
 		select {
 		case <-sub.C():
+		case <-a.epochs.learned():
 		case <-ticker.C:
 		case <-ctx.Done():
 		}
@@ -94,5 +96,9 @@ func (a *Agent) dialMesh(ctx context.Context, node, alpn, addr string) (net.Conn
 		return nil, err
 	}
 	secured := conn.(*tls.Conn) // tls.Dialer makes nothing else
-	return a.live.Guard(secured, a.source.Standing(secured.ConnectionState()))
+	guarded, err := a.live.Guard(secured, a.source.Standing(secured.ConnectionState()))
+	if err != nil || alpn != transport.ALPNRPC && alpn != transport.ALPNRaft {
+		return guarded, err
+	}
+	return a.greetDialled(ctx, guarded, node, alpn == transport.ALPNRaft)
 }

@@ -82,7 +82,7 @@ func (a *Agent) coreRoles() map[string]string {
 func (a *Agent) coreStatus() api.CoreStatus {
 	n := a.core.member()
 	if n == nil {
-		return a.remoteCore.get()
+		return a.toldCore()
 	}
 	return coreStatusOf(n.Status(), a.hub.View(), a.aliveNodes())
 }
@@ -92,7 +92,24 @@ func (a *Agent) coreNow() (status api.CoreStatus, known bool) {
 	if a.core.member() != nil {
 		return a.coreStatus(), true
 	}
-	return a.remoteCore.get(), a.remoteCore.fresh()
+	return a.toldCore(), a.remoteCore.fresh()
+}
+
+// toldCore is what a core member last told this agent. Of an epoch that has passed nobody leads.
+func (a *Agent) toldCore() api.CoreStatus {
+	s, now := a.remoteCore.get(), a.epochs.current()
+	if s.Epoch < now.Counter {
+		s = leaderless(s)
+	}
+	return ofEpoch(s, now)
+}
+
+func ofEpoch(s api.CoreStatus, e state.Epoch) api.CoreStatus {
+	if e.Counter == 0 {
+		return s // before anything is known
+	}
+	s.Epoch, s.EpochID = e.Counter, hex.EncodeToString(e.ID[:])
+	return s
 }
 
 // aliveNodes are the nodes that gossip holds alive, this agent among them.
@@ -136,7 +153,7 @@ func coreStatusOf(st consensus.Status, v *state.View, alive map[string]bool) api
 	if out.Leader == nil {
 		out = leaderless(out)
 	}
-	return out
+	return ofEpoch(out, v.Cluster().Epoch)
 }
 
 // leaderless is a core while nobody leads it. Writes have stopped then, however many voters are healthy, so its margin

@@ -45,12 +45,13 @@ var publicOnly = []state.Class{state.ClassPublic}
 
 // follower feeds the View of an agent outside the core from the change stream of any core member.
 type follower struct {
-	dir   *dataDir
-	views *viewSwitch
-	book  *book
-	pool  *transport.Pool
-	log   *zap.Logger
-	met   func() <-chan struct{} // closed when gossip's members change next
+	dir    *dataDir
+	views  *viewSwitch
+	epochs *epochs
+	book   *book
+	pool   *transport.Pool
+	log    *zap.Logger
+	met    func() <-chan struct{} // closed when gossip's members change next
 
 	// Owned by run.
 	replica *watch.Replica
@@ -95,6 +96,9 @@ func (f *follower) followOnce(ctx context.Context) error {
 		return errors.New("no core member is known yet")
 	}
 	f.failed = true // until a frame comes
+	if now := f.epochs.current(); f.replica.View().Cluster().Epoch != now {
+		f.replica = watch.NewReplica(publicOnly...) // nothing of another epoch is continued
+	}
 	request := binary.BigEndian.AppendUint64(nil, f.replica.Resume().Revision)
 	err := f.pool.Stream(ctx, node, methodStream, request, f.feed)
 	var refused *transport.Error
@@ -132,9 +136,12 @@ func (f *follower) feed(frame []byte) error {
 	if err != nil {
 		return err
 	}
-	f.failed = false
 	v := f.replica.View()
-	if v.Index() < f.views.hub.View().Index() {
+	if epoch := v.Cluster().Epoch; f.epochs.passed(epoch) && v.Index() > 0 {
+		return fmt.Errorf("the change stream is of epoch %d, which has passed", epoch.Counter)
+	}
+	f.failed = false
+	if olderThan(v, f.views.hub.View()) {
 		f.skipped = true
 		return nil
 	}

@@ -51,6 +51,7 @@ const (
 	EventFenced  = "state-fenced"  // a core member's state is wrong: it answers nothing until it is rebuilt; subject: the agent
 	EventRebuilt = "state-rebuilt" // and equals that of the others again
 
+	EventEpoch  = "epoch-passed"     // this core member learned of a recovery without it: its log is kept aside, it comes back under a new id
 	EventRaftID = "raft-id-given-up" // with a log that could not be repaired; the agent comes back under a new id
 	EventDoubt  = "log-in-doubt"     // this member may have acknowledged more than its log holds: it waits for all others
 )
@@ -60,7 +61,7 @@ var eventKinds = []string{
 	EventStarted, EventStopping, EventJoined, EventRenewal, EventRenewed, EventAlert, EventResolved,
 	EventMemberDead, EventMemberLeft, EventMemberBack, EventLeader, EventCore, EventDropped, state.EventNote,
 	state.EventRecovered, EventDamage, EventHealed, EventSpaceLow, EventSpaceBack, EventBackupFailed, EventBackupWorks,
-	EventRaftID, EventDoubt, EventFenced, EventRebuilt, EventRelayed, EventStraight,
+	EventRaftID, EventEpoch, EventDoubt, EventFenced, EventRebuilt, EventRelayed, EventStraight,
 }
 
 // Event is one row of GET /parley/v1/events, in the order of the log. Time is the cluster's, ReportedAt what the

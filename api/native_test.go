@@ -17,7 +17,7 @@ var receipt = regexp.MustCompile(`^node=a1;term=\d+;index=\d+;hlc=\d+\.\d+$`)
 func TestJSONShapes(t *testing.T) {
 	c := newFake(t, 1, 1)
 	h := c.agents["a1"].service.Handler(Loopback)
-	core := `{"leader":"a1","term":1,"commit_index":1,"applied_index":1,"size":3,"margin":0,"voters":[{"name":"a1","raft_id":"1","healthy":true}],"learners":[]}`
+	core := `{"leader":"a1","term":1,"commit_index":1,"applied_index":1,"size":3,"margin":0,"voters":[{"name":"a1","raft_id":"1","healthy":true}],"learners":[],"epoch":0,"epoch_id":""}`
 	bin := `"value_base64":"/wA=","flags":0,"revision":4,"create_revision":4,"version":1,"modified_at":"2023-11-14T22:13:20Z","modified_hlc":"1700000000000.4"}`
 	text := `"value":"v\u003c","flags":7,"revision":2,"create_revision":2,"version":1,"modified_at":"2023-11-14T22:13:20Z","modified_hlc":"1700000000000.2"}`
 	for _, test := range []struct {

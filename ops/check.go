@@ -50,6 +50,8 @@ const (
 type CheckFacts struct {
 	CertificateLeft, CertificateLife time.Duration
 
+	Epoch          uint64 // that this agent lives in
+	EpochAtOdds    string // an agent that cannot be followed and does not follow, in words; empty if there is none
 	LeaderKnown    bool
 	Size           int // the wanted number of voters
 	Voters         []CheckMember
@@ -79,7 +81,7 @@ type CheckMember struct {
 // Check judges a running agent. The order is the order in which one would look.
 func Check(f CheckFacts) CheckReport {
 	return reportOf([]CheckResult{
-		f.certificate(), f.leader(), f.margin(), f.voters(), f.members(), f.coreSize(), f.allowed(), f.zones(), f.learners(),
+		f.certificate(), f.epoch(), f.leader(), f.margin(), f.voters(), f.members(), f.coreSize(), f.allowed(), f.zones(), f.learners(),
 		f.versions(), f.clock(), f.disk(), f.files(), f.storage(), f.anonymous(),
 	})
 }
@@ -122,6 +124,14 @@ func (f CheckFacts) certificate() CheckResult {
 		return r.warn(hint)
 	}
 	return r
+}
+
+func (f CheckFacts) epoch() CheckResult {
+	if f.EpochAtOdds != "" {
+		return pass("epoch", "%s", f.EpochAtOdds).
+			fail("this agent and that one belong to two histories of the cluster: docs/operating.md, Backup, says how to decide which goes on")
+	}
+	return pass("epoch", "this agent lives in epoch %d of the cluster", f.Epoch)
 }
 
 func (f CheckFacts) leader() CheckResult {

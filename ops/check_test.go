@@ -33,6 +33,7 @@ func TestCheck(t *testing.T) {
 		{"certificate at a third", func(f *CheckFacts) { f.CertificateLeft = 19 * time.Minute }, "certificate warn "},
 		{"certificate at a sixth", func(f *CheckFacts) { f.CertificateLeft = 9 * time.Minute }, "certificate fail "},
 		{"certificate expired", func(f *CheckFacts) { f.CertificateLeft = -time.Minute }, "certificate fail "},
+		{"a split", func(f *CheckFacts) { f.EpochAtOdds = "a3 lives in epoch 2" }, "epoch fail "},
 		{"no leader", func(f *CheckFacts) { f.LeaderKnown = false }, "leader fail server-down, quorum-margin fail server-down"},
 		{"a voter is down", func(f *CheckFacts) { f.Voters[1].Healthy = false }, "quorum-margin fail server-down, voters warn firewall"},
 		{"a voter is not seen by gossip", func(f *CheckFacts) { f.Voters[1].Alive = false }, "voters warn firewall"},
@@ -164,7 +165,7 @@ func TestCheckIDs(t *testing.T) {
 		ids[c.ID] = true
 	}
 	want := []string{
-		"advertise", "anonymous-role", "certificate", "clock", "consul", "core-allowed", "core-size", "data-dir", "disk", "file-system",
+		"advertise", "anonymous-role", "certificate", "clock", "consul", "core-allowed", "core-size", "data-dir", "disk", "epoch", "file-system",
 		"files", "fsync", "http.bind-tcp", "join-tcp", "join-udp", "leader", "learners", "members", "mesh.bind-udp", "name", "open-files", "platform",
 		"quorum-margin", "storage", "versions", "voters", "zones",
 	}

@@ -63,6 +63,9 @@ const (
 	RelayBytes   = "parley_core_relay_passed_bytes"
 	RelayDropped = "parley_core_relay_dropped_frames"
 	RelayRefused = "parley_core_relay_refused_frames"
+
+	Epoch        = "parley_core_epoch"
+	EpochRefused = "parley_core_epoch_refused"
 )
 
 // A Metric is one reading as /metrics shows it.
@@ -118,5 +121,7 @@ var metrics = []Metric{
 	{RelayBytes, "Bytes in them."},
 	{RelayDropped, "Frames of others that were more than this core member passes on."},
 	{RelayRefused, "Frames brought by another core member that their origin did not make, or not for now."},
+	{Epoch, "Epoch of the cluster that this agent lives in: one more with each recovery."},
+	{EpochRefused, "Connections that ended because the two ends live in different epochs, since this agent started."},
 	{BackupVerifiedAge, "Time since a scheduled backup of this agent was last verified by restoring it in memory."},
 }

@@ -142,10 +142,18 @@ func (a *applying) lock(c Lock) (KV, Result) {
 	a.set(TableHold, holdKey(id, c.Key), newRow(0))
 	old.Session = id.String()
 	if !mutant.On(mutant.FencingNotMonotone) {
-		old.LockIndex++
+		old.LockIndex = max(old.LockIndex, lockBase(a.s.cluster().Epoch.Counter)) + 1
 	}
 	return a.put(put, old), Result{}
 }
+
+// epochLocks is how often a key can be locked in one epoch. The epoch is the high part of a lock index: a member that
+// recovered and an old one that does not know of it give no number out twice. They stay below 2^53, where JSON numbers
+// end, over two million epochs.
+const epochLocks = 1 << 32
+
+// lockBase is below every lock index of an epoch, and above all of the epochs before.
+func lockBase(epoch uint64) uint64 { return (max(epoch, 1) - 1) * epochLocks }
 
 // mayHold refuses another holding beyond the limits. Lock-delays that are over do not count.
 func (a *applying) mayHold(id SessionID) Result {

@@ -83,6 +83,7 @@ const (
 	TableSessionCheck                  // by node, check and session: who relies on what; without a check, who is bound to the node
 	TableRequest                       // requests and their answers, by index and place in the entry; internal
 	TableQuarantine                    // commands that were left out, by index and place in the entry; internal
+	TableEpoch                         // how the cluster came into each epoch after the first, by its number
 
 	tableEnd // one more than the last
 )
@@ -99,6 +100,7 @@ var (
 		TableCatalogNode: ClassPublic, TableService: ClassPublic, TableServiceName: ClassPublic,
 		TableCheck: ClassPublic, TableCatalogIndex: ClassPublic, TableSessionCheck: ClassKV,
 		TableRequest: ClassReplica, TableQuarantine: ClassReplica,
+		TableEpoch: ClassPublic,
 	}
 	tableNames = [tableEnd]string{
 		TableCluster: "cluster", TableNode: "node", TableCore: "core", TableBundle: "bundle",
@@ -108,6 +110,7 @@ var (
 		TableCatalogNode: "catalog node", TableService: "service", TableServiceName: "service name",
 		TableCheck: "check", TableCatalogIndex: "catalog index", TableSessionCheck: "session check",
 		TableRequest: "request", TableQuarantine: "quarantine",
+		TableEpoch: "epoch",
 	}
 )
 

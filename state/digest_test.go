@@ -3,6 +3,7 @@ package state
 import (
 	"reflect"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -33,6 +34,9 @@ var rowTypes = []struct {
 	{TableSession, sessionKey(testSession(1).ID), Session{
 		ID: testSession(1).ID, Node: "a1", Behavior: BehaviorRelease, NodeChecks: []string{"c"}, ServiceChecks: []string{"d"},
 	}, func(x any) []byte { return EncodeSession(x.(Session)) }, []string{"ID", "ModRevision"}},
+	{TableEpoch, epochKey(2), EpochStatement{
+		ClusterID: strings.Repeat("0", 32), Epoch: Epoch{2, [16]byte{2}}, Before: Epoch{1, [16]byte{1}}, Node: "a1", Signature: []byte("s"),
+	}, func(x any) []byte { return encodeEpochStatement(x.(EpochStatement)) }, nil},
 	{TableCatalogNode, "x1", *fullRegister().Node, func(x any) []byte { return encodeCatalogNode(x.(CatalogNode)) },
 		[]string{"Name", "ModRevision", "Agent"}},
 	{TableService, catalogKey("x1", "s"), *fullRegister().Service, func(x any) []byte { return encodeCatalogService(x.(CatalogService)) },

@@ -15,7 +15,6 @@ const (
 	RecoverRevisions = 1 << 36 // of index and revision
 	RecoverTerms     = 1 << 20
 	RecoverRaftIDs   = 1 << 20
-	recoverLocks     = 1 << 20 // of the lock index of keys that were locked
 )
 
 // EventRecovered is the kind of the event that stands first in a recovered cluster's new history.
@@ -30,11 +29,16 @@ type RecoverOptions struct {
 	// Known is a later copy of the public state, from the disk of an agent, nil if there is none. What
 	// the cluster decided about its nodes and its roots since does not come undone.
 	Known *View
+	// KnownEpoch is the newest epoch that was proven to the node, which may be later than that of both.
+	KnownEpoch Epoch
 	// Backup says that the state may be much older than the last that the cluster did: no join token and
 	// no session of it counts any more.
 	Backup  bool
 	EventID [16]byte
 	Message string // of the event; one line
+	// Sign signs for the node by its host key. With it the state says, to whoever still lives in an older epoch, that
+	// this one has begun; see EpochStatement.
+	Sign func(signed []byte) (signature []byte, err error)
 }
 
 // Recover returns the state of v as the beginning of a new epoch, with a core of one. It is not a
@@ -49,9 +53,15 @@ func Recover(v *View, o RecoverOptions) (*Machine, error) {
 	a := &applying{s: v.s.copyStore(), term: at.Term, at: at.Stamp, caller: o.Node}
 	a.s.at = at
 	a.s.at.Revision-- // changes are those of the next revision
-	a.recoverRows()
+	a.recoverRows(lockBase(o.before(v).Counter + 1))
 	a.recoverNodes(v, o.Known)
-	a.recoverCore(v, o)
+	statement := a.recoverCore(v, o)
+	statement.Index, statement.Term = at.Index, at.Term
+	if o.Sign != nil {
+		if err := a.stateEpoch(statement, o.Sign); err != nil {
+			return nil, fmt.Errorf("recover: %w", err)
+		}
+	}
 	if o.Backup {
 		a.voidTokens()
 		a.endSessions()
@@ -115,7 +125,7 @@ func (o RecoverOptions) known() (Node, bool) {
 
 // recoverRows gives every row the new revision, and forgets what was deleted before: RowRevision of a
 // missing key is then the floor, which is new as well.
-func (a *applying) recoverRows() {
+func (a *applying) recoverRows(newLocks uint64) {
 	var all []*record
 	a.s.tree.Scan(func(r *record) bool {
 		all = append(all, r)
@@ -129,7 +139,7 @@ func (a *applying) recoverRows() {
 		case TableKV:
 			kv := must(decodeKV(r.key, r.revision, r.row))
 			if kv.LockIndex > 0 {
-				kv.LockIndex += recoverLocks
+				kv.LockIndex = newLocks + kv.LockIndex%epochLocks
 			}
 			a.set(TableKV, r.key, encodeKV(kv))
 		default:
@@ -141,7 +151,7 @@ func (a *applying) recoverRows() {
 	a.set(TableRequest, floorKey, encodeFloor(a.s.at.Index))     // whose outcome is older, nobody knows
 }
 
-// recoverNodes takes over what a later copy of the public state says of nodes and roots: who left, whose
+// recoverNodes takes over what a later copy of the public state says of nodes, roots and epochs: who left, whose
 // key was replaced, what a role was lowered to, who joined.
 func (a *applying) recoverNodes(v, known *View) {
 	if known == nil {
@@ -151,6 +161,9 @@ func (a *applying) recoverNodes(v, known *View) {
 		if known.RowRevision(TableNode, n.Name) > v.Revision() || known.Cluster().Epoch.Counter > v.Cluster().Epoch.Counter {
 			a.setNode(n)
 		}
+	}
+	for _, s := range known.EpochStatements() {
+		a.set(TableEpoch, epochKey(s.Epoch.Counter), encodeEpochStatement(s))
 	}
 	theirs, ours := known.Bundle(), v.Bundle()
 	if theirs.Sequence > ours.Sequence {
@@ -173,15 +186,16 @@ func union(newer, older [][]byte) [][]byte {
 	return out
 }
 
-// recoverCore begins the epoch, retires every Raft id, and gives a new one to the node.
-func (a *applying) recoverCore(v *View, o RecoverOptions) {
+// recoverCore begins the epoch, retires every Raft id, and gives a new one to the node. It returns what there is to say of
+// the epoch.
+func (a *applying) recoverCore(v *View, o RecoverOptions) EpochStatement {
 	cluster := a.s.cluster()
+	before := o.before(v)
 	if o.Known != nil {
 		theirs := o.Known.Cluster()
-		cluster.Epoch.Counter = max(cluster.Epoch.Counter, theirs.Epoch.Counter)
 		cluster.NextRaftID = max(cluster.NextRaftID, theirs.NextRaftID)
 	}
-	cluster.Epoch = Epoch{Counter: cluster.Epoch.Counter + 1, ID: o.EpochID}
+	cluster.Epoch = Epoch{Counter: before.Counter + 1, ID: o.EpochID}
 	id := max(cluster.NextRaftID, o.Above+1) + RecoverRaftIDs
 	cluster.NextRaftID = id + 1
 	a.setCluster(cluster)
@@ -189,6 +203,19 @@ func (a *applying) recoverCore(v *View, o RecoverOptions) {
 		a.retire(m)
 	}
 	a.setCore(CoreMember{RaftID: id, Node: o.Node})
+	return EpochStatement{ClusterID: cluster.ID, Epoch: cluster.Epoch, Before: before, Node: o.Node}
+}
+
+// before is the newest epoch that is known.
+func (o RecoverOptions) before(v *View) Epoch {
+	newest := v.Cluster().Epoch
+	if o.Known != nil && o.Known.Cluster().Epoch.Counter > newest.Counter {
+		newest = o.Known.Cluster().Epoch
+	}
+	if o.KnownEpoch.Counter > newest.Counter {
+		newest = o.KnownEpoch
+	}
+	return newest
 }
 
 // WithoutTokens returns the state as a backup holds it: the same position, and no join token. A token's

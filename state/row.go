@@ -18,7 +18,7 @@ type KV struct {
 	Version        uint64
 	ModifiedAt     clock.Stamp
 	Session        string // holder of the lock, "" if none
-	LockIndex      uint64 // how often the lock was acquired
+	LockIndex      uint64 // how often the lock was acquired, above what the epoch begins with: lockBase
 }
 
 // Node is the binding of a name to a host. It ends only with a replacement.

@@ -273,6 +273,8 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		err = checkRequestRow(key, row)
 	case TableQuarantine:
 		err = checkQuarantineRow(key, row)
+	case TableEpoch:
+		err = checkEpochRow(key, row)
 	default:
 		own = ""
 		err = checkSingle(t, row)

@@ -57,11 +57,13 @@ func (a *app) disasterRecoverCommand() *cobra.Command {
 		Use:   "recover",
 		Short: "Make a stopped core member the core of a new epoch, from all that its log holds",
 		Long: "For when a majority of the core is lost for good and the disk of a member is left. Stop all members of the core\n" +
-			"first. Give --peer the file of each other survivor (parley disaster inspect -o json): the recovery is refused when\n" +
+			"that you reach first. Give --peer the file of each other survivor (parley disaster inspect -o json): the recovery is refused when\n" +
 			"one of them has the better log. It keeps every entry of this log, and says which of them cannot be proven to have\n" +
 			"been committed, and whether acknowledged writes may be missing. The log of before is moved aside, not deleted.\n" +
-			"Afterwards start the agent, then the others: one of the old core learns at its start that its Raft id is retired, and\n" +
-			"gives its log up. One that still runs is not stopped by anything: that is why all must be stopped first.",
+			"Afterwards start the agent, then the others. A member of the old core learns that its epoch has passed as soon as it\n" +
+			"reaches any agent that knows, by a statement that this host signs: it stops answering, keeps its log aside, and comes\n" +
+			"back under a new Raft id. One that reaches nobody who knows cannot know: a majority of the old core that is cut off\n" +
+			"goes on, and what it acknowledges is lost. That is why they should be stopped first.",
 		Example: "  parley disaster recover --data-dir /var/lib/parley --peer a2.json --dry-run\n" +
 			"  parley disaster recover --data-dir /var/lib/parley --peer a2.json",
 		Args: takes(),
@@ -103,7 +105,7 @@ func recoveryRadius(r agent.RecoveryReport) string {
 	fmt.Fprintf(&b, "  the log and snapshots in %s are moved to %s\n", r.DataDir, r.Aside)
 	fmt.Fprintf(&b, "  the new epoch is %d", r.Epoch)
 	if len(r.OtherMembers) > 0 {
-		fmt.Fprintf(&b, "; %s must be stopped until this one runs", strings.Join(r.OtherMembers, ", "))
+		fmt.Fprintf(&b, "; %s should be stopped until this one runs: what they acknowledge from now on is lost", strings.Join(r.OtherMembers, ", "))
 	}
 	return b.String()
 }

@@ -15,7 +15,7 @@ const jsonShape = "json-shape"
 const groupMark = "group"
 
 const (
-	coreShape     = `{"leader","term","commit_index","applied_index","size","margin","voters":[{"name","raft_id","healthy"}],"learners":[...]}`
+	coreShape     = `{"leader","term","commit_index","applied_index","size","margin","voters":[{"name","raft_id","healthy"}],"learners":[...],"epoch","epoch_id"}`
 	memberShape   = `[{"name","spiffe_id","state","address","zone","core"}]`
 	pairShape     = `{"key","value","flags","revision","create_revision","version","modified_at","modified_hlc"}`
 	sessionShape  = `{"id","name","node","ttl","lease","behavior","lock_delay","created_at","created_hlc","fencing_token"}`

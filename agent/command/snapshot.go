@@ -155,7 +155,8 @@ func (a *app) snapshotRestoreCommand() *cobra.Command {
 			"must have been a member when the backup was taken, and still have its identity. It begins a new epoch: indexes,\n" +
 			"revisions and Raft ids go on above all that there were, join tokens are void, sessions end, and what this host\n" +
 			"knows of nodes that left since does not come undone. Its log of before is moved aside, not deleted. Afterwards\n" +
-			"start its agent; the other members of old must begin with an empty log before they start.",
+			"start its agent, then the others: whoever still lives in the old epoch is shown what this host signs about the new one,\n" +
+			"keeps its log aside, and comes back under a new Raft id.",
 		Example: "  parley snapshot restore backup.parley --data-dir /var/lib/parley --dry-run\n" +
 			"  parley snapshot restore backup.parley --data-dir /var/lib/parley",
 		Args: takes("FILE"),
@@ -195,7 +196,7 @@ func restoreRadius(r agent.RestoreReport) string {
 	}
 	fmt.Fprintf(&b, "\n  %s come back; all join tokens are void, %s end\n", plural(r.Keys, "key"), plural(r.SessionsEnded, "session"))
 	fmt.Fprintf(&b, "  the log and snapshots in %s are moved to %s\n", r.DataDir, r.Aside)
-	fmt.Fprintf(&b, "  the new epoch is %d: agents of the old one do not follow, %s", r.Epoch, othersOf(r))
+	fmt.Fprintf(&b, "  the new epoch is %d: agents of the old one follow as soon as they reach one of it; %s", r.Epoch, othersOf(r))
 	return b.String()
 }
 
@@ -203,12 +204,12 @@ func othersOf(r agent.RestoreReport) string {
 	if len(r.OtherMembers) == 0 {
 		return "there is no other member of the core"
 	}
-	return "and " + strings.Join(r.OtherMembers, ", ") + " must be stopped, and begin with an empty log"
+	return strings.Join(r.OtherMembers, ", ") + " should be stopped until it runs: what they acknowledge from now on is lost"
 }
 
 func restoredTable(w io.Writer, r agent.RestoreReport) {
 	fields(w, "restored", r.Node+" is the core of "+r.TrustDomain, "epoch", r.Epoch, "index", r.Index, "raft id", r.RaftID,
-		"keys", r.Keys, "digest", r.Digest, "log of before", r.Aside, "next", "start the agent on this host; "+othersOf(r))
+		"keys", r.Keys, "digest", r.Digest, "log of before", r.Aside, "next", "start the agent on this host, then the others")
 }
 
 // confirmName is confirm without an agent to ask for the name.

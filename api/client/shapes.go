@@ -33,6 +33,8 @@ type CoreStatus struct {
 	Margin       int          `json:"margin"`
 	Voters       []CoreMember `json:"voters"`
 	Learners     []CoreMember `json:"learners"`
+	Epoch        uint64       `json:"epoch"`    // one more with each recovery; no two leaders share epoch and term
+	EpochID      string       `json:"epoch_id"` // 32 hex digits, to tell two recoveries from the same epoch apart
 }
 
 // SVID is the agent's certificate.

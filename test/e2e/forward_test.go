@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -57,7 +58,14 @@ func joinPatched(t *testing.T, l *lab.Lab, spec client.TokenSpec, name string) *
 			return nil, err
 		}
 		d := tls.Dialer{Config: p.source.ClientTLS(node, transport.ALPNRPC)}
-		return d.DialContext(ctx, "tcp", a.Mesh)
+		conn, err := d.DialContext(ctx, "tcp", a.Mesh)
+		if err == nil {
+			_, err = conn.Write(append([]byte{1}, make([]byte, state.EpochBytes)...)) // the greeting of who knows no epoch yet
+		}
+		if err == nil {
+			_, err = io.ReadFull(conn, make([]byte, 1+state.EpochBytes))
+		}
+		return conn, err
 	}})
 	t.Cleanup(func() { _ = p.pool.Close() })
 	return p
