@@ -223,7 +223,7 @@ func (r *rebirth) takeBack() error {
 	aside := r.dir.join(filepath.Base(note.Aside))
 	exists := func(path string) bool { _, err := os.Lstat(path); return err == nil }
 	var parts []string
-	for _, name := range restoreParts {
+	for _, name := range logParts {
 		if exists(filepath.Join(aside, name)) {
 			parts = append(parts, name)
 		}
