@@ -72,6 +72,7 @@ type Agent struct {
 
 	scrubber *scrubber
 	space    *spaceKeeper
+	yielder  *yielder
 	backups  *backups
 	sessions *sessionKeeper
 
@@ -236,6 +237,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	}
 	a.scrubber = newScrubber(a.core, a.dir, a.ids.ClusterID, a.log.Named("storage"), a.tellTimeline)
 	a.space = newSpaceKeeper(a)
+	a.yielder = newYielder(a)
 	a.watcher = newWatcher(a)
 	a.watcher.sources = a.opsSources()
 	a.timeline, a.comparison, a.matrix = a.newTimeline(), newShared[api.DigestComparison](), newShared[api.LinkMatrix]()

@@ -30,6 +30,7 @@ func (a *Agent) registerRPC(s *transport.Server) {
 	s.Handle(methodChunkVia, a.coreOnly(a.serveChunkVia))
 	s.Handle(methodLatest, a.coreOnly(a.serveLatest))
 	s.Handle(methodRoom, a.coreOnly(a.serveRoom))
+	s.Handle(methodPace, a.coreOnly(a.servePace))
 	s.Handle(methodProve, a.coreOnly(func(_ context.Context, _ transport.Peer, body []byte) ([]byte, error) {
 		return a.core.prove(a.issuer, body)
 	}))

@@ -51,6 +51,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"https", a.serveHTTPS(socks.https), stopGrace},
 		{"scrub", a.scrubber.run, stopGrace},
 		{"space", a.space.run, stopGrace},
+		{"pace", a.yielder.run, stopGrace},
 		{"backups", a.backups.run, stopGrace},
 		{"readiness", a.announce, stopGrace},
 		{"ops", a.watcher.run, stopGrace},
