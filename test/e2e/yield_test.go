@@ -37,8 +37,8 @@ func mayTrace(t *testing.T) {
 }
 
 // TestSlowDiskGivesTheLeadAway: a leader whose syncs take more than half of an election timeout hands over to a voter that
-// is fast within ten seconds, writes are fast again, it does not get the lead back, and the timeline says why. With
-// core.yield off, the control, it stays, and writes stay slow.
+// is fast, writes are fast again, it does not get the lead back, and the timeline says why. On a quiet machine that takes
+// three seconds. With core.yield off, the control, it stays, and writes stay slow.
 func TestSlowDiskGivesTheLeadAway(t *testing.T) {
 	t.Parallel() // it mostly waits
 	mayTrace(t)
@@ -53,9 +53,9 @@ func TestSlowDiskGivesTheLeadAway(t *testing.T) {
 			slow := agentInRole(t, clients, "leader")
 			slowDisk(t, named(t, l, slow), delay)
 			began := time.Now()
-			moved := movedWithin(t, clients, slow, 10*time.Second)
-			if moved != yields {
-				t.Fatalf("within 10 s the lead left %s: %v", slow, moved)
+			within := map[bool]time.Duration{true: 30 * time.Second, false: 10 * time.Second}[yields]
+			if moved := movedWithin(t, clients, slow, within); moved != yields {
+				t.Fatalf("within %v the lead left %s: %v", within, slow, moved)
 			}
 			took := medianPut(t, clients)
 			if !yields {
