@@ -36,6 +36,7 @@ func (a *Agent) registerRPC(s *transport.Server) {
 	}))
 	s.Handle(methodWilling, a.coreOnly(a.serveWilling))
 	s.Handle(methodScrub, a.serveScrub)
+	s.Handle(methodLeave, a.serveLeave) // any agent, about itself
 	s.Handle(methodEntries, a.coreOnly(a.serveEntries))
 	s.Handle(methodGone, a.coreOnly(a.serveGone))
 	s.Handle(methodStanding, a.serveStanding)

@@ -132,10 +132,18 @@ func (c *coreRunner) heirs(st consensus.Status) (heirs []consensus.Heir) {
 	for _, id := range st.Voters {
 		if id != st.ID {
 			p := st.Progress[id]
-			heirs = append(heirs, consensus.Heir{ID: id, Healthy: p.Healthy(), Match: p.Match})
+			heirs = append(heirs, consensus.Heir{ID: id, Healthy: p.Healthy(), Match: p.Match, Held: c.isHeld(id)})
 		}
 	}
 	return heirs
+}
+
+// isHeld says whether the owner of a Raft id is in maintenance.
+func (c *coreRunner) isHeld(id uint64) bool {
+	node, _ := c.nodeOf(id)
+	v := c.views.hub.View()
+	row, ok := v.Node(node)
+	return ok && row.Held(v.Stamp())
 }
 
 // readings are what /metrics shows of the pace of a core member.

@@ -39,6 +39,23 @@ type CoreStatus struct {
 	Margin       int          `json:"margin"`
 	Voters       []CoreMember `json:"voters"`
 	Learners     []CoreMember `json:"learners"`
+	Held         []Hold       `json:"held"`
+}
+
+// Hold is one agent in maintenance, and until when.
+type Hold struct {
+	Name  string    `json:"name"`
+	Until time.Time `json:"until"`
+}
+
+// Leave is what becomes of an agent that leaves the cluster, and of the core: Core was its role there, Heir takes its
+// place, "" when nobody has to or can, and Voters is how many there are afterwards. Left is false of a dry run.
+type Leave struct {
+	Node   string `json:"node"`
+	Core   string `json:"core"`
+	Heir   string `json:"heir"`
+	Voters int    `json:"voters"`
+	Left   bool   `json:"left"`
 }
 
 // MarshalJSON writes absent lists as [].
@@ -50,6 +67,9 @@ func (c CoreStatus) MarshalJSON() ([]byte, error) {
 	}
 	if p.Learners == nil {
 		p.Learners = []CoreMember{}
+	}
+	if p.Held == nil {
+		p.Held = []Hold{}
 	}
 	return json.Marshal(p)
 }
