@@ -188,13 +188,18 @@ func (a *Agent) serveLeave(_ context.Context, peer transport.Peer, _ []byte) ([]
 	return json.Marshal(v)
 }
 
-// mayLeave judges by what the controller saw last.
+// mayLeave judges by what the controller last saw of the members, and what Raft says now.
 func (a *Agent) mayLeave(node string) (consensus.Leave, error) {
-	in := a.control.last.Load()
-	if in == nil {
+	seen, n := a.control.last.Load(), a.core.member()
+	if seen == nil || n == nil {
 		return consensus.Leave{}, api.Errorf(api.CodeNotLeader, "%s does not lead, or has just begun to", a.ids.Node)
 	}
-	return consensus.MayLeave(*in, node), nil
+	in, st := *seen, n.Status()
+	if st.Leader != st.ID {
+		return consensus.Leave{}, api.Errorf(api.CodeNotLeader, "%s leads no more", a.ids.Node)
+	}
+	in.Self, in.Voters, in.Outgoing, in.Learners, in.Progress, in.Commit = st.ID, st.Voters, st.Outgoing, st.Learners, st.Progress, st.Commit
+	return consensus.MayLeave(in, node), nil
 }
 
 // leftFile is in the directory of an agent that has left.
