@@ -45,6 +45,9 @@ const (
 	hearsayFactor = 3
 	// stableZone is how long a node must be alive before a voter moves to it only for its zone.
 	stableZone = 30 * time.Minute
+	// settleFor is how long agents must be alive before they crowd a zone of a core that grows: at the start of a cluster
+	// those of other zones may be about to join, and once it has grown nobody moves for stableZone.
+	settleFor = 5 * time.Second
 	// caughtUpWithin is how many entries behind a learner may vote: less than a heartbeat's worth.
 	caughtUpWithin = 256
 	maxCoreSize    = 7
@@ -194,6 +197,9 @@ func (p *planner) grow() (Action, bool) {
 	need := oddStep(len(p.voters))
 	chosen := p.choose(p.voters, need, 0)
 	p.keep(chosen)
+	if p.unsettled(chosen) {
+		return Action{}, false
+	}
 	if a, ok := p.prepare(chosen, "the core grows"); ok {
 		return a, true
 	}

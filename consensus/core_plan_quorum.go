@@ -187,6 +187,14 @@ func (p *planner) prefer(beside []*planNode, a, b *planNode) bool {
 	return a.node < b.node
 }
 
+// unsettled reports whether one of the chosen, or of the voters, would share its zone, and one of the chosen is so new that
+// a better choice may be about to come.
+func (p *planner) unsettled(chosen []*planNode) bool {
+	after := slices.Concat(p.voters, chosen)
+	crowded := slices.ContainsFunc(chosen, func(n *planNode) bool { return sharing(without(after, n), n) > 0 })
+	return crowded && slices.ContainsFunc(chosen, func(n *planNode) bool { return n.aliveFor < settleFor })
+}
+
 // sharing counts the voters in the zone of n.
 func sharing(voters []*planNode, n *planNode) int {
 	count := 0
