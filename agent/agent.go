@@ -73,6 +73,9 @@ type Agent struct {
 
 	scrubber *scrubber
 	space    *spaceKeeper
+	yielder  *yielder
+	leaver   *leaver
+	control  *controller
 	backups  *backups
 	sessions *sessionKeeper
 
@@ -146,6 +149,8 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 	defer a.pool.Close()
 	a.reportStart()
+	ctx, a.leaver.stop = context.WithCancel(ctx)
+	defer a.leaver.stop()
 	err = runTiers(ctx, a.log, a.tiers(socks), a.beforeStop)
 	a.countStop(err)
 	return err
@@ -166,6 +171,9 @@ func (a *Agent) identify(ctx context.Context, socks *sockets) error {
 	if a.cfg.Name != "" && a.cfg.Name != ids.Node {
 		return withHint(fmt.Errorf("%s belongs to node %q, not %q", a.dir.path, ids.Node, a.cfg.Name),
 			"start it with --name "+ids.Node+", or give the other node its own --data-dir")
+	}
+	if err := a.dir.checkLeft(*ids); err != nil {
+		return err
 	}
 	if err := a.checkToken(*ids); err != nil {
 		return err
@@ -238,6 +246,8 @@ func (a *Agent) assemble(socks *sockets) error {
 	}
 	a.scrubber = newScrubber(a.core, a.dir, a.ids.ClusterID, a.log.Named("storage"), a.tellTimeline)
 	a.space = newSpaceKeeper(a)
+	a.yielder = newYielder(a)
+	a.leaver = newLeaver(a)
 	a.watcher = newWatcher(a)
 	a.watcher.sources = a.opsSources()
 	a.timeline, a.comparison, a.matrix = a.newTimeline(), newShared[api.DigestComparison](), newShared[api.LinkMatrix]()
@@ -339,7 +349,20 @@ func (a *Agent) memberList() []membership.Member {
 	if a.gossip == nil {
 		return nil
 	}
-	return a.gossip.Members()
+	return withLeft(a.gossip.Members(), a.hub.View())
+}
+
+// withLeft marks those that have left by the replicated state: gossip may have missed their last word, and then holds them
+// dead.
+func withLeft(members []membership.Member, v *state.View) []membership.Member {
+	for i := range members {
+		if members[i].State != membership.StateLeft {
+			if row, ok := v.Node(members[i].Name); ok && row.Left {
+				members[i].State = membership.StateLeft
+			}
+		}
+	}
+	return members
 }
 
 // membersChanged is closed at gossip's next change. Nobody asks before gossip is there.

@@ -29,7 +29,7 @@ func (a *Agent) apiOptions() api.Options {
 			LinkMatrix: func(ctx context.Context) (api.LinkMatrix, error) { return a.matrix.get(ctx, a.linkMatrix) },
 			NodeStatus: a.nodeStatus,
 			Check:      a.check, Scrub: a.apiScrub, AcceptTail: a.acceptTail,
-			RenewSession: a.sessions.renew, WriteSnapshot: a.writeSnapshot,
+			RenewSession: a.sessions.renew, WriteSnapshot: a.writeSnapshot, Leave: a.leave,
 		},
 		AnonymousRole: policy.Role(a.cfg.HTTP.AnonymousRole),
 		IdentifyTLS: func(cs tls.ConnectionState) (string, string, error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -40,6 +41,9 @@ type controller struct {
 
 	willing map[string]willingness // by node; owned by run
 	report  func(kind, subject, message string)
+
+	leaves func() bool                         // this agent leaves the cluster
+	last   atomic.Pointer[consensus.PlanInput] // what Plan saw last, nil unless this agent leads
 }
 
 type controllerConfig struct {
@@ -58,11 +62,13 @@ func (c *controller) run(ctx context.Context) error {
 		}
 		n := c.core.node()
 		if n == nil {
+			c.last.Store(nil)
 			continue
 		}
 		st := n.Status()
 		if st.Leader != st.ID {
 			clear(c.silent)
+			c.last.Store(nil)
 			continue
 		}
 		stepCtx, cancel := context.WithTimeout(ctx, controlTimeout)
@@ -75,7 +81,9 @@ func (c *controller) run(ctx context.Context) error {
 
 func (c *controller) step(ctx context.Context, n *consensus.Node, st consensus.Status) error {
 	v := c.core.views.hub.View()
-	action := consensus.Plan(c.input(ctx, v, st))
+	in := c.input(ctx, v, st)
+	c.last.Store(&in)
+	action := consensus.Plan(in)
 	if action.Kind == consensus.ActionNone {
 		return nil
 	}
@@ -161,7 +169,7 @@ func (c *controller) input(ctx context.Context, v *state.View, st consensus.Stat
 		p := consensus.PlanMember{
 			Node: row.Name, Zone: row.Zone, Granted: row.CoreGrant && !row.Left, RaftID: id,
 			Alive:   row.Name == c.self || known && m.State == membership.StateAlive,
-			DeadFor: c.silentFor(id, st, now),
+			DeadFor: c.silentFor(id, st, now), Held: row.Held(v.Stamp()),
 		}
 		if p.Alive && known {
 			p.AliveFor = clock.System().Sub(m.Since)
@@ -174,6 +182,7 @@ func (c *controller) input(ctx context.Context, v *state.View, st consensus.Stat
 	for i := range in.Members {
 		p := &in.Members[i]
 		p.Withdrawn = p.Alive && !c.isWilling(*p)
+		p.Leaving = p.Alive && (c.willing[p.Node].leaves || p.Node == c.self && c.leaves())
 		p.Ready = p.RaftID != 0 && (p.Node == c.self || c.proven[p.RaftID])
 	}
 	return in

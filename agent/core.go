@@ -421,13 +421,8 @@ func (c *coreRunner) handOver(ctx context.Context) {
 	if st.Leader != st.ID {
 		return
 	}
-	var best uint64
-	for _, id := range st.Voters {
-		if p := st.Progress[id]; id != st.ID && p.Healthy() && (best == 0 || p.Match > st.Progress[best].Match) {
-			best = id
-		}
-	}
-	if best == 0 {
+	best, ok := consensus.BestHeir(c.heirs(st))
+	if !ok {
 		return
 	}
 	if err := n.TransferLeader(ctx, best); err != nil {

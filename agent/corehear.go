@@ -23,9 +23,9 @@ const (
 
 	proveNonceSize = 32
 
-	// willingFor is how long an answer to methodWilling counts, and silentFor how long an agent that let
+	// willingFor is how long an answer to methodWilling counts, which is how soon one that leaves is heard, and silentFor how long an agent that let
 	// the question time out is left alone.
-	willingFor = 10 * time.Second
+	willingFor = 2 * time.Second
 	silentFor  = 2 * time.Second
 	// maxHearing is how many questions of the controller may be open at once.
 	maxHearing = 64
@@ -33,8 +33,8 @@ const (
 
 // willingness is what a node answered last.
 type willingness struct {
-	answered, no bool
-	next         time.Duration // boottime from which on it is asked again
+	answered, no, leaves bool
+	next                 time.Duration // boottime from which on it is asked again
 }
 
 // hear asks the members what is not known of them yet: who wants to be in the core, and which learner
@@ -82,7 +82,7 @@ func (c *controller) askWilling(ctx context.Context, node string, w *willingness
 	raw, err := c.call(ctx, node, methodWilling, nil)
 	switch {
 	case err == nil:
-		*w = willingness{answered: true, no: string(raw) == answerNo, next: clock.Boottime() + willingFor}
+		*w = willingness{answered: true, no: string(raw) == answerNo, leaves: string(raw) == answerLeaving, next: clock.Boottime() + willingFor}
 	case ctx.Err() != nil:
 		w.next = clock.Boottime() + silentFor
 	}

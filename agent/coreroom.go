@@ -89,8 +89,11 @@ func (r *coreRoom) has(held bool) {
 	}
 }
 
-// serveWilling says whether this agent's configuration and its disk let it into the core.
+// serveWilling says whether this agent's configuration and its disk let it into the core, or that it leaves the cluster.
 func (a *Agent) serveWilling(context.Context, transport.Peer, []byte) ([]byte, error) {
+	if a.leaver.wants() {
+		return []byte(answerLeaving), nil
+	}
 	if a.cfg.Core.Eligible && a.core.room.willing() {
 		return []byte(answerYes), nil
 	}

@@ -10,6 +10,7 @@ type opsSources struct {
 	udpFallbackRatio func() (value float64, ok bool) // of this agent's own links
 	unreachableLinks func() (value float64, ok bool) // of this agent's own links
 	relay            func(ops.Readings)              // of the core's traffic; nil outside the core
+	pace             func(ops.Readings)              // of the disk and the loop of a core member; nothing outside the core
 	suspended        func() (value float64, ok bool) // 1 while the end of the log is in doubt
 	storageHealed    func() (value float64, ok bool) // files of snapshots that were put right
 	writesRefused    func() (value float64, ok bool) // 1 below the floor of free space
@@ -32,6 +33,7 @@ func (a *Agent) opsSources() opsSources {
 	return opsSources{
 		digestMinority: a.digestMinority, scrubErrors: a.scrubber.scrubErrors, udpFallbackRatio: a.udpFallbackRatio, unreachableLinks: a.unreachableLinks,
 		relay:         a.core.relayReadings,
+		pace:          a.yielder.readings,
 		suspended:     a.core.suspended,
 		storageHealed: a.scrubber.healedFiles, writesRefused: a.space.refusesWrites,
 		backupAge:      func() (float64, bool) { return a.backups.age() },
@@ -55,8 +57,10 @@ func (s *opsSources) facts(r ops.Readings, f *ops.Facts) {
 
 // read adds what the sources know.
 func (s *opsSources) read(r ops.Readings) {
-	if s.relay != nil {
-		s.relay(r)
+	for _, more := range []func(ops.Readings){s.relay, s.pace} {
+		if more != nil {
+			more(r)
+		}
 	}
 	for metric, source := range map[string]func() (float64, bool){
 		ops.DigestMinority: s.digestMinority, ops.StorageScrubErrors: s.scrubErrors,

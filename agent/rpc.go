@@ -30,11 +30,13 @@ func (a *Agent) registerRPC(s *transport.Server) {
 	s.Handle(methodChunkVia, a.coreOnly(a.serveChunkVia))
 	s.Handle(methodLatest, a.coreOnly(a.serveLatest))
 	s.Handle(methodRoom, a.coreOnly(a.serveRoom))
+	s.Handle(methodPace, a.coreOnly(a.servePace))
 	s.Handle(methodProve, a.coreOnly(func(_ context.Context, _ transport.Peer, body []byte) ([]byte, error) {
 		return a.core.prove(a.issuer, body)
 	}))
 	s.Handle(methodWilling, a.coreOnly(a.serveWilling))
 	s.Handle(methodScrub, a.serveScrub)
+	s.Handle(methodLeave, a.serveLeave) // any agent, about itself
 	s.Handle(methodEntries, a.coreOnly(a.serveEntries))
 	s.Handle(methodGone, a.coreOnly(a.serveGone))
 	s.Handle(methodStanding, a.serveStanding)

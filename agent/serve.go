@@ -28,6 +28,7 @@ const (
 func (a *Agent) tiers(socks *sockets) []tier {
 	rpc := transport.NewServer(transport.ServerOptions{DrainTimeout: stopGrace / 2, Log: a.log.Named("rpc")})
 	a.registerRPC(rpc)
+	a.control = a.controller()
 	mesh := a.newMesh(socks, rpc)
 	return []tier{
 		{"identity", a.renewIdentity, stopGrace},
@@ -43,7 +44,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"link matrix", a.watchLinks, stopGrace},
 		{"digests", a.watchDigests, stopGrace},
 		{"timeline", a.runTimeline, stopGrace},
-		{"core controller", a.controller().run, stopGrace},
+		{"core controller", a.control.run, stopGrace},
 		{"place", a.keepPlace, stopGrace},
 		{"sessions", a.sessions.run, stopGrace},
 		{"admin socket", a.serveHTTP(socks.admin, api.Socket), stopGrace},
@@ -51,6 +52,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"https", a.serveHTTPS(socks.https), stopGrace},
 		{"scrub", a.scrubber.run, stopGrace},
 		{"space", a.space.run, stopGrace},
+		{"pace", a.yielder.run, stopGrace},
 		{"backups", a.backups.run, stopGrace},
 		{"readiness", a.announce, stopGrace},
 		{"ops", a.watcher.run, stopGrace},
@@ -69,7 +71,7 @@ func (a *Agent) controller() *controller {
 		cfg:  controllerConfig{replaceAfter: a.cfg.Core.ReplaceAfter, eligible: a.cfg.Core.Eligible},
 		self: a.ids.Node, core: a.core, members: a.memberList, service: a.service, issuer: a.issuer, call: a.pool.Call,
 		log: a.log.Named("core"), proven: make(map[uint64]bool), silent: make(map[uint64]time.Duration),
-		willing: make(map[string]willingness), report: a.timeline.report,
+		willing: make(map[string]willingness), report: a.timeline.report, leaves: a.leaver.wants,
 	}
 }
 

@@ -46,10 +46,10 @@ func (a *Agent) recheck(ctx context.Context) error {
 	ticker := time.NewTicker(recheckEvery)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
+		pause(ctx, recheckPause) // who asked for the change gets its answer first
 		a.live.Recheck(func(conn net.Conn, why error) {
 			a.log.Warn("connection closed, its peer would be refused now", zap.Stringer("addr", conn.RemoteAddr()), zap.Error(why))
 		})
-		pause(ctx, recheckPause)
 		select {
 		case <-sub.C():
 		case <-a.epochs.learned():

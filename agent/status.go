@@ -150,6 +150,11 @@ func coreStatusOf(st consensus.Status, v *state.View, alive map[string]bool) api
 		out.Learners = append(out.Learners, member(id))
 	}
 	out.Margin = healthy - (len(st.Voters)/2 + 1)
+	for _, n := range v.Nodes() {
+		if n.Held(v.Stamp()) {
+			out.Held = append(out.Held, api.Hold{Name: n.Name, Until: n.HeldUntil.Wall()})
+		}
+	}
 	if out.Leader == nil {
 		out = leaderless(out)
 	}

@@ -83,7 +83,7 @@ func commandAction(cmd state.Command) policy.Action {
 func internalOnly(cmd state.Command) bool {
 	switch c := cmd.(type) {
 	case state.Put, state.Delete, state.DeletePrefix, state.Txn, state.TokenCreate, state.TokenRevoke,
-		state.NodeSetRole, state.CoreGrant, state.SetCoreSize,
+		state.NodeSetRole, state.CoreGrant, state.CoreHold, state.SetCoreSize,
 		state.SessionCreate, state.SessionDestroy, state.Lock, state.Unlock,
 		state.CatalogRegister, state.CatalogDeregister:
 		return false

@@ -239,6 +239,20 @@ func TestClientExamines(t *testing.T) {
 	if accepted, err := c.AcceptTail(ctx); err != nil || accepted {
 		t.Errorf("accept tail: %v, %v", accepted, err)
 	}
+	if until, err := c.HoldCore(ctx, "a1", time.Hour); err != nil || until.IsZero() {
+		t.Errorf("hold: until %v, %v", until, err)
+	}
+	if until, err := c.HoldCore(ctx, "a1", 0); err != nil || !until.IsZero() {
+		t.Errorf("release: until %v, %v", until, err)
+	}
+	gone := client.Leave{Node: "a1", Core: "voter", Heir: "a4", Voters: 3}
+	if would, err := c.LookLeave(ctx); err != nil || would != gone {
+		t.Errorf("look at leaving: %+v, %v", would, err)
+	}
+	gone.Left = true
+	if left, err := c.Leave(ctx); err != nil || left != gone {
+		t.Errorf("leave: %+v, %v", left, err)
+	}
 }
 
 func hasCode(err error, code string) bool {

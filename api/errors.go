@@ -19,6 +19,7 @@ const (
 	CodeUsed            = "used"             // a join token has no uses left
 	CodeRevoked         = "revoked"          // a join token was revoked
 	CodeDenied          = "denied"           // the caller's role does not allow it
+	CodeGuarded         = "guarded"          // it would cost the core its quorum
 	CodeForbiddenOrigin = "forbidden_origin" // a web page or a foreign Host header
 	CodeTooLarge        = "too_large"        // body, key, value or answer over its limit
 	CodeLimit           = "limit"            // a bound of the replicated state is reached
@@ -70,6 +71,7 @@ var table = map[string]class{
 	CodeUsed:            {http.StatusForbidden, exitDenied, false, "ask an operator for a new token: parley token create --uses N"},
 	CodeRevoked:         {http.StatusForbidden, exitDenied, false, "ask an operator for a new token: parley token create"},
 	CodeDenied:          {http.StatusForbidden, exitDenied, false, "use the admin socket of an agent with the role, or have an operator run: parley agent role NODE ROLE"},
+	CodeGuarded:         {http.StatusConflict, exitDenied, false, "bring the dead voters back first; parley core shows who they are"},
 	CodeForbiddenOrigin: {http.StatusForbidden, exitDenied, false, "call the agent by a loopback address, its own name or its socket, and not from a web page"},
 	CodeTooLarge:        {http.StatusRequestEntityTooLarge, exitFailed, false, "send or ask for less: keys 1 KiB, values 512 KiB, bodies 1 MiB; split the request or narrow the prefix"},
 	CodeLimit:           {http.StatusUnprocessableEntity, exitFailed, false, "remove what is no longer needed, or split the request"},

@@ -12,7 +12,7 @@ func TestErrorTable(t *testing.T) {
 	want := map[string]string{
 		CodeInvalid: "400 1 false", CodeNotFound: "404 1 false", CodeNoEndpoint: "404 1 false", CodeMethod: "405 1 false",
 		CodeConflict: "409 1 false", CodeExists: "409 1 false", CodeExpired: "403 4 false", CodeUsed: "403 4 false",
-		CodeRevoked: "403 4 false", CodeDenied: "403 4 false", CodeForbiddenOrigin: "403 4 false",
+		CodeRevoked: "403 4 false", CodeGuarded: "409 4 false", CodeDenied: "403 4 false", CodeForbiddenOrigin: "403 4 false",
 		CodeTooLarge: "413 1 false", CodeLimit: "422 1 false", CodeBusy: "429 3 true", CodeTooMany: "429 3 true",
 		CodeNoLeader: "503 3 true", CodeNotLeader: "503 3 true", CodeUnavailable: "503 3 true", CodeTimeout: "504 3 true",
 		CodeOutcomeUnknown: "504 5 false", CodeNoSpace: "507 1 true", CodeCanceled: "499 1 true",

@@ -19,7 +19,7 @@ import (
 // clusterEvents are kinds about others than the agent that reports them. Only an agent of the core may say these:
 // the leader judges who is dead and who leads, and an agent outside must not make people believe it.
 var clusterEvents = map[string]bool{
-	EventMemberDead: true, EventMemberLeft: true, EventMemberBack: true, EventLeader: true, EventCore: true,
+	EventMemberDead: true, EventMemberLeft: true, EventMemberBack: true, EventLeader: true, EventYielded: true, EventCore: true,
 }
 
 // The kinds of events that agents report; state.EventNote is what people write.
@@ -36,6 +36,7 @@ const (
 	EventMemberLeft = "member-left"    // by request
 	EventMemberBack = "member-back"    // alive again
 	EventLeader     = "leader-elected" // subject: who leads
+	EventYielded    = "lead-yielded"   // by a leader that was too slow; subject: who took over
 	EventCore       = "core-changed"   // subject: whom the step is about
 	EventDamage     = "storage-damage" // files of this agent are not what was written; subject: the agent
 	EventHealed     = "storage-healed" // and were put right by the agent itself
@@ -61,7 +62,7 @@ var eventKinds = []string{
 	EventStarted, EventStopping, EventJoined, EventRenewal, EventRenewed, EventAlert, EventResolved,
 	EventMemberDead, EventMemberLeft, EventMemberBack, EventLeader, EventCore, EventDropped, state.EventNote,
 	state.EventRecovered, EventDamage, EventHealed, EventSpaceLow, EventSpaceBack, EventBackupFailed, EventBackupWorks,
-	EventRaftID, EventEpoch, EventDoubt, EventFenced, EventRebuilt, EventRelayed, EventStraight,
+	EventYielded, EventRaftID, EventEpoch, EventDoubt, EventFenced, EventRebuilt, EventRelayed, EventStraight,
 }
 
 // Event is one row of GET /parley/v1/events, in the order of the log. Time is the cluster's, ReportedAt what the

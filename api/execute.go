@@ -58,6 +58,8 @@ func (s *Service) mayExecute(caller Caller, cmd state.Command) *Error {
 		return s.mayReport(caller, c)
 	case state.NodePlace:
 		return s.mayPlace(caller, c)
+	case state.NodeSetLeft:
+		return s.maySetLeft(caller, c)
 	}
 	if txn, ok := cmd.(state.Txn); ok && slices.ContainsFunc(slices.Concat(txn.Then, txn.Else), state.Op.ChangesCatalog) {
 		if err := allow(caller, policy.CatalogWrite); err != nil {

@@ -132,6 +132,7 @@ func (a *fakeAgent) options() Options {
 				return ScrubReport{Segments: 1, Entries: 2, Bytes: rate}, nil
 			},
 			AcceptTail:    func(context.Context) (bool, error) { return false, nil },
+			Leave:         fakeLeave,
 			RenewSession:  a.renewSession,
 			WriteSnapshot: func(v *state.View, w io.Writer) error { return v.WriteSnapshot(w) },
 		},
@@ -304,4 +305,9 @@ func coded(t *testing.T, err error, code string) *Error {
 		t.Errorf("%s without a hint", e.Code)
 	}
 	return e
+}
+
+// fakeLeave lets a voter go that another one can replace.
+func fakeLeave(_ context.Context, dryRun bool) (Leave, error) {
+	return Leave{Node: "a1", Core: "voter", Heir: "a4", Voters: 3, Left: !dryRun}, nil
 }

@@ -57,6 +57,7 @@ var calls = []struct{ method, target, body string }{
 	{"POST", "/parley/v1/txn", `{"then":[{"op":"get","key":"k"}]}`},
 	{"POST", "/parley/v1/token", `{}`}, {"GET", "/parley/v1/tokens", ""}, {"DELETE", "/parley/v1/token/00112233445566aa", ""},
 	{"POST", "/parley/v1/core/allow", `{"node":"a1"}`}, {"POST", "/parley/v1/core/size", `{"size":3}`},
+	{"POST", "/parley/v1/core/hold", `{"node":"a1"}`}, {"GET", "/parley/v1/leave", ""}, {"POST", "/parley/v1/leave", ""},
 	{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"operator"}`},
 	{"GET", "/parley/v1/check", ""}, {"GET", "/parley/v1/storage/scrub", ""}, {"POST", "/parley/v1/storage/accept-tail", ""}, {"GET", "/parley/v1/snapshot", ""},
 	{"POST", "/parley/v1/session", `{}`}, {"GET", "/parley/v1/sessions", ""}, {"GET", "/parley/v1/session/" + knownSession, ""},

@@ -29,6 +29,9 @@ func (s *Service) nativeRoutes() []Route {
 		{Method: http.MethodDelete, Path: "/parley/v1/token/*", Action: policy.TokenRevoke, Serve: serveTokenRevoke},
 		{Method: http.MethodPost, Path: "/parley/v1/core/allow", Action: policy.CoreWrite, Serve: serveCoreAllow},
 		{Method: http.MethodPost, Path: "/parley/v1/core/size", Action: policy.CoreWrite, Serve: serveCoreSize},
+		{Method: http.MethodPost, Path: "/parley/v1/core/hold", Action: policy.CoreWrite, Serve: serveCoreHold},
+		{Method: http.MethodGet, Path: "/parley/v1/leave", Action: policy.Leave, Own: true, Serve: serveLeaveLook},
+		{Method: http.MethodPost, Path: "/parley/v1/leave", Action: policy.Leave, Own: true, Serve: serveLeave},
 		{Method: http.MethodPost, Path: "/parley/v1/agent/role", Action: policy.NodeRole, Serve: serveAgentRole},
 	}
 }

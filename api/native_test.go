@@ -17,7 +17,7 @@ var receipt = regexp.MustCompile(`^node=a1;term=\d+;index=\d+;hlc=\d+\.\d+$`)
 func TestJSONShapes(t *testing.T) {
 	c := newFake(t, 1, 1)
 	h := c.agents["a1"].service.Handler(Loopback)
-	core := `{"leader":"a1","term":1,"commit_index":1,"applied_index":1,"size":3,"margin":0,"voters":[{"name":"a1","raft_id":"1","healthy":true}],"learners":[],"epoch":0,"epoch_id":""}`
+	core := `{"leader":"a1","term":1,"commit_index":1,"applied_index":1,"size":3,"margin":0,"voters":[{"name":"a1","raft_id":"1","healthy":true}],"learners":[],"held":[],"epoch":0,"epoch_id":""}`
 	bin := `"value_base64":"/wA=","flags":0,"revision":4,"create_revision":4,"version":1,"modified_at":"2023-11-14T22:13:20Z","modified_hlc":"1700000000000.4"}`
 	text := `"value":"v\u003c","flags":7,"revision":2,"create_revision":2,"version":1,"modified_at":"2023-11-14T22:13:20Z","modified_hlc":"1700000000000.2"}`
 	for _, test := range []struct {
@@ -47,6 +47,9 @@ func TestJSONShapes(t *testing.T) {
 		{"DELETE", "/parley/v1/token/00112233445566aa", "", 200, `{"id":"00112233445566aa","revoked":true}`},
 		{"POST", "/parley/v1/core/allow", `{"node":"a1"}`, 200, `{"node":"a1","allow":true}`},
 		{"POST", "/parley/v1/core/size", `{"size":5}`, 200, `{"size":5}`},
+		{"GET", "/parley/v1/leave", "", 200, `{"node":"a1","core":"voter","heir":"a4","voters":3,"left":false}`},
+		{"POST", "/parley/v1/leave", "", 200, `{"node":"a1","core":"voter","heir":"a4","voters":3,"left":true}`},
+		{"POST", "/parley/v1/core/hold", `{"node":"a1","release":true}`, 200, `{"node":"a1"}`},
 		{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"local"}`, 200, `{"node":"a1","role":"local"}`},
 		{"GET", "/parley/v1/members", "", 200, `[{"name":"a1","spiffe_id":"spiffe://example.org/parley/agent/a1","state":"alive","address":"127.0.0.1:8310","zone":"z1","core":"leader"}]`},
 		{"GET", "/parley/v1/core", "", 200, core},
@@ -56,9 +59,9 @@ func TestJSONShapes(t *testing.T) {
 		{"GET", "/parley/v1/alerts", "", 200, `[{"id":"quorum-margin","state":"firing","severity":"page","value":0,"threshold":0,"since":"2023-11-14T22:13:20Z","summary":"margin","runbook":"server-down"}]`},
 		{"GET", "/parley/v1/health/explain", "", 200, `{"healthy":false,"causes":[{"rank":1,"cause":"core-member-dead","subject":"a2","severity":"page","evidence":["gossip holds voter a2 dead since 22:13:20Z","0 of 3 voters may still fail","alert quorum-margin is firing since 22:13:20Z"],"alert":"quorum-margin","runbook":"server-down","command":"parley runbook run server-down --var node=a2"}]}`},
 		{"GET", "/metrics", "", 200, "metrics"},
-		{"POST", "/parley/v1/events", `{"message":"m"}`, 200, `{"hlc":"1700000000000.14","time":"2023-11-14T22:13:20Z","node":"a1"}`},
+		{"POST", "/parley/v1/events", `{"message":"m"}`, 200, `{"hlc":"1700000000000.15","time":"2023-11-14T22:13:20Z","node":"a1"}`},
 		{"GET", "/parley/v1/events", "", 200,
-			`[{"hlc":"1700000000000.14","time":"2023-11-14T22:13:20Z","node":"a1","kind":"note","subject":"","message":"m","pending":false,"reported_at":"2023-11-14T22:13:20Z"}]`},
+			`[{"hlc":"1700000000000.15","time":"2023-11-14T22:13:20Z","node":"a1","kind":"note","subject":"","message":"m","pending":false,"reported_at":"2023-11-14T22:13:20Z"}]`},
 		{"GET", "/parley/v1/digest/compare", "", 200, `{"groups":1,"index":7,"members":[{"name":"a1","digest":"00"}],"minority":[],"unreachable":[],"behind":[],"absent":[]}`},
 		{"GET", "/parley/v1/net/matrix", "", 200,
 			`{"agents":["a1","a2"],"links":[{"from":"a1","to":"a2","udp":"fallback","tcp":"ok","rtt_ms":0.5}],"unreachable":0,"udp_fallback":1,"asymmetric":0,"unknown":0,"relayed":0}`},
@@ -164,6 +167,9 @@ func TestNativeRefusals(t *testing.T) {
 		{"DELETE", "/parley/v1/token/zz", "", 400, CodeInvalid}, {"DELETE", "/parley/v1/token/0011223344556677", "", 404, CodeNotFound},
 		{"POST", "/parley/v1/core/size", `{"size":2}`, 400, CodeInvalid}, {"POST", "/parley/v1/core/allow", `{"node":"zz"}`, 404, CodeNotFound},
 		{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"root"}`, 400, CodeInvalid},
+		{"POST", "/parley/v1/core/hold", `{"node":"zz"}`, 404, CodeNotFound}, {"POST", "/parley/v1/core/hold", `{"node":"a1","for":"169h"}`, 400, CodeInvalid},
+		{"POST", "/parley/v1/core/hold", `{"node":"a1","for":"1ms"}`, 400, CodeInvalid}, {"POST", "/parley/v1/core/hold", `{"node":"a1","for":"-1h"}`, 400, CodeInvalid},
+		{"POST", "/parley/v1/core/hold", `{"node":"a1","for":"1h","release":true}`, 400, CodeInvalid},
 		{"GET", "/parley/v1/check?pre", "", 400, CodeInvalid}, {"GET", "/parley/v1/storage/scrub?rate=1", "", 400, CodeInvalid},
 		{"GET", "/parley/v1/storage/scrub?mib_per_second=0", "", 400, CodeInvalid},
 		{"GET", "/parley/v1/storage/scrub?mib_per_second=10001", "", 400, CodeInvalid},

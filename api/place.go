@@ -1,6 +1,7 @@
 package api
 
 import (
+	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 )
 
@@ -10,6 +11,18 @@ const (
 	placeRate  = 0.2
 	placeBurst = 5.0
 )
+
+// maySetLeft says whether caller may write down that a node has left: an agent may for itself, whatever its role.
+func (s *Service) maySetLeft(caller Caller, c state.NodeSetLeft) *Error {
+	from := caller.Via
+	if from == "" {
+		from = s.local.Node
+	}
+	if c.Left && c.Node == from {
+		return nil
+	}
+	return allow(caller, policy.CoreWrite)
+}
 
 // mayPlace says whether caller may tell where a node is: an agent may for itself, whatever its role, by the name in the
 // certificate that the request came with.

@@ -89,6 +89,8 @@ type Local struct {
 	Scrub func(ctx context.Context, node string, bytesPerSecond int64) (ScrubReport, error)
 	// AcceptTail is an operator's word that the end of this agent's log is to be taken as it is; false: it is not in doubt.
 	AcceptTail func(ctx context.Context) (accepted bool, err error)
+	// Leave takes this agent out of the cluster, or with dryRun says what would become of the core.
+	Leave func(ctx context.Context, dryRun bool) (Leave, error)
 	// WriteSnapshot streams a backup file of a View of the whole state; nil where there is none to have.
 	WriteSnapshot func(v *state.View, w io.Writer) error
 }

@@ -26,7 +26,9 @@ type PlanInput struct {
 type PlanMember struct {
 	Node, Zone string
 	Granted    bool // the cluster allows it in the core
-	Withdrawn  bool // it asks not to be in the core, or is leaving
+	Withdrawn  bool // it asks not to be in the core
+	Leaving    bool // it leaves the cluster, and asks to be let go
+	Held       bool // an operator does maintenance there: not replaced while it is away, and chosen for nothing
 	Ready      bool // it has opened the sealed root and may vote
 	RaftID     uint64
 	Alive      bool          // gossip holds it alive
@@ -43,6 +45,9 @@ const (
 	hearsayFactor = 3
 	// stableZone is how long a node must be alive before a voter moves to it only for its zone.
 	stableZone = 30 * time.Minute
+	// settleFor is how long agents must be alive before they crowd a zone of a core that grows: at the start of a cluster
+	// those of other zones may be about to join, and once it has grown nobody moves for stableZone.
+	settleFor = 5 * time.Second
 	// caughtUpWithin is how many entries behind a learner may vote: less than a heartbeat's worth.
 	caughtUpWithin = 256
 	maxCoreSize    = 7
@@ -56,7 +61,7 @@ const (
 	ActionNone        ActionKind = "none"
 	ActionAssignID    ActionKind = "assign-id"    // Node: allocate a Raft id for it
 	ActionAddLearners ActionKind = "add-learners" // IDs
-	ActionChange      ActionKind = "change"       // AddVoters, DropVoters, DropLearners in one joint change
+	ActionChange      ActionKind = "change"       // AddVoters, DropVoters, DropLearners, Demote in one joint change
 	ActionRetire      ActionKind = "retire"       // RaftID: out of the core for good, never used again
 	ActionTransfer    ActionKind = "transfer"     // To: move the lead
 )
@@ -70,6 +75,7 @@ type Action struct {
 	AddVoters    []uint64
 	DropVoters   []uint64
 	DropLearners []uint64
+	Demote       []uint64 // voters that become learners
 	RaftID       uint64
 	To           uint64
 
@@ -92,6 +98,7 @@ func (a Action) ConfChange() *raftpb.ConfChangeV2 {
 		add(raftpb.ConfChangeAddNode, a.AddVoters)
 		add(raftpb.ConfChangeRemoveNode, a.DropVoters)
 		add(raftpb.ConfChangeRemoveNode, a.DropLearners)
+		add(raftpb.ConfChangeAddLearnerNode, a.Demote)
 		if len(a.AddVoters)+len(a.DropVoters) > 0 && !a.plain {
 			cc.Transition = raftpb.ConfChangeTransitionJointImplicit.Enum()
 		}
@@ -107,17 +114,17 @@ func (a Action) ConfChange() *raftpb.ConfChangeV2 {
 // It is made so that a mistaken input cannot cost the quorum. Voters change one at a time (two when
 // growing or shrinking by an even step, so that their number stays odd), only to learners that have
 // caught up, never so that fewer failures are survived than before, except when an operator lowers
-// Size. A node's absence alone never removes it: it is replaced when there is another, or kept.
+// Size or has a member leave without which the others have their quorum. A node's absence alone never removes it: it is replaced when there is another, or kept.
 // Without the rule of improvement a flapping network would rotate voters for ever; without the
 // waits a reboot would.
 //
-// The order: finish what is begun, shrink, grow, replace, spread, tidy up.
+// The order: finish what is begun, shrink, grow, replace, let go, spread, tidy up.
 func Plan(in PlanInput) Action {
 	p := newPlanner(in)
 	if in.Held || len(in.Outgoing) > 0 || !slices.Contains(in.Voters, in.Self) {
 		return Action{Kind: ActionNone}
 	}
-	for _, step := range []func() (Action, bool){p.plantedShrink, p.shrink, p.grow, p.replace, p.spread, p.tidy} {
+	for _, step := range []func() (Action, bool){p.plantedShrink, p.shrink, p.grow, p.replace, p.letGo, p.spread, p.tidy} {
 		if a, ok := step(); ok {
 			return p.plantedChange(a)
 		}
@@ -190,6 +197,9 @@ func (p *planner) grow() (Action, bool) {
 	need := oddStep(len(p.voters))
 	chosen := p.choose(p.voters, need, 0)
 	p.keep(chosen)
+	if p.unsettled(chosen) {
+		return Action{}, false
+	}
 	if a, ok := p.prepare(chosen, "the core grows"); ok {
 		return a, true
 	}
@@ -237,7 +247,7 @@ func (p *planner) spread() (Action, bool) {
 	for _, v := range p.voters {
 		rest := without(p.voters, v)
 		chosen := p.choose(rest, 1, stableZone)
-		if len(chosen) == 0 || !v.active || !v.wanted() {
+		if len(chosen) == 0 || !v.active || !v.wanted() || v.held {
 			continue
 		}
 		caught := *chosen[0] // it is swapped in only once it has caught up
@@ -267,16 +277,23 @@ func (p *planner) swap(drop, add *planNode, reason string) (Action, bool) {
 	if drop.id != p.in.Self {
 		return Action{Kind: ActionChange, AddVoters: []uint64{add.id}, DropVoters: []uint64{drop.id}, Reason: reason}, true
 	}
-	var to *planNode
-	for _, v := range p.voters {
-		if v.id != p.in.Self && v.active && v.wanted() && v.lost(p.after) == "" && (to == nil || v.match > to.match) {
-			to = v
-		}
-	}
+	to := p.successor()
 	if to == nil {
 		return p.joinFirst(add, reason)
 	}
 	return Action{Kind: ActionTransfer, To: to.id, Reason: "leader makes room: " + reason}, true
+}
+
+// successor is the voter that should lead when this node goes, nil if there is none.
+func (p *planner) successor() *planNode {
+	better := func(a, b *planNode) bool { return a.held != b.held && b.held || a.held == b.held && a.match > b.match }
+	var to *planNode
+	for _, v := range p.voters {
+		if v.id != p.in.Self && v.active && v.wanted() && v.lost(p.after) == "" && (to == nil || better(v, to)) {
+			to = v
+		}
+	}
+	return to
 }
 
 // joinFirst handles the only voter that must go: nobody else can lead before the other is in, and
@@ -311,7 +328,7 @@ func (p *planner) prepare(chosen []*planNode, reason string) (Action, bool) {
 func (p *planner) tidy() (Action, bool) {
 	complete := !slices.ContainsFunc(p.voters, func(v *planNode) bool { return !v.active })
 	for _, n := range p.nodes {
-		useful := n.wanted() && !n.gone(p.after) && (p.kept[n.id] || !complete)
+		useful := n.wanted() && !n.gone(p.after) && (p.kept[n.id] || n.held || !complete)
 		switch {
 		case n.id == 0 || n.voter || useful:
 		case n.learner:

@@ -17,6 +17,7 @@ type planNode struct {
 	member         bool
 	granted        bool
 	ready          bool
+	leaving, held  bool
 	alive          bool
 	aliveFor, dead time.Duration
 	active         bool // heard by Raft, or this node
@@ -26,7 +27,7 @@ type planNode struct {
 }
 
 // wanted reports whether the cluster and the node itself want it in the core.
-func (n *planNode) wanted() bool { return n.member && n.granted }
+func (n *planNode) wanted() bool { return n.member && n.granted && !n.leaving }
 
 func (n *planNode) name() string {
 	if n.node == "" {
@@ -42,6 +43,8 @@ func (n *planNode) lost(after time.Duration) string {
 		return "its raft id is retired"
 	case !n.granted:
 		return "it may not be or does not want to be in the core"
+	case n.leaving:
+		return "it leaves"
 	case n.gone(after):
 		return fmt.Sprintf("not heard for %v", n.dead.Truncate(time.Second))
 	}
@@ -49,9 +52,9 @@ func (n *planNode) lost(after time.Duration) string {
 }
 
 // gone reports whether the node counts as dead: held so by Raft and gossip for after, or by Raft
-// alone for three times that.
+// alone for three times that. One in maintenance is expected back.
 func (n *planNode) gone(after time.Duration) bool {
-	if n.active {
+	if n.active || n.held {
 		return false
 	}
 	if n.alive {
@@ -103,6 +106,7 @@ func (p *planner) describe(m PlanMember) *planNode {
 	self := m.RaftID == p.in.Self
 	return &planNode{
 		id: m.RaftID, node: m.Node, zone: m.Zone, member: true, granted: m.Granted && !m.Withdrawn, ready: m.Ready,
+		leaving: m.Leaving, held: m.Held,
 		alive: m.Alive, aliveFor: m.AliveFor, dead: m.DeadFor,
 		active: self || pr.Healthy() && m.RaftID != 0, match: pr.Match,
 		caughtUp: self || pr.Active && pr.Match+caughtUpWithin >= p.in.Commit || mutant.On(mutant.PromoteBehind),
@@ -154,7 +158,7 @@ func (p *planner) score(voters []*planNode) score {
 func (p *planner) choose(voters []*planNode, count int, aliveFor time.Duration) []*planNode {
 	var spares []*planNode
 	for _, n := range p.nodes {
-		if !n.voter && n.wanted() && n.alive && n.aliveFor >= aliveFor && !(n.learner && n.gone(p.after)) {
+		if !n.voter && n.wanted() && !n.held && n.alive && n.aliveFor >= aliveFor && !(n.learner && n.gone(p.after)) {
 			spares = append(spares, n)
 		}
 	}
@@ -181,6 +185,14 @@ func (p *planner) prefer(beside []*planNode, a, b *planNode) bool {
 		return sa > sb
 	}
 	return a.node < b.node
+}
+
+// unsettled reports whether one of the chosen, or of the voters, would share its zone, and one of the chosen is so new that
+// a better choice may be about to come.
+func (p *planner) unsettled(chosen []*planNode) bool {
+	after := slices.Concat(p.voters, chosen)
+	crowded := slices.ContainsFunc(chosen, func(n *planNode) bool { return sharing(without(after, n), n) > 0 })
+	return crowded && slices.ContainsFunc(chosen, func(n *planNode) bool { return n.aliveFor < settleFor })
 }
 
 // sharing counts the voters in the zone of n.

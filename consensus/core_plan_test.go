@@ -15,11 +15,13 @@ import (
 
 // TestPlan runs the scenarios in testdata/plan. A line is one node: its name, then id=, zone=,
 // voter, learner, dead=DURATION (not heard by Raft), silent (gossip too), behind, unready,
-// ungranted, withdrawn, up=DURATION (default 1h). The commit index is 10,000.
+// ungranted, withdrawn, leaving, held, up=DURATION (default 1h). The commit index is 10,000. may-leave says what MayLeave
+// says of a node.
 func TestPlan(t *testing.T) {
 	datadriven.Walk(t, "testdata/plan", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			in := PlanInput{Size: 3, Self: 1, Commit: 10_000, Progress: map[uint64]Progress{}}
+			node := ""
 			for _, a := range d.CmdArgs {
 				switch a.Key {
 				case "size":
@@ -28,6 +30,8 @@ func TestPlan(t *testing.T) {
 					in.Self = uint64(number(t, a.Vals[0]))
 				case "held":
 					in.Held = true
+				case "node":
+					node = a.Vals[0]
 				case "joint":
 					in.Outgoing = []uint64{1}
 				default:
@@ -36,6 +40,9 @@ func TestPlan(t *testing.T) {
 			}
 			for line := range strings.Lines(d.Input) {
 				planLine(t, &in, strings.Fields(line))
+			}
+			if d.Cmd == "may-leave" {
+				return fmt.Sprintf("%+v\n", MayLeave(in, node))
 			}
 			return describeAction(Plan(in))
 		})
@@ -78,6 +85,10 @@ func planLine(t *testing.T, in *PlanInput, words []string) {
 			m.Granted = false
 		case "withdrawn":
 			m.Withdrawn = true
+		case "leaving":
+			m.Leaving = true
+		case "held":
+			m.Held = true
 		case "up":
 			m.AliveFor, _ = time.ParseDuration(value)
 		default:
@@ -107,7 +118,7 @@ func describeAction(a Action) string {
 	for _, f := range []struct {
 		name string
 		ids  []uint64
-	}{{"ids", a.IDs}, {"add", a.AddVoters}, {"drop", a.DropVoters}, {"drop-learners", a.DropLearners}} {
+	}{{"ids", a.IDs}, {"add", a.AddVoters}, {"drop", a.DropVoters}, {"drop-learners", a.DropLearners}, {"demote", a.Demote}} {
 		if len(f.ids) > 0 {
 			fmt.Fprintf(&b, " %s=%v", f.name, f.ids)
 		}
@@ -125,7 +136,8 @@ func describeAction(a Action) string {
 }
 
 // TestPlanSafety: whatever is fed to Plan, no step lets fewer failures be survived, leaves an even
-// number of voters where it was odd, or drops two at once, except that a lowered size drops two;
+// number of voters where it was odd, or drops two at once, except that a lowered size drops two, and a node that leaves
+// the cluster may take one failure along, if the others have the quorum of before without it;
 // only caught-up, allowed learners become voters; this node is never dropped while others lead on.
 func TestPlanSafety(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -145,10 +157,14 @@ func TestPlanSafety(t *testing.T) {
 		if len(after)%2 == 0 {
 			t.Fatalf("even voters %v after %+v", after, a)
 		}
-		if !shrinking && len(a.DropVoters) > 1 || len(a.DropVoters) > 2 {
+		letsGo := len(a.Demote) > 0
+		if letsGo {
+			checkLetGo(t, in, a)
+		}
+		if !shrinking && len(a.DropVoters) > 1 || len(a.DropVoters)+len(a.Demote) > 2 {
 			t.Fatalf("drops %v", a.DropVoters)
 		}
-		if !shrinking && planMargin(in, after) < planMargin(in, before) {
+		if !shrinking && !letsGo && planMargin(in, after) < planMargin(in, before) {
 			t.Fatalf("margin falls from %d to %d by %+v", planMargin(in, before), planMargin(in, after), a)
 		}
 		if planMargin(in, after) < 0 && len(a.DropVoters) > 0 && planMargin(in, before) >= 0 {
@@ -160,7 +176,7 @@ func TestPlanSafety(t *testing.T) {
 		for _, id := range a.AddVoters {
 			i := slices.IndexFunc(in.Members, func(m PlanMember) bool { return m.RaftID == id })
 			pr := in.Progress[id]
-			if m := in.Members[i]; !m.Granted || m.Withdrawn || !m.Ready || !slices.Contains(in.Learners, id) || !pr.Active || pr.Match+caughtUpWithin < in.Commit {
+			if m := in.Members[i]; !m.Granted || m.Withdrawn || m.Leaving || m.Held || !m.Ready || !slices.Contains(in.Learners, id) || !pr.Active || pr.Match+caughtUpWithin < in.Commit {
 				t.Fatalf("adds %d, which may not vote: %+v", id, m)
 			}
 		}
@@ -168,6 +184,25 @@ func TestPlanSafety(t *testing.T) {
 			t.Fatalf("voters change without a joint phase: %v", c)
 		}
 	})
+}
+
+// checkLetGo wants the one that is dropped to be leaving, and a majority of the present voters to be heard and to stay.
+func checkLetGo(t *rapid.T, in PlanInput, a Action) {
+	staying := 0
+	for _, m := range in.Members {
+		if slices.Contains(a.DropVoters, m.RaftID) && !m.Leaving {
+			t.Fatalf("drops %s, which does not leave", m.Node)
+		}
+		if !slices.Contains(in.Voters, m.RaftID) || slices.Contains(a.DropVoters, m.RaftID) || m.Leaving {
+			continue
+		}
+		if m.RaftID == in.Self || in.Progress[m.RaftID].Active {
+			staying++
+		}
+	}
+	if len(a.DropVoters) != 1 || len(a.Demote) != 1 || a.Demote[0] == in.Self || staying < len(in.Voters)/2+1 {
+		t.Fatalf("%d of %d voters stay after %+v", staying, len(in.Voters), a)
+	}
 }
 
 func drawPlanInput(t *rapid.T) PlanInput {
@@ -185,6 +220,7 @@ func drawPlanInput(t *rapid.T) PlanInput {
 			Ready: rapid.IntRange(0, 5).Draw(t, "ready") > 0, Alive: rapid.IntRange(0, 3).Draw(t, "alive") > 0,
 			AliveFor: time.Duration(rapid.IntRange(0, 60).Draw(t, "up")) * time.Minute,
 			DeadFor:  time.Duration(rapid.IntRange(0, 40).Draw(t, "dead")) * time.Minute, RaftID: id,
+			Leaving: rapid.IntRange(0, 6).Draw(t, "leaving") == 0, Held: rapid.IntRange(0, 9).Draw(t, "held here") == 0,
 		}
 		active := rapid.IntRange(0, 3).Draw(t, "active") > 0
 		in.Progress[id] = Progress{Match: rapid.SampledFrom([]uint64{100, 10_000}).Draw(t, "match"), Active: active}
@@ -213,7 +249,9 @@ func drawPlanInput(t *rapid.T) PlanInput {
 
 func nextVoters(voters []uint64, a Action) []uint64 {
 	next := slices.Concat(voters, a.AddVoters)
-	return slices.DeleteFunc(next, func(id uint64) bool { return slices.Contains(a.DropVoters, id) })
+	return slices.DeleteFunc(next, func(id uint64) bool {
+		return slices.Contains(a.DropVoters, id) || slices.Contains(a.Demote, id)
+	})
 }
 
 func planMargin(in PlanInput, voters []uint64) int {
@@ -241,7 +279,7 @@ func TestPlanArrives(t *testing.T) {
 		}
 		allowed := 0
 		for _, m := range in.Members {
-			if m.Granted && !m.Withdrawn {
+			if m.Granted && !m.Withdrawn && !m.Leaving && !m.Held {
 				allowed++
 			}
 		}
@@ -278,6 +316,7 @@ func perform(in *PlanInput, a Action, next uint64) uint64 {
 		in.Self = a.To
 	case ActionChange:
 		in.Voters = nextVoters(in.Voters, a)
+		in.Learners = append(in.Learners, a.Demote...)
 		in.Learners = slices.DeleteFunc(in.Learners, func(id uint64) bool {
 			return slices.Contains(a.AddVoters, id) || slices.Contains(a.DropLearners, id)
 		})

@@ -240,6 +240,69 @@ func TestPairPatience(t *testing.T) {
 	}
 }
 
+// TestPairWhileGrowing: beside two learners, as while a core of one grows to three, a write waits for one of their disks, the
+// furthest. One that is away, or behind, holds nothing up while the other one has it; with both away it waits for an election
+// timeout. Before, the rule was off with two learners: a write was on one disk alone, the control with pairSync off.
+func TestPairWhileGrowing(t *testing.T) {
+	s := newSim(t, 1)
+	s.add(1, 1)
+	s.settle()
+	s.add(2)
+	s.add(3)
+	learner := func(id uint64) *raftpb.ConfChangeSingle {
+		return &raftpb.ConfChangeSingle{Type: raftpb.ConfChangeAddLearnerNode.Enum(), NodeId: &id}
+	}
+	change := &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{learner(2), learner(3)}}
+	s.nodes[1].ask(&request{change: change}, (*core).changeCore)
+	s.settle()
+	s.tick(4)
+	leader := s.nodes[1].core
+	// wait writes with those learners cut off, and returns after how many ticks it is acknowledged and who has it then.
+	wait := func(key string, cut ...uint64) (ticks uint64, disks []uint64) {
+		clear(s.cut)
+		for _, id := range cut {
+			s.cut[[2]uint64{1, id}], s.cut[[2]uint64{id, 1}] = true, true
+		}
+		before, got := leader.ticks, s.nodes[1].propose(key, "1")
+		s.settle()
+		for *got == nil && leader.ticks-before < 100 {
+			s.tick(1)
+		}
+		for id := range uint64(3) {
+			if n := s.nodes[id+1].core; n.durable >= leader.applied {
+				disks = append(disks, id+1)
+			}
+		}
+		return leader.ticks - before, disks
+	}
+	election := uint64(leader.cfg.electionTicks)
+	for i, step := range []struct {
+		cut   []uint64
+		most  uint64
+		disks []uint64
+	}{
+		{nil, 1, []uint64{1, 2, 3}},
+		{[]uint64{2}, 1, []uint64{1, 3}},
+		{nil, 4, []uint64{1, 2, 3}},
+		{[]uint64{3}, 1, []uint64{1, 2}},
+		{[]uint64{2, 3}, election + 2, []uint64{1}},
+	} {
+		ticks, disks := wait(fmt.Sprint("k", i), step.cut...)
+		if ticks > step.most || !slices.Equal(disks, step.disks) {
+			t.Errorf("step %d, without %v: after %d ticks, at most %d, on the disks of %v, want %v", i, step.cut, ticks, step.most, disks, step.disks)
+		}
+		if len(step.cut) == 2 && ticks < election-2 {
+			t.Errorf("step %d: acknowledged after %d ticks by one disk, while a learner may be alive", i, ticks)
+		}
+		clear(s.cut)
+		s.tick(6)
+	}
+	leader.cfg.pairSync = false
+	if ticks, disks := wait("control", 2, 3); ticks > 1 || !slices.Equal(disks, []uint64{1}) {
+		t.Errorf("control: after %d ticks on the disks of %v", ticks, disks)
+	}
+}
+
 // TestStalledMember: a voter that answers heartbeats and whose log does not move, as with a full disk, is no
 // healthy one. A member is not stalled while there is nothing to write, and is well again once it caught up.
 func TestStalledMember(t *testing.T) {

@@ -89,6 +89,7 @@ type Node struct {
 	synced     *raftpb.HardState
 	pause      func(ctx context.Context, d time.Duration) bool // false: give up
 	closings   closings
+	paces      *paceKeeper
 }
 
 // Capacities that no option sets.
@@ -138,6 +139,7 @@ func New(options Options) (*Node, error) {
 		events: newQueue[func(*core)](), logTasks: newQueue[logTask](), applies: newQueue[*applyTask](),
 		saves: newQueue[*saveTask](), installs: newQueue[*installTask](),
 		pause: sleep, waits: newAppliedWaits(mem.snap.Index), changed: make(chan struct{}, 1), done: make(chan struct{}),
+		paces: newPaceKeeper(o.Tick, o.ElectionTicks),
 	}
 	n.peers = newPeers(o.Peers, o.Logger, n.lost)
 	n.peers.self, n.peers.life = o.ID, c.relay.life

@@ -143,6 +143,10 @@ func (n *Node) writeGroup(ctx context.Context, g *group) error {
 	}
 	if len(g.entries) > 0 || g.hard != nil || g.sync { // a sync alone is for a hard state that was written before
 		write := func() error { return n.opts.Log.Append(g.entries, plantedHard(g.hard), g.sync) }
+		if g.sync {
+			unmeasured := write
+			write = func() error { return n.paces.timeSync(unmeasured) }
+		}
 		if err := n.persist(ctx, "append to log", write); err != nil {
 			return err
 		}

@@ -85,6 +85,7 @@ func (n *Node) turn(inner context.Context, tick <-chan time.Time, stop <-chan st
 	case <-limit:
 		return true, false
 	case <-tick:
+		n.paces.tick(n.opts.Tick)
 		n.core.tick()
 		ticked = true
 	case in := <-n.inbound:

@@ -28,6 +28,9 @@ const (
 	CoreTerm            = "parley_core_term"
 	CoreCommitIndex     = "parley_core_commit_index"
 	CoreAppliedIndex    = "parley_core_applied_index"
+	CoreFsync           = "parley_core_fsync_p99_seconds"
+	CoreTickLate        = "parley_core_tick_late_p99_seconds"
+	CoreYields          = "parley_core_yields"
 
 	MembersAlive   = "parley_membership_alive"
 	MembersSuspect = "parley_membership_suspect"
@@ -93,6 +96,9 @@ var metrics = []Metric{
 	{CoreTerm, "Raft term."},
 	{CoreCommitIndex, "Raft index up to which entries are committed."},
 	{CoreAppliedIndex, "Raft index up to which entries are applied."},
+	{CoreFsync, "Time within which 99 % of the syncs of this core member's log ended in the last 5 s, or the one under way has lasted."},
+	{CoreTickLate, "Lateness within which this core member's loop saw 99 % of its ticks in the last 5 s."},
+	{CoreYields, "Times that this core member handed the lead over because it was too slow, since its start."},
 	{MembersAlive, "Agents that gossip holds alive, this one included."},
 	{MembersSuspect, "Agents that gossip suspects."},
 	{MembersDead, "Agents that gossip holds dead."},

@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 
+	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security/policy"
 )
 
@@ -28,8 +29,21 @@ func (c NodeSetLeft) apply(a *applying) Result {
 	res := a.editNode(c.Node, func(n *Node) { n.Left = c.Left })
 	if res.Code == CodeOK && c.Left {
 		a.clearCatalog(c.Node) // nobody would take its services and checks away
+		a.dropSeal(c.Node)     // it opens no root any more
+		a.editNode(c.Node, func(n *Node) { n.HeldUntil = 0 })
 	}
 	return res
+}
+
+func (c CoreHold) apply(a *applying) Result {
+	if n, ok := a.s.node(c.Node); ok && n.Left && c.Millis > 0 {
+		return refuse(CodeInvalid, "the node %q has left", c.Node)
+	}
+	until := clock.Stamp(0)
+	if c.Millis > 0 {
+		until = max(a.at, a.at+clock.Stamp(c.Millis<<16)) // in the units of a stamp; the last one there is does not wrap
+	}
+	return a.editNode(c.Node, func(n *Node) { n.HeldUntil = until })
 }
 
 func (c CoreGrant) apply(a *applying) Result {

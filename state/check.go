@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // The checks of this file depend on the command alone, never on the state. Encode makes them to
@@ -149,6 +150,13 @@ func (c CoreRetire) check() error {
 		return errors.New("raft id 0 is never given to a node")
 	}
 	return nil
+}
+
+func (c CoreHold) check() error {
+	if c.Millis > MaxHoldMillis {
+		return fmt.Errorf("a node is held for at most %v at a time", time.Duration(MaxHoldMillis)*time.Millisecond)
+	}
+	return CheckNodeName(c.Node)
 }
 
 func (c CoreSeal) check() error {

@@ -144,6 +144,13 @@ type CoreGrant struct {
 	Allow bool
 }
 
+// CoreHold begins, prolongs or ends (Millis 0) the maintenance of a node: it is not replaced in the core while it is away,
+// and does not get the lead. It ends by itself, Millis after the command's own stamp.
+type CoreHold struct {
+	Node   string
+	Millis uint64 // at most MaxHoldMillis
+}
+
 // CoreAssign gives a granted node a Raft id, the result's Number. A node that has one keeps it.
 type CoreAssign struct{ Node string }
 

@@ -188,6 +188,14 @@ func (c CoreRetire) append(b []byte) []byte { return binary.AppendUvarint(b, c.R
 
 func readCoreRetire(r *reader) Command { return CoreRetire{RaftID: r.uvarint()} }
 
+func (c CoreHold) append(b []byte) []byte {
+	return binary.AppendUvarint(appendString(b, c.Node), c.Millis)
+}
+
+func readCoreHold(r *reader) Command {
+	return CoreHold{Node: r.string(MaxNameBytes, "node name"), Millis: r.uvarint()}
+}
+
 func (c CoreSeal) append(b []byte) []byte { return appendBytes(appendString(b, c.Node), c.Sealed) }
 
 func readCoreSeal(r *reader) Command {

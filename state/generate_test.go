@@ -91,7 +91,7 @@ var genCommand = rapid.Custom(func(t *rapid.T) Command {
 
 func drawCoreCommand(t *rapid.T) Command {
 	node := genNode.Draw(t, "node")
-	switch rapid.IntRange(0, 11).Draw(t, "core kind") {
+	switch rapid.IntRange(0, 12).Draw(t, "core kind") {
 	case 0:
 		return NodeSetRole{Node: node, Role: rapid.SampledFrom(policy.Roles()).Draw(t, "role")}
 	case 1:
@@ -112,6 +112,9 @@ func drawCoreCommand(t *rapid.T) Command {
 		return EventAppend{ID: [16]byte{rapid.ByteRange(0, 9).Draw(t, "event")}, Node: node, Kind: EventNote, Message: "m"}
 	case 10:
 		return NodePlace{Node: node, Zone: rapid.SampledFrom([]string{"", "east"}).Draw(t, "zone"), Address: "10.0.0.1:8310"}
+	}
+	if rapid.Bool().Draw(t, "hold") {
+		return CoreHold{Node: node, Millis: rapid.SampledFrom([]uint64{0, 1, 1000, MaxHoldMillis}).Draw(t, "millis")}
 	}
 	return SetBundle{Bundle{Sequence: rapid.Uint64Range(1, 6).Draw(t, "sequence"), Roots: [][]byte{{1}}}}
 }

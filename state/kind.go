@@ -29,6 +29,7 @@ const (
 	kindNodePlace
 	kindCatalogRegister
 	kindCatalogDeregister
+	kindCoreHold
 
 	kindEnd
 )
@@ -69,6 +70,7 @@ var kinds = [kindEnd]kindSpec{
 	kindNodePlace:         {"node place", 1, 1, readNodePlace},
 	kindCatalogRegister:   {"catalog register", 1, 1, readCatalogRegister},
 	kindCatalogDeregister: {"catalog deregister", 1, 1, readCatalogDeregister},
+	kindCoreHold:          {"core hold", 1, 1, readCoreHold},
 }
 
 func (Put) kind() kind               { return kindPut }
@@ -83,6 +85,7 @@ func (NodeSetLeft) kind() kind       { return kindNodeSetLeft }
 func (CoreGrant) kind() kind         { return kindCoreGrant }
 func (CoreAssign) kind() kind        { return kindCoreAssign }
 func (CoreRetire) kind() kind        { return kindCoreRetire }
+func (CoreHold) kind() kind          { return kindCoreHold }
 func (CoreSeal) kind() kind          { return kindCoreSeal }
 func (SetCoreSize) kind() kind       { return kindSetCoreSize }
 func (SetClusterVersion) kind() kind { return kindSetClusterVersion }

@@ -25,11 +25,12 @@ const (
 	maxSessionBytes = 128       // a session id in a key's row
 	maxRowBytes     = 768 << 10 // any encoded row
 
-	MaxNodes       = 100_000 // nodes, those that left included
-	MaxTokens      = 10_000  // tokens that are not yet swept away
-	MaxTokenUses   = 1000    // joins that one token allows
-	MaxCoreMembers = 64      // Raft ids not retired
-	MaxRetired     = 256     // retired Raft ids that are still listed; older ones are forgotten
+	MaxNodes       = 100_000                 // nodes, those that left included
+	MaxTokens      = 10_000                  // tokens that are not yet swept away
+	MaxTokenUses   = 1000                    // joins that one token allows
+	MaxCoreMembers = 64                      // Raft ids not retired
+	MaxHoldMillis  = 7 * 24 * 60 * 60 * 1000 // of one core hold: a week
+	MaxRetired     = 256                     // retired Raft ids that are still listed; older ones are forgotten
 
 	MaxSessions         = 1 << 16 // sessions
 	MaxNodeSessions     = 1 << 14 // sessions bound to one node

@@ -34,7 +34,12 @@ type Node struct {
 	Address      string // as the node itself told last; gossip may know a newer one
 	JoinedAt     clock.Stamp
 	Left         bool // left by request: not failed
+	// HeldUntil is when an operator's maintenance of the node ends, by the stamps of the log; 0 if there is none.
+	HeldUntil clock.Stamp
 }
+
+// Held reports whether the node is in maintenance at a stamp.
+func (n Node) Held(at clock.Stamp) bool { return n.HeldUntil > at }
 
 // EffectiveRole is what the node may do: the core grant implies operator, for as long as it lasts.
 func (n Node) EffectiveRole() policy.Role {

@@ -61,7 +61,11 @@ func EncodeNode(n Node) []byte {
 	b = appendString(b, n.Zone)
 	b = appendString(b, n.Address)
 	b = binary.AppendUvarint(b, uint64(n.JoinedAt))
-	return appendBool(b, n.Left)
+	b = appendBool(b, n.Left)
+	if n.HeldUntil > 0 { // seldom, and rows of before have no such field
+		b = binary.AppendUvarint(b, uint64(n.HeldUntil))
+	}
+	return b
 }
 
 // DecodeNode reads what EncodeNode wrote. The error is ErrMalformed, wrapped.
@@ -79,6 +83,11 @@ func DecodeNode(row []byte) (Node, error) {
 	n.Address = r.string(MaxAddressBytes, "address")
 	n.JoinedAt = clock.Stamp(r.uvarint())
 	n.Left = r.bool("left")
+	if r.err == nil && len(r.b) > 0 {
+		if n.HeldUntil = clock.Stamp(r.uvarint()); n.HeldUntil == 0 {
+			r.fail("held until 0 is written as nothing")
+		}
+	}
 	return n, r.done()
 }
 

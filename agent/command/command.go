@@ -78,7 +78,7 @@ func (a *app) tree() *cobra.Command {
 
 	root.AddCommand(
 		a.initCommand(), a.tokenCommand(), a.agentCommand(), a.labCommand(),
-		a.statusCommand(), a.membersCommand(), a.coreCommand(), a.kvCommand(), a.sessionCommand(),
+		a.statusCommand(), a.membersCommand(), a.coreCommand(), a.leaveCommand(), a.kvCommand(), a.sessionCommand(),
 		a.sloCommand(), a.alertsCommand(), a.healthCommand(),
 		a.eventsCommand(), a.digestCommand(), a.netCommand(), a.nodeCommand(),
 		a.checkCommand(), a.storageCommand(), a.snapshotCommand(), a.disasterCommand(),

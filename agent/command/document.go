@@ -15,7 +15,7 @@ const jsonShape = "json-shape"
 const groupMark = "group"
 
 const (
-	coreShape     = `{"leader","term","commit_index","applied_index","size","margin","voters":[{"name","raft_id","healthy"}],"learners":[...],"epoch","epoch_id"}`
+	coreShape     = `{"leader","term","commit_index","applied_index","size","margin","voters":[{"name","raft_id","healthy"}],"learners":[...],"held":[{"name","until"}],"epoch","epoch_id"}`
 	memberShape   = `[{"name","spiffe_id","state","address","zone","core"}]`
 	pairShape     = `{"key","value","flags","revision","create_revision","version","modified_at","modified_hlc"}`
 	sessionShape  = `{"id","name","node","ttl","lease","behavior","lock_delay","created_at","created_hlc","fencing_token"}`
@@ -42,6 +42,8 @@ var jsonShapes = map[string]string{
 	"core":       coreShape,
 	"core allow": `{"node","allow","role","stays"}`,
 	"core size":  `{"size"}, and "dry_run" of a dry run`,
+	"core hold":  `{"node","held","until"}, and "dry_run" of a dry run`,
+	"leave":      `{"node","core":"leader|voter|learner|none","heir","voters","left"}, and "dry_run" of a dry run`,
 
 	"kv get":    pairShape,
 	"kv list":   "[" + pairShape + "]",

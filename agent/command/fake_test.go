@@ -10,7 +10,7 @@ import (
 )
 
 const fakeCore = `{"leader":"a1","term":3,"commit_index":9007199254740993,"applied_index":41,"size":3,"margin":1,
- "voters":[{"name":"a1","raft_id":"1","healthy":true},{"name":"a2","raft_id":"a","healthy":false}],"learners":[],
+ "voters":[{"name":"a1","raft_id":"1","healthy":true},{"name":"a2","raft_id":"a","healthy":false}],"learners":[],"held":[],
  "epoch":2,"epoch_id":"000102030405060708090a0b0c0d0e0f"}`
 
 // fakeAnswers are what the fake agent says to GET; the key/value paths are in serveKV.

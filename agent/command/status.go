@@ -60,7 +60,7 @@ func (a *app) coreCommand() *cobra.Command {
 			return answer{value: core, table: func(w io.Writer) { coreTable(w, core) }}, err
 		}),
 	}
-	cmd.AddCommand(a.coreAllowCommand(), a.coreSizeCommand())
+	cmd.AddCommand(a.coreAllowCommand(), a.coreSizeCommand(), a.coreHoldCommand())
 	return cmd
 }
 
@@ -87,6 +87,17 @@ func coreTable(w io.Writer, core client.CoreStatus) {
 	fields(w, "leader", leader, "term", core.Term, "commit index", core.CommitIndex, "applied index", core.AppliedIndex,
 		"voters", coreNames(core.Voters), "learners", coreNames(core.Learners),
 		"margin", margin, "wanted voters", strconv.Itoa(core.Size))
+	if len(core.Held) > 0 {
+		fields(w, "in maintenance", heldNames(core.Held))
+	}
+}
+
+func heldNames(held []client.Hold) string {
+	var names []string
+	for _, h := range held {
+		names = append(names, h.Name+" (until "+instant(h.Until)+")")
+	}
+	return strings.Join(names, ", ")
 }
 
 func coreNames(members []client.CoreMember) string {

@@ -144,6 +144,10 @@ type Core struct {
 	// reached that way itself. Only the two can make what is passed on.
 	Relay bool `toml:"relay" default:"false"`
 
+	// Whether this agent hands the lead over when its disk or its processor is too slow to lead and another voter
+	// is much faster. The time that a sync may take is half of an election timeout.
+	Yield bool `toml:"yield" default:"true"`
+
 	// Raft's unit of time. The leader sends heartbeats every two ticks.
 	Tick time.Duration `toml:"tick" default:"50ms" check:"between:10ms 1s"`
 

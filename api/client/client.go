@@ -226,6 +226,34 @@ func (c *Client) SetCoreSize(ctx context.Context, size int) error {
 	return c.post(ctx, "/parley/v1/core/size", map[string]any{"size": size}, nil)
 }
 
+// HoldCore begins or prolongs the maintenance of a node, or ends it with 0, and returns when it ends by itself.
+func (c *Client) HoldCore(ctx context.Context, node string, period time.Duration) (until time.Time, err error) {
+	body := map[string]any{"node": node, "release": period == 0}
+	if period != 0 {
+		body["for"] = period.String()
+	}
+	var out struct {
+		Until time.Time `json:"until"`
+	}
+	err = c.post(ctx, "/parley/v1/core/hold", body, &out)
+	return out.Until, err
+}
+
+// LookLeave says what would become of the core if the agent left the cluster; a *Error of the code guarded that it may not.
+func (c *Client) LookLeave(ctx context.Context) (Leave, error) {
+	var out Leave
+	err := c.call(ctx, http.MethodGet, "/parley/v1/leave", nil, nil, &out)
+	return out, err
+}
+
+// Leave has the agent leave the cluster for good and stop. A *Error of the code timeout says that the core has not let it
+// go yet: call it again soon, or the agent stays.
+func (c *Client) Leave(ctx context.Context) (Leave, error) {
+	var out Leave
+	err := c.post(ctx, "/parley/v1/leave", nil, &out)
+	return out, err
+}
+
 // SetAgentRole changes what an agent may do for its callers.
 func (c *Client) SetAgentRole(ctx context.Context, node, role string) error {
 	return c.post(ctx, "/parley/v1/agent/role", map[string]any{"node": node, "role": role}, nil)

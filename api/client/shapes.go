@@ -33,8 +33,25 @@ type CoreStatus struct {
 	Margin       int          `json:"margin"`
 	Voters       []CoreMember `json:"voters"`
 	Learners     []CoreMember `json:"learners"`
+	Held         []Hold       `json:"held"`
 	Epoch        uint64       `json:"epoch"`    // one more with each recovery; no two leaders share epoch and term
 	EpochID      string       `json:"epoch_id"` // 32 hex digits, to tell two recoveries from the same epoch apart
+}
+
+// Hold is one agent in maintenance, and until when.
+type Hold struct {
+	Name  string    `json:"name"`
+	Until time.Time `json:"until"`
+}
+
+// Leave is what becomes of an agent that leaves the cluster, and of the core: Core was its role there, Heir takes its
+// place, "" when nobody has to or can, and Voters is how many there are afterwards. Left is false of a dry run.
+type Leave struct {
+	Node   string `json:"node"`
+	Core   string `json:"core"`
+	Heir   string `json:"heir"`
+	Voters int    `json:"voters"`
+	Left   bool   `json:"left"`
 }
 
 // SVID is the agent's certificate.

@@ -234,12 +234,25 @@ func (l *Lab) joinOthers(ctx context.Context) error {
 	}
 	others := l.Agents[1:]
 	l.opts.Progress(fmt.Sprintf("%s to %s join with a token", others[0].Name, others[len(others)-1].Name))
-	for _, a := range others {
+	first := others[:min(unasked, len(others))]
+	if err := l.launchAll(ctx, first); err != nil {
+		return err
+	}
+	return l.launchAll(ctx, others[len(first):])
+}
+
+// unasked is how many joiners of a new cluster may be in the core unasked. They join before the rest, so that they are the
+// same ones each time, in as many zones as there are.
+const unasked = 3
+
+// launchAll starts agents at the same time, and returns once all are ready.
+func (l *Lab) launchAll(ctx context.Context, agents []*Agent) error {
+	for _, a := range agents {
 		if err := l.launch(ctx, a); err != nil {
 			return err
 		}
 	}
-	for _, a := range others {
+	for _, a := range agents {
 		if err := a.waitReady(ctx); err != nil {
 			return err
 		}

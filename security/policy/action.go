@@ -49,6 +49,7 @@ const (
 	TokenRevoke Action = "token.revoke" // DELETE /parley/v1/token/ID
 	CoreWrite   Action = "core.write"   // POST /parley/v1/core/allow, size, hold
 	NodeRole    Action = "node.role"    // change what an agent may do
+	Leave       Action = "leave"        // GET and POST /parley/v1/leave: this agent leaves the cluster
 
 	Check        Action = "check"         // GET /parley/v1/check
 	StorageScrub Action = "storage.scrub" // GET /parley/v1/storage/scrub
@@ -96,6 +97,7 @@ var needs = map[Action]Role{
 	TokenRevoke: Operator,
 	CoreWrite:   Operator,
 	NodeRole:    Operator,
+	Leave:       Operator,
 
 	Check:        Operator,
 	StorageScrub: Operator,

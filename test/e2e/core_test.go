@@ -334,3 +334,23 @@ func TestSmallDiskStaysOutside(t *testing.T) {
 		t.Errorf("it was given %d Raft ids, want one when there was room", n)
 	}
 }
+
+// TestCoreIsSpreadFromTheStart: a lab of five in three zones has its three voters in three zones from the start, and not only
+// after its zones have been stable for half an hour. Before, the two that happened to join first were taken.
+func TestCoreIsSpreadFromTheStart(t *testing.T) {
+	t.Parallel() // it mostly waits
+	clients := clientsOf(t, startLab(t, lab.Options{}))
+	members, err := clients["a5"].Members(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	zones := make(map[string][]string)
+	for _, m := range members {
+		if m.Core == "voter" || m.Core == "leader" {
+			zones[m.Zone] = append(zones[m.Zone], m.Name)
+		}
+	}
+	if len(zones) != 3 {
+		t.Errorf("voters by zone: %v", zones)
+	}
+}
