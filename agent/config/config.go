@@ -142,7 +142,7 @@ type Core struct {
 
 	// Whether this agent passes on what core members say to each other when their direct link is gone, and is
 	// reached that way itself. Only the two can make what is passed on.
-	Relay bool `toml:"relay" default:"false"`
+	Relay bool `toml:"relay" default:"true"`
 
 	// Raft's unit of time. The leader sends heartbeats every two ticks.
 	Tick time.Duration `toml:"tick" default:"50ms" check:"between:10ms 1s"`
