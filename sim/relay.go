@@ -80,49 +80,61 @@ func (h *host) chunkOf(from *host, id uint64, name [32]byte) ([]byte, error) {
 	return from.snaps.Chunk(name)
 }
 
+// around is every direction between two hosts of which neither is the hub.
+func (c *cluster) around(hub *host) (pairs [][2]*host) {
+	for _, a := range c.hosts {
+		for _, b := range c.hosts {
+			if a != b && a != hub && b != hub {
+				pairs = append(pairs, [2]*host{a, b})
+			}
+		}
+	}
+	return pairs
+}
+
 // constrain leaves the others of the core the hub alone, which lacks what was just written, and nobody the leader, for d.
 func (c *cluster) constrain(l, hub *host, d time.Duration) {
 	const behind = 300 * time.Millisecond // less than an election timeout
-	var alone, pairs [][2]*host
-	for _, a := range c.hosts {
-		if a != hub {
-			alone = append(alone, both(a, hub)...)
-		}
-		for _, b := range c.hosts {
-			if a != b && a != hub && b != hub {
-				pairs = append(pairs, [2]*host{a, b})
-			}
+	var alone [][2]*host
+	for _, h := range c.hosts {
+		if h != hub {
+			alone = append(alone, both(h, hub)...)
 		}
 	}
 	c.cutFor(behind, alone...)
-	c.later(behind, func() { c.cutFor(d, append(pairs, both(l, hub)...)...) })
+	c.later(behind, func() { c.cutFor(d, append(c.around(hub), both(l, hub)...)...) })
 }
 
-// attackLiar leaves a core in which all hear each other through one hub, until there are relays. Then the hub, whose disk
-// takes nothing any more, begins to lie about the others: it loses what it is to pass on, changes it, brings it twice, and
-// tells a leader of acknowledgements that were never given. Then that leader is cut off. What it answered for by forged
-// word alone is on no other disk.
+// attackLiar draws a hub that lies.
 func (c *cluster) attackLiar() {
-	l, hub := c.leader(), c.anyHost()
-	if l == nil || hub == nil || hub == l {
-		return
+	if l, hub := c.leader(), c.anyHost(); l != nil && hub != nil && hub != l {
+		c.lyingHub(hub)
 	}
-	var pairs [][2]*host
-	for _, a := range c.hosts {
-		for _, b := range c.hosts {
-			if a != b && a != hub && b != hub {
-				pairs = append(pairs, [2]*host{a, b})
+}
+
+// lyingHub leaves a core in which all hear each other through one hub. As soon as somebody leads by way of it, the hub,
+// whose disk takes nothing any more, begins to lie about the others: it loses what it is to pass on, changes it, brings it
+// twice, and tells the leader of acknowledgements that were never given. Then the leader is cut off. What it answered for
+// by forged word alone is on no other disk.
+func (c *cluster) lyingHub(hub *host) {
+	c.cutFor(6*time.Second, c.around(hub)...)
+	end := c.now + 4*time.Second
+	var wait func()
+	wait = func() {
+		l := c.leader()
+		if l == nil || l == hub || len(l.rep.Status().Relays) == 0 {
+			if c.now < end {
+				c.later(50*time.Millisecond, wait)
 			}
+			return
 		}
-	}
-	c.cutFor(4*time.Second, pairs...)
-	c.later(2*time.Second, func() { hub.lies, hub.slow = true, 1000 })
-	c.later(2600*time.Millisecond, func() {
-		hub.lies, hub.slow = false, 1
-		if l := c.leader(); l != nil && l != hub {
+		hub.lies, hub.slow = true, 1000
+		c.later(700*time.Millisecond, func() {
+			hub.lies, hub.slow = false, 1
 			c.cutFor(1200*time.Millisecond, both(l, hub)...)
-		}
-	})
+		})
+	}
+	wait()
 }
 
 // The wire format of what a liar spoils: consensus/peers_frame.go and core_relay_envelope.go.
