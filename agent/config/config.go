@@ -141,7 +141,8 @@ type Core struct {
 	PairSync bool `toml:"pair_sync" default:"true"`
 
 	// Whether this agent passes on what core members say to each other when their direct link is gone, and is
-	// reached that way itself. Only the two can make what is passed on.
+	// reached that way itself. Only the two can make what is passed on. Off: where no member that could lead
+	// is heard by a majority there is no leader, until the network is mended.
 	Relay bool `toml:"relay" default:"true"`
 
 	// Raft's unit of time. The leader sends heartbeats every two ticks.
