@@ -8,8 +8,8 @@ import (
 	"github.com/parley-mesh/parley/mutant"
 )
 
-// TestLyingHubIsBelieved: with a receiver that believes what has no MAC of its origin, the lies of a hub are found out.
-func TestLyingHubIsBelieved(t *testing.T) {
+// TestMutantLyingHub: with a receiver that believes what has no MAC of its origin, the lies of a hub are found out.
+func TestMutantLyingHub(t *testing.T) {
 	mutant.Plant(mutant.RelayUnauthenticated)
 	defer mutant.Plant("")
 	const seeds = 20

@@ -70,7 +70,7 @@ func constrainedElection(t *testing.T, seed uint64, noRelay bool) (took time.Dur
 }
 
 // TestLyingHub: a hub that loses, changes and repeats what it relays, and forges acknowledgements, does no harm: see
-// attackLiar. mutants_relay_test.go is its control.
+// attackLiar. TestMutantLyingHub is its control.
 func TestLyingHub(t *testing.T) {
 	forged := 0
 	for seed := range uint64(4) {
