@@ -134,7 +134,7 @@ func (c *coreRunner) relayReadings(r ops.Readings) {
 	r[ops.RelayLinks] = float64(len(st.Relays))
 	r[ops.RelaySent], r[ops.RelayPassed] = float64(st.Relayed.Sent), float64(st.Relayed.Passed)
 	r[ops.RelayBytes], r[ops.RelayDropped] = float64(st.Relayed.PassedBytes), float64(st.Relayed.Dropped)
-	r[ops.RelayRefused] = float64(st.Relayed.Refused)
+	r[ops.RelayRefused], r[ops.RelayLeads] = float64(st.Relayed.Refused), float64(st.Relayed.Leads)
 }
 
 // methodChunkVia asks a core member for a chunk that another one has, and that the asker does not reach. The chunk is

@@ -32,6 +32,7 @@ type relay struct {
 	seen     map[uint64]seenFrames // of each origin
 	small    passLane
 	bulk     passLane
+	lead     relayLead
 	counts   RelayCounts
 }
 
@@ -113,6 +114,7 @@ func (c *core) tickRelay() {
 			c.tell(id, noteLines, body)
 		}
 	}
+	c.tickRelayLead()
 	c.tickPass()
 }
 

@@ -59,6 +59,7 @@ type RelayCounts struct {
 	Passed, PassedBytes uint64 // frames of others that we passed on
 	Dropped             uint64 // frames of others over our limits
 	Refused             uint64 // frames for us that are not what their origin made, or not for now
+	Leads               uint64 // times that we gave the lead to one that reaches more members straight
 }
 
 var (

@@ -66,6 +66,7 @@ const (
 	RelayBytes   = "parley_core_relay_passed_bytes"
 	RelayDropped = "parley_core_relay_dropped_frames"
 	RelayRefused = "parley_core_relay_refused_frames"
+	RelayLeads   = "parley_core_relay_leads_moved"
 
 	Epoch        = "parley_core_epoch"
 	EpochRefused = "parley_core_epoch_refused"
@@ -127,6 +128,7 @@ var metrics = []Metric{
 	{RelayBytes, "Bytes in them."},
 	{RelayDropped, "Frames of others that were more than this core member passes on."},
 	{RelayRefused, "Frames brought by another core member that their origin did not make, or not for now."},
+	{RelayLeads, "Times that this core member gave the lead to one that reaches more members without another's help."},
 	{Epoch, "Epoch of the cluster that this agent lives in: one more with each recovery."},
 	{EpochRefused, "Connections that ended because the two ends live in different epochs, since this agent started."},
 	{BackupVerifiedAge, "Time since a scheduled backup of this agent was last verified by restoring it in memory."},

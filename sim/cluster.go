@@ -28,6 +28,7 @@ type cluster struct {
 	snapshotEntries uint64          // between snapshots
 	rare            map[string]bool // points at which rare things happen in this run
 	memory          bool            // faults of memory as well
+	noRelay         bool            // a control
 	healed          bool            // the faults have ended
 	frozen          bool            // nobody plans
 	transferAt      time.Duration   // of the last transfer that was asked for
@@ -43,7 +44,7 @@ type cluster struct {
 }
 
 func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
-	c := &cluster{rnd: rnd, memory: o.Memory, size: o.Nodes, nextID: 1, messageBytes: 1 << 20, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
+	c := &cluster{rnd: rnd, memory: o.Memory, noRelay: o.NoRelay, size: o.Nodes, nextID: 1, messageBytes: 1 << 20, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
 	if o.Seed%4 == 3 {
 		c.messageBytes = 1 // one entry
 	}
@@ -199,6 +200,9 @@ func (c *cluster) send(from *host, f consensus.Frame) {
 		c.note("frame dropped")
 		from.lostSoon(f.To)
 		return
+	}
+	if from.lies {
+		f.Body = from.lie(f.Body)
 	}
 	at := c.now + 500*time.Microsecond + c.upTo(2*time.Millisecond+c.net.slow)
 	link := [2]string{from.name, to.name}

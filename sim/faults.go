@@ -379,7 +379,7 @@ func (c *cluster) calm() {
 	clear(c.net.cut)
 	c.calmNetwork()
 	for _, h := range c.hosts {
-		h.slow = 1
+		h.slow, h.lies = 1, false
 		h.disk.Limit(0)
 		h.disk.Lie(nil)
 		h.doomed = false

@@ -43,6 +43,7 @@ type host struct {
 	doomed    bool    // its files will be spoiled
 	damaged   bool    // its files were spoiled, and not read since
 	slow      float64 // its disk takes so many times as long
+	lies      bool    // about what it relays
 
 	since   time.Duration // up or down
 	life    uint64        // counts starts: events of an earlier life do nothing
@@ -151,7 +152,7 @@ func (h *host) start() error {
 		Digest:       h.digest, CheckpointEvery: 500 * time.Millisecond, Probation: h.probation,
 		Rare:     h.c.rarely,
 		ClaimKey: []byte("claim key of " + h.name), ClusterID: clusterID,
-		Peers: consensus.PeerOptions{NodeOf: h.c.nodeOf}, Fetch: h.fetch, Tick: tick,
+		Peers: h.peerOptions(), Fetch: h.fetch, Tick: tick,
 		SnapshotEntries: h.c.snapshotEntries, TrailingEntries: 30, MaxMessageBytes: h.c.messageBytes,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 	}
@@ -252,13 +253,9 @@ func (h *host) syncTime() time.Duration {
 	return time.Duration(h.slow * float64(time.Millisecond+h.c.upTo(5*time.Millisecond)))
 }
 
-// fetch reads a chunk from the disk of a peer.
+// fetch is Options.Fetch.
 func (h *host) fetch(_ context.Context, id uint64, name [32]byte) ([]byte, error) {
-	from := h.c.byID(id)
-	if from == nil || !from.up || h.c.isCut(from, h) || h.c.isCut(h, from) {
-		return nil, errors.New("the peer cannot be reached")
-	}
-	return from.snaps.Chunk(name)
+	return h.chunkOf(h.c.byID(id), id, name)
 }
 
 // applier is the host's state machine, watched by the checkers.

@@ -96,7 +96,10 @@ func (c *cluster) watchLeads() {
 		c.watchLeads()
 		for _, h := range c.hosts {
 			h.watchDeaf()
-			if !h.up || h.paused || !h.rep.Leads() || c.reachesQuorum(h) {
+			if !h.up || h.paused || !h.rep.Leads() || c.quorumOf(h, c.reach) {
+				if h.up {
+					c.watchRelayed(h)
+				}
 				h.led = c.now
 				continue
 			}
@@ -107,13 +110,13 @@ func (c *cluster) watchLeads() {
 	})
 }
 
-// reachesQuorum reports whether a majority of those that the host holds for voters can hear it and be heard.
-func (c *cluster) reachesQuorum(h *host) bool {
+// quorumOf reports whether the host and a majority of those that it holds for voters reach each other.
+func (c *cluster) quorumOf(h *host, reach func(a, b *host) bool) bool {
 	s := h.rep.Status()
 	for _, voters := range [][]uint64{s.Voters, s.Outgoing} {
 		reached := 0
 		for _, id := range voters {
-			if o := c.byID(id); o == h || o != nil && o.up && !o.paused && !c.isCut(h, o) && !c.isCut(o, h) {
+			if o := c.byID(id); o == h || o != nil && o.up && !o.paused && reach(h, o) {
 				reached++
 			}
 		}

@@ -20,7 +20,9 @@ type Options struct {
 	Think  time.Duration // a client's pause between operations, in the mean; 30 ms
 	Memory bool          // faults of memory and processor as well: what they spoil may spread by a snapshot before it is found
 	Calm   bool          // no faults
-	Trace  func(line string)
+
+	NoRelay bool // members talk straight or not at all
+	Trace   func(line string)
 }
 
 // Result of a run.

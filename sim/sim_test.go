@@ -98,6 +98,7 @@ func everything() []string {
 	names := []string{
 		"damage: tail zeroed", "damage: last frame spoiled", "damage seen", "log repaired", "end of the log in doubt", "repair needed", "frame cut off", "frame dropped", "frame duplicated", "frame reordered", "plan: change",
 		"outcome unknown", "rejoin under a new id", "snapshot restored",
+		"led by way of a hub", "lie: acknowledgement forged", "lie: envelope changed", "lie: envelope brought twice", "lie: envelope lost",
 	}
 	for _, f := range slices.Concat(faults, attacks) {
 		names = append(names, f.name)

@@ -141,8 +141,9 @@ type Core struct {
 	PairSync bool `toml:"pair_sync" default:"true"`
 
 	// Whether this agent passes on what core members say to each other when their direct link is gone, and is
-	// reached that way itself. Only the two can make what is passed on.
-	Relay bool `toml:"relay" default:"false"`
+	// reached that way itself. Only the two can make what is passed on. Off: where no member that could lead
+	// is heard by a majority there is no leader, until the network is mended.
+	Relay bool `toml:"relay" default:"true"`
 
 	// Whether this agent hands the lead over when its disk or its processor is too slow to lead and another voter
 	// is much faster. The time that a sync may take is half of an election timeout.
