@@ -56,7 +56,6 @@ var campaignTraffic = kvTraffic{
 //	make campaign KILLS=200 CORE=5 [SEED=7] [MUTANT=cas-ignored]
 func TestCampaign(t *testing.T) {
 	mayMount(t)
-	need(t, found("strace"), "strace (apt-get install strace)")
 	mayTrace(t)
 	c := startCampaign(t)
 	deck := c.deck(*flagKills)
@@ -167,6 +166,7 @@ func (c *campaign) keepHistories() {
 // mayTrace skips where a process cannot be traced.
 func mayTrace(t *testing.T) {
 	t.Helper()
+	need(t, found("strace"), "strace (apt-get install strace)")
 	out, err := exec.Command("strace", "-o", os.DevNull, "-e", "inject=fdatasync:error=EIO", "true").CombinedOutput()
 	need(t, err == nil, fmt.Sprintf("the right to trace processes (strace: %v: %s)", err, out))
 }

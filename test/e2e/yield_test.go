@@ -29,13 +29,6 @@ func slowDisk(t *testing.T, a *lab.Agent, by time.Duration) {
 	})
 }
 
-// mayTrace skips where processes cannot be traced.
-func mayTrace(t *testing.T) {
-	t.Helper()
-	err := exec.Command("strace", "-qq", "-o", "/dev/null", "true").Run()
-	need(t, err == nil, "strace, and the right to trace processes")
-}
-
 // TestSlowDiskGivesTheLeadAway: a leader whose syncs take more than half of an election timeout hands over to a voter that
 // is fast, writes are fast again, it does not get the lead back, and the timeline says why. On a quiet machine that takes
 // three seconds. With core.yield off, the control, it stays, and writes stay slow.
