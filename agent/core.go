@@ -371,6 +371,9 @@ func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Su
 // discharge gives up a retired Raft id: the id never comes back, its log goes, and the View is fed by
 // the change stream again. cluster.toml says so before the log is gone.
 func (c *coreRunner) discharge(ctx context.Context, raftID uint64) error {
+	if c.overtaken() { // who says that the id is retired has proven a new epoch meanwhile: the log may hold what that lost
+		return c.leaveEpoch()
+	}
 	c.log.Info("no longer part of the core", zap.Uint64("raft_id", raftID))
 	c.views.toStream()
 	c.ids.RaftID, c.ids.RaftEpoch, c.ids.PastRaftID = 0, "", max(c.ids.PastRaftID, raftID)

@@ -308,6 +308,9 @@ func (c *coreRunner) askToRetire(ctx context.Context, id uint64, why error) {
 
 // giveUp keeps what is worth a look of the damaged log, and discharges the id.
 func (c *coreRunner) giveUp(ctx context.Context, id uint64) error {
+	if c.overtaken() {
+		return c.leaveEpoch()
+	}
 	c.damage = nil
 	if err := c.dir.keepDamaged(); err != nil {
 		c.log.Warn("the damaged log could not be kept aside", zap.Error(err))
