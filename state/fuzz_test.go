@@ -12,7 +12,7 @@ func fuzzSeeds() []Command {
 		Txn{Compare: []Compare{{Key: "k", Target: TargetValue, Relation: Less}}, Then: []Op{{Kind: OpGet, Key: "k"}}},
 		TokenCreate{Token: testToken(1)}, TokenRevoke{ID: testToken(1).ID}, testJoin(1, "a2"),
 		NodeSetRole{Node: "a1", Role: "local"}, NodeSetLeft{Node: "a1"}, CoreGrant{Node: "a1", Allow: true},
-		CoreAssign{Node: "a1"}, CoreRetire{RaftID: 3}, CoreSeal{Node: "a1", Sealed: []byte("s")},
+		CoreAssign{Node: "a1"}, CoreRetire{RaftID: 3}, CoreHold{Node: "a1", Millis: 1000}, CoreSeal{Node: "a1", Sealed: []byte("s")},
 		SetCoreSize{Size: 3}, SetClusterVersion{Version: 1}, SetBundle{Bundle{Roots: [][]byte{{1}}}}, Probe{},
 		EventAppend{ID: [16]byte{1}, Node: "a1", Kind: EventNote, Subject: "s", Message: "m", Origin: 7},
 		SessionCreate{testSession(1)}, SessionDestroy{ID: testSession(1).ID, Reason: ReasonTTL, Term: 3},
