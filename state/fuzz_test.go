@@ -11,7 +11,7 @@ func fuzzSeeds() []Command {
 		Put{Key: "k", Value: []byte("v"), Compare: ptr(3)}, Delete{Key: "k"}, DeletePrefix{Prefix: "p"},
 		Txn{Compare: []Compare{{Key: "k", Target: TargetValue, Relation: Less}}, Then: []Op{{Kind: OpGet, Key: "k"}}},
 		TokenCreate{Token: testToken(1)}, TokenRevoke{ID: testToken(1).ID}, testJoin(1, "a2"),
-		NodeSetRole{Node: "a1", Role: "local"}, NodeSetLeft{Node: "a1"}, CoreGrant{Node: "a1", Allow: true},
+		NodeSetRole{Node: "a1", Role: "local"}, NodeSetLeft{Node: "a1"}, CoreGrant{Node: "a1", Allow: true}, CoreHold{Node: "a1", Millis: 1000},
 		CoreAssign{Node: "a1"}, CoreRetire{RaftID: 3}, CoreSeal{Node: "a1", Sealed: []byte("s")},
 		SetCoreSize{Size: 3}, SetClusterVersion{Version: 1}, SetBundle{Bundle{Roots: [][]byte{{1}}}}, Probe{},
 		EventAppend{ID: [16]byte{1}, Node: "a1", Kind: EventNote, Subject: "s", Message: "m", Origin: 7},
