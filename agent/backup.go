@@ -150,11 +150,7 @@ func SaveBackup(path string, overwrite bool, fetch func(io.Writer) error) (Backu
 	if err := claimTmp(path); err != nil {
 		return BackupReport{}, err
 	}
-	report, err := saveBackup(storage.OS(), path, fetch)
-	if errors.Is(err, storage.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		err = withHint(fmt.Errorf("no space for %s, nothing was left there", path), "free space there, or choose another place")
-	}
-	return report, err
+	return saveBackup(storage.OS(), path, fetch)
 }
 
 // claimTmp makes the file that the backup is written to.
@@ -182,6 +178,10 @@ func saveBackup(fsys storage.FS, path string, fetch func(io.Writer) error) (repo
 		return err
 	})
 	report.File, report.Bytes = path, size
+	if errors.Is(err, storage.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		// ErrNoSpace speaks of the data directory.
+		err = withHint(fmt.Errorf("no space for %s, nothing was left there", path), "free space there, or choose another place")
+	}
 	return report, err
 }
 

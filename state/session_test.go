@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -276,5 +277,30 @@ func TestTransactionStopsAtALimit(t *testing.T) {
 	res = do(t, m, Txn{Then: []Op{{Kind: OpGetTree}, {Kind: OpGetTree}}}, CodeLimit)
 	if a, err := DecodeTxnAnswer(res.Body); err != nil || len(a.Errors) != 1 {
 		t.Errorf("a tree over the limit: %+v, %v", a.Errors, err)
+	}
+}
+
+// TestFencingNumbers: a lock index grows with each holder for as long as the key is there, and begins anew with a key that
+// was deleted; the revision at which a session was made, its fencing token, never goes back.
+func TestFencingNumbers(t *testing.T) {
+	m := testGenesis()
+	token, index := uint64(0), []uint64{}
+	for i := range 4 {
+		s := testSession(i + 1)
+		s.LockDelay = 0
+		do(t, m, SessionCreate{s}, CodeOK)
+		made, ok := m.View().Session(s.ID)
+		if !ok || made.CreateRevision <= token {
+			t.Errorf("session %d has the token %d after %d", i, made.CreateRevision, token)
+		}
+		token = made.CreateRevision
+		index = append(index, do(t, m, Lock{Key: "k", Session: s.ID.String()}, CodeOK).Number())
+		do(t, m, SessionDestroy{ID: s.ID, Reason: ReasonAsked}, CodeOK)
+		if i == 2 {
+			do(t, m, Delete{Key: "k"}, CodeOK)
+		}
+	}
+	if want := []uint64{1, 2, 3, 1}; !slices.Equal(index, want) {
+		t.Errorf("lock indexes %v, want %v", index, want)
 	}
 }

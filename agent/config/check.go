@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,6 +30,8 @@ func (f field) check() *Problem {
 		return checkName(f.value.String())
 	case "oneof":
 		return checkOneOf(f.value.String(), strings.Fields(args))
+	case "absolute":
+		return checkAbsolute(f.value.String())
 	case "listen":
 		return checkListen(f.value.String(), f.tag.Get("default") == "")
 	case "advertise":
@@ -73,6 +76,17 @@ func ValidName(name string) bool {
 }
 
 func isAlnum(b byte) bool { return b >= 'a' && b <= 'z' || b >= '0' && b <= '9' }
+
+// checkAbsolute refuses a path whose meaning depends on where the agent was started.
+func checkAbsolute(path string) *Problem {
+	if path == "" || filepath.IsAbs(path) {
+		return nil
+	}
+	return &Problem{
+		Message: fmt.Sprintf("%q is not an absolute path", path),
+		Hint:    "begin it with /: a service is started in another directory than you are",
+	}
+}
 
 func checkOneOf(value string, allowed []string) *Problem {
 	if slices.Contains(allowed, value) {

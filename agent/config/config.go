@@ -175,7 +175,7 @@ type Storage struct {
 type Backup struct {
 	// Directory for them, not on the disk of data_dir. Each is verified by restoring it in memory before it
 	// gets its name. Empty: none are taken.
-	Dir string `toml:"dir" example:"/backup/parley"`
+	Dir string `toml:"dir" example:"/backup/parley" check:"absolute"`
 
 	// How often one is taken. What was written since the last one is lost with the whole core.
 	Every time.Duration `toml:"every" default:"1h" check:"between:10s 168h"`

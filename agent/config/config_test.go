@@ -58,6 +58,7 @@ func TestProblems(t *testing.T) {
 		{"http on every IPv6 address", "[http]\nbind = \"[::]:8500\"", []string{"http.bind: refusing"}},
 		{"http on the network", "[http]\nbind = \"10.0.0.1:8500\"", []string{"http.bind: refusing"}},
 		{"http on a relative socket", "[http]\nbind = \"unix://http.sock\"", []string{"http.bind: \"unix://http.sock\" needs an absolute path"}},
+		{"backups in a relative directory", "[backup]\ndir = \"backups\"", []string{"backup.dir: \"backups\" is not an absolute path"}},
 		{"http on interfaces", "[http]\nallow_interfaces = [\"docker0\"]", []string{"http.allow_interfaces: refusing to serve HTTP on docker0"}},
 		{"role", "[http]\nanonymous_role = \"operater\"", []string{"http.anonymous_role: \"operater\" is not one of none, discovery, local, operator; did you mean operator?"}},
 		{"join without a port", "join = [\"10.0.0.1\"]", []string{"join: \"10.0.0.1\" is not a host with a port"}},
