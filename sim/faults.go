@@ -36,7 +36,7 @@ var faults = []fault{
 
 // trouble begins faults until end.
 func (c *cluster) trouble(end time.Duration) {
-	c.after(200*time.Millisecond+c.upTo(700*time.Millisecond), func() {
+	c.after(150*time.Millisecond+c.upTo(600*time.Millisecond), func() {
 		if c.now >= end {
 			return
 		}
@@ -113,10 +113,10 @@ func (c *cluster) pauseOne() {
 }
 
 func (h *host) thaw() {
-	missed := h.missed
+	list := h.missed
 	h.paused, h.missed = false, nil
-	for _, f := range missed {
-		f()
+	for _, m := range list {
+		h.happen(m.life, m.do)
 	}
 }
 

@@ -49,7 +49,8 @@ type host struct {
 	life    uint64        // counts starts: events of an earlier life do nothing
 	up      bool
 	paused  bool
-	missed  []func() // what arrived during the pause
+	missed  []missed
+	readers []func() // that wait for an index to be applied
 	rep     *consensus.Replica
 	machine *state.Machine
 	hub     *watch.Hub
@@ -72,18 +73,24 @@ func (h *host) wall() time.Time {
 
 // at makes f happen on this host, unless it crashes before. During a pause it waits for the thaw.
 func (h *host) at(d time.Duration, f func()) {
-	life := h.life
-	var run func()
-	run = func() {
-		switch {
-		case h.life != life || !h.up:
-		case h.paused:
-			h.missed = append(h.missed, run)
-		default:
-			f()
-		}
+	h.c.schedule(d, event{do: f, host: h, life: h.life})
+}
+
+// happen is for an event that was made in that life.
+func (h *host) happen(life uint64, f func()) {
+	switch {
+	case h.life != life || !h.up:
+	case h.paused:
+		h.missed = append(h.missed, missed{life, f})
+	default:
+		f()
 	}
-	h.c.after(d, run)
+}
+
+// missed is an event that came during a pause.
+type missed struct {
+	life uint64
+	do   func()
 }
 
 // found writes the first snapshot, which names the voters, on an empty disk.
@@ -118,7 +125,7 @@ func (h *host) snapshotOptions() storage.SnapshotOptions {
 // start boots the replica from its disk. An error is what a process would refuse to start with.
 func (h *host) start() error {
 	h.life++
-	h.up, h.paused, h.missed, h.commit = false, false, nil, 0
+	h.up, h.paused, h.missed, h.readers, h.commit = false, false, nil, nil, 0
 	h.logBusy, h.applyBusy, h.saveBusy, h.fetchBusy, h.anchorBusy = false, false, false, false, false
 	snaps, err := storage.OpenSnapshots(h.snapshotOptions())
 	if err != nil {
@@ -222,10 +229,18 @@ func (h *host) pump() {
 	for _, f := range h.rep.TakeFrames() {
 		h.c.send(h, f)
 	}
-	h.work(&h.logBusy, h.rep.LogWaits, h.syncTime(), h.rep.LogWork)
-	h.work(&h.applyBusy, h.rep.ApplyWaits, 100*time.Microsecond, h.rep.ApplyWork)
-	h.work(&h.saveBusy, h.rep.SaveWaits, 4*h.syncTime(), h.rep.SaveWork)
-	h.work(&h.fetchBusy, h.rep.InstallWaits, 5*time.Millisecond, func() error { return h.rep.InstallWork(context.Background()) })
+	if !h.logBusy && h.rep.LogWaits() {
+		h.work(&h.logBusy, h.syncTime(), h.rep.LogWork)
+	}
+	if !h.applyBusy && h.rep.ApplyWaits() {
+		h.work(&h.applyBusy, 100*time.Microsecond, h.apply)
+	}
+	if !h.saveBusy && h.rep.SaveWaits() {
+		h.work(&h.saveBusy, 4*h.syncTime(), h.rep.SaveWork)
+	}
+	if !h.fetchBusy && h.rep.InstallWaits() {
+		h.work(&h.fetchBusy, 5*time.Millisecond, func() error { return h.rep.InstallWork(context.Background()) })
+	}
 	if !h.anchorBusy {
 		h.anchorBusy = true
 		h.at(15*time.Millisecond, func() {
@@ -237,10 +252,7 @@ func (h *host) pump() {
 	}
 }
 
-func (h *host) work(busy *bool, waits func() bool, d time.Duration, step func() error) {
-	if *busy || !waits() {
-		return
-	}
+func (h *host) work(busy *bool, d time.Duration, step func() error) {
 	*busy = true
 	h.at(d, func() {
 		*busy = false
@@ -248,9 +260,20 @@ func (h *host) work(busy *bool, waits func() bool, d time.Duration, step func() 
 	})
 }
 
+// apply lets those look again who wait for an index.
+func (h *host) apply() error {
+	err := h.rep.ApplyWork()
+	list := h.readers
+	h.readers = nil
+	for _, f := range list {
+		f()
+	}
+	return err
+}
+
 // syncTime is how long the disk takes for a write and a sync.
 func (h *host) syncTime() time.Duration {
-	return time.Duration(h.slow * float64(time.Millisecond+h.c.upTo(5*time.Millisecond)))
+	return time.Duration(h.slow * float64(2*time.Millisecond+h.c.upTo(10*time.Millisecond)))
 }
 
 // fetch is Options.Fetch.
