@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"strings"
 	"time"
 
 	"github.com/parley-mesh/parley/storage"
@@ -97,14 +96,7 @@ func (c *cluster) zeroTail(h *host, pages int) bool {
 	if last-pages < 1 {
 		return false
 	}
-	f, err := h.disk.Open(path)
-	if err != nil {
-		return false
-	}
-	if _, err := f.WriteAt(make([]byte, pages*page), int64((last-pages+1)*page)); err != nil {
-		return false
-	}
-	return f.Sync() == nil
+	return h.overwrite(path, (last-pages+1)*page, make([]byte, pages*page))
 }
 
 // spoilLast flips a byte in the last page with a frame.
@@ -118,39 +110,6 @@ func (c *cluster) spoilLast(h *host) bool {
 		used--
 	}
 	h.disk.Flip(path, int64(last*page+c.rnd.IntN(used)), byte(1<<c.rnd.IntN(8)))
-	return true
-}
-
-const page = 4096
-
-// newestPages returns the host's newest segment, and its last page with anything of a frame.
-func (c *cluster) newestPages(h *host) (newest string, data []byte, last int) {
-	for _, path := range h.disk.Paths() {
-		if strings.HasSuffix(path, ".wal") {
-			newest = path // they are sorted
-		}
-	}
-	f, err := h.disk.Open(newest)
-	if err != nil {
-		return "", nil, 0
-	}
-	data = make([]byte, h.disk.Size(newest))
-	if _, err := f.ReadAt(data, 0); err != nil {
-		return "", nil, 0
-	}
-	last = len(data)/page - 2 // the last page is a copy of the header
-	for last > 0 && zero(data[last*page:(last+1)*page]) {
-		last--
-	}
-	return newest, data, last
-}
-
-func zero(b []byte) bool {
-	for _, x := range b {
-		if x != 0 {
-			return false
-		}
-	}
 	return true
 }
 

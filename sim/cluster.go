@@ -8,6 +8,7 @@ import (
 	"hash"
 	"math/rand/v2"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/parley-mesh/parley/consensus"
@@ -27,6 +28,7 @@ type cluster struct {
 	messageBytes    int             // of entries in one message, at most
 	snapshotEntries uint64          // between snapshots
 	rare            map[string]bool // points at which rare things happen in this run
+	damages         int             // by turns
 	memory          bool            // faults of memory as well
 	noRelay         bool            // a control
 	healed          bool            // the faults have ended
@@ -45,6 +47,7 @@ type cluster struct {
 
 func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
 	c := &cluster{rnd: rnd, memory: o.Memory, noRelay: o.NoRelay, size: o.Nodes, nextID: 1, messageBytes: 1 << 20, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
+	c.damages = int(o.Seed % uint64(len(damageKinds))) //nolint:gosec // small
 	if o.Seed%4 == 3 {
 		c.messageBytes = 1 // one entry
 	}
@@ -101,6 +104,9 @@ func (c *cluster) boot(h *host) {
 		c.trace("%s is damaged: %v", h.name, err)
 		c.note("damage seen")
 		c.heal(h, err, nil, 0)
+	case errors.Is(err, syscall.EIO) || errors.Is(err, storage.ErrCrashed):
+		h.disk = h.disk.Crash(storage.KeepUnsynced, 0)
+		c.after(200*time.Millisecond, func() { c.boot(h) })
 	case err != nil:
 		c.fail("%s does not start: %v", h.name, err)
 	}

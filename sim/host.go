@@ -40,10 +40,14 @@ type host struct {
 	probation bool          // its state was just rebuilt
 	skewed    bool          // it will apply one command wrongly
 	sweep     state.Sweep
-	doomed    bool    // its files will be spoiled
-	damaged   bool    // its files were spoiled, and not read since
-	slow      float64 // its disk takes so many times as long
-	lies      bool    // about what it relays
+	doomed    bool              // its files will be spoiled
+	damaged   bool              // its files were spoiled, and not read since
+	slow      float64           // its disk takes so many times as long
+	lies      bool              // about what it relays
+	cut       storage.CrashMode // what its disk keeps when it ends amid an operation
+
+	unproven    bool // it looks for what a leader counts of it without its word for it
+	ownWordOnly bool // nobody has that
 
 	since   time.Duration // up or down
 	life    uint64        // counts starts: events of an earlier life do nothing
@@ -156,7 +160,7 @@ func (h *host) start() error {
 	o := consensus.Options{
 		ID: h.id, Clock: clk, Log: log, Recovered: recovered, Snapshots: snapshots{snaps}, Machine: &applier{h},
 		MachineStamp: func() clock.Stamp { return h.machine.View().Stamp() },
-		Digest:       h.digest, CheckpointEvery: 500 * time.Millisecond, Probation: h.probation,
+		OwnWordOnly:  h.ownWordOnly, Digest: h.digest, CheckpointEvery: 500 * time.Millisecond, Probation: h.probation,
 		Rare:     h.c.rarely,
 		ClaimKey: []byte("claim key of " + h.name), ClusterID: clusterID,
 		Peers: h.peerOptions(), Fetch: h.fetch, Tick: tick,
@@ -181,7 +185,11 @@ func (h *host) tickSoon() {
 
 // do performs a step of the replica, then looks after what it left to do.
 func (h *host) do(step func() error) {
-	if err := step(); err != nil {
+	err := step()
+	if err == nil && h.disk.Crashed() {
+		err = storage.ErrCrashed // something took it for a thing that may fail: the process ends in that moment all the same
+	}
+	if err != nil {
 		h.died(err)
 		return
 	}
@@ -190,7 +198,7 @@ func (h *host) do(step func() error) {
 		h.c.trace("%s: %s", h.name, need.Reason)
 		target := storage.Point{Index: need.Index, Chain: need.Chain}
 		h.crash(storage.KeepUnsynced)
-		h.damaged = true
+		h.damaged, h.unproven = true, need.Unproven
 		h.c.heal(h, nil, &target, 0)
 		return
 	}
@@ -209,7 +217,11 @@ func (h *host) died(err error) {
 		h.c.fail("%s: %v\n%s", h.name, err, panicked.Stack)
 	}
 	h.c.trace("%s died: %v", h.name, err)
-	h.crash(storage.KeepUnsynced)
+	mode := storage.KeepUnsynced
+	if h.disk.Crashed() {
+		mode = h.cut
+	}
+	h.crash(mode)
 	h.c.after(500*time.Millisecond, func() { h.c.boot(h) })
 }
 
@@ -218,7 +230,8 @@ func (h *host) crash(mode storage.CrashMode) {
 	if !h.up {
 		return
 	}
-	h.up, h.rep, h.since = false, nil, h.c.now
+	h.c.note(crashNames[mode])
+	h.up, h.rep, h.since, h.ownWordOnly = false, nil, h.c.now, false
 	h.life++
 	h.disk = h.disk.Crash(mode, h.c.rnd.Uint64())
 	h.c.clients.crashed(h)
@@ -245,8 +258,8 @@ func (h *host) pump() {
 		h.anchorBusy = true
 		h.at(15*time.Millisecond, func() {
 			h.anchorBusy = false
-			if err := h.log.Background(context.Background()); err != nil && !errors.Is(err, storage.ErrNoSpace) {
-				h.died(err)
+			if err := h.log.Background(context.Background()); err != nil && !errors.Is(err, storage.ErrNoSpace) || h.disk.Crashed() {
+				h.died(errors.Join(err, errors.New("in the background")))
 			}
 		})
 	}

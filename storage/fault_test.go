@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-var crashModes = []CrashMode{LoseUnsynced, KeepUnsynced, LosePart}
+var crashModes = []CrashMode{LoseUnsynced, KeepUnsynced, LosePart, GarblePart}
 
 // eachOp runs check for every operation of the trace, half of them on each core.
 func eachOp(t *testing.T, check func(t *testing.T, n int, op Op)) {
