@@ -303,6 +303,9 @@ func (c *cluster) mayLose(h *host) bool {
 		if o.lied || o.damaged || o.doomed || o.tainted || o.skewed {
 			return false
 		}
+		if o.up && o.rep.Status().Suspended != "" {
+			return false // its damage is not over: it votes for nobody until it has heard all
+		}
 	}
 	s := l.rep.Status()
 	if len(s.Outgoing) > 0 || !s.Confirmed {

@@ -17,7 +17,7 @@ type Options struct {
 	Nodes  int           // 3 or 5; 3
 	Spares int           // hosts beyond Nodes; 0 or 1, by the seed
 	For    time.Duration // of virtual time with faults; 5 s
-	Think  time.Duration // a client's pause between operations, in the mean; 18 ms
+	Think  time.Duration // a client's pause between operations, in the mean; 25 ms
 	Memory bool          // faults of memory and processor as well: what they spoil may spread by a snapshot before it is found
 	Calm   bool          // no faults
 
@@ -51,7 +51,7 @@ func Run(o Options) Result {
 		o.For = 5 * time.Second
 	}
 	if o.Think == 0 {
-		o.Think = 18 * time.Millisecond
+		o.Think = 25 * time.Millisecond
 	}
 	var key [32]byte
 	for i := range 8 {
