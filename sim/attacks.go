@@ -16,6 +16,7 @@ var attacks = []fault{
 	{"attack: constrained election", (*cluster).attackHub},
 	{"attack: elections in a row", (*cluster).attackLeaders},
 	{"attack: lying hub", (*cluster).attackLiar},
+	{"attack: entries of an earlier term", (*cluster).attackPrior},
 }
 
 // attackTail lets a bare quorum acknowledge writes, one of which is the victim; then all lose their power, the end of
@@ -198,4 +199,44 @@ func (c *cluster) attackLeaders() {
 		}
 	}
 	strike()
+}
+
+// attackPrior makes a leader of somebody who alone has entries of the term before, which nobody knows to be committed
+// (figure 8 of the Raft paper). It may commit them along with an entry of its own term only: until then whoever lacks them
+// may still be elected, and replace them.
+func (c *cluster) attackPrior() {
+	l, heir := c.leader(), c.anyHost()
+	if l == nil || heir == nil || heir == l || heir.paused || heir.lied || !c.votes(heir) {
+		return
+	}
+	heir.crash(storage.KeepUnsynced)
+	heir.oneEntry = true // so that the entries of the two terms travel apart
+	c.boot(heir)
+	c.later(700*time.Millisecond, func() { c.bequeath(heir) })
+}
+
+func (c *cluster) bequeath(heir *host) {
+	l := c.leader()
+	if l == nil || heir == l || !heir.up || heir.paused || !c.votes(heir) || !c.votes(l) {
+		return
+	}
+	old, apart := [][2]*host{{heir, l}}, [][2]*host{} // what the heir acknowledges does not arrive
+	for _, a := range c.hosts {
+		if a == l || a == heir {
+			continue
+		}
+		old = append(old, both(a, l)...)
+		for _, b := range c.hosts {
+			if b != a && b != l && b != heir {
+				apart = append(apart, [2]*host{a, b}) // they have a majority in a core of five, and shall elect the heir
+			}
+		}
+	}
+	d := 25*time.Millisecond + c.upTo(40*time.Millisecond)
+	c.cutFor(d, old...)
+	c.cutFor(1500*time.Millisecond, apart...)
+	c.later(d, func() {
+		l.crash(c.crashMode())
+		c.after(500*time.Millisecond+c.upTo(time.Second), func() { c.boot(l) })
+	})
 }

@@ -42,6 +42,7 @@ type host struct {
 	sweep     state.Sweep
 	doomed    bool              // its files will be spoiled
 	damaged   bool              // its files were spoiled, and not read since
+	oneEntry  bool              // its next life sends one entry in a message
 	slow      float64           // its disk takes so many times as long
 	lies      bool              // about what it relays
 	cut       storage.CrashMode // what its disk keeps when it ends amid an operation
@@ -157,6 +158,10 @@ func (h *host) start() error {
 	if h.waits, err = newWaits(h.hub); err != nil {
 		return err
 	}
+	messageBytes := h.c.messageBytes
+	if h.oneEntry {
+		messageBytes, h.oneEntry = 1, false
+	}
 	o := consensus.Options{
 		ID: h.id, Clock: clk, Log: log, Recovered: recovered, Snapshots: snapshots{snaps}, Machine: &applier{h},
 		MachineStamp: func() clock.Stamp { return h.machine.View().Stamp() },
@@ -164,7 +169,7 @@ func (h *host) start() error {
 		Rare:     h.c.rarely,
 		ClaimKey: []byte("claim key of " + h.name), ClusterID: clusterID,
 		Peers: h.peerOptions(), Fetch: h.fetch, Tick: tick,
-		SnapshotEntries: h.c.snapshotEntries, TrailingEntries: 30, MaxMessageBytes: h.c.messageBytes,
+		SnapshotEntries: h.c.snapshotEntries, TrailingEntries: 30, MaxMessageBytes: messageBytes,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 	}
 	if h.rep, err = consensus.NewReplica(o); err != nil {
