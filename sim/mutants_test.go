@@ -66,7 +66,7 @@ func TestMutants(t *testing.T) {
 			for seed := range uint64(mutantSeeds) {
 				o := Options{Seed: 1 + seed, Nodes: 3 + 2*int((1+seed)%2)}
 				if r := Run(o); r.Err != nil {
-					t.Logf("found by seed %d in %.1f CPU seconds: %v", o.Seed, (cpuTime() - started).Seconds(), r.Err)
+					t.Logf("found by seed %d in %.1f CPU seconds: %v", o.Seed, (cpuTime() - started).Seconds(), strings.SplitN(r.Err.Error(), "\n", 2)[0])
 					return
 				}
 				if cpuTime()-started > mutantTime {
