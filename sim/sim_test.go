@@ -3,6 +3,7 @@ package sim
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -77,12 +78,12 @@ const replayMark = "replay at commit"
 
 // commit is what is checked out, "unknown" without git.
 func commit() string {
-	head, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
+	head, err := exec.CommandContext(context.Background(), "git", "rev-parse", "--short", "HEAD").Output()
 	if err != nil {
 		return "unknown"
 	}
 	name := strings.TrimSpace(string(head))
-	if changed, err := exec.Command("git", "status", "--porcelain", "--untracked-files=no").Output(); err != nil || len(changed) > 0 {
+	if changed, err := exec.CommandContext(context.Background(), "git", "status", "--porcelain", "--untracked-files=no").Output(); err != nil || len(changed) > 0 {
 		name += " (changed since)"
 	}
 	return name
