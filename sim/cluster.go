@@ -28,6 +28,7 @@ type cluster struct {
 	messageBytes    int             // of entries in one message, at most
 	snapshotEntries uint64          // between snapshots
 	rare            map[string]bool // points at which rare things happen in this run
+	passed          map[string]int  // passages of these points
 	damages         int             // by turns
 	memory          bool            // faults of memory as well
 	noRelay         bool            // a control
@@ -56,7 +57,7 @@ func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
 		c.snapshotEntries = 200
 	}
 	c.net = newNetwork()
-	c.rare = map[string]bool{}
+	c.rare, c.passed = map[string]bool{}, map[string]int{}
 	for _, point := range slices.Concat(consensus.RarePoints(), storage.RarePoints()) {
 		c.rare[point] = !o.Calm && c.chance(3)
 	}
@@ -149,9 +150,18 @@ func (c *cluster) line(format string, args ...any) string {
 // note counts that something happened.
 func (c *cluster) note(what string) { c.fired[what]++ }
 
-// rarely makes the production code do what is legal and seldom: at some points in a seed, one time in fifty.
+// rarely makes the production code do what is legal and seldom: at some points in a seed, one time in fifty, and of the
+// first passages one in four: some points are passed a few times in a run.
 func (c *cluster) rarely(point string) bool {
-	if c.healed || !c.rare[point] || c.rnd.IntN(50) != 0 {
+	if c.healed || !c.rare[point] {
+		return false
+	}
+	c.passed[point]++
+	odds := 50
+	if c.passed[point] <= 8 {
+		odds = 4
+	}
+	if !c.chance(odds) {
 		return false
 	}
 	c.note("rare: " + point)
