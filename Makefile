@@ -61,9 +61,9 @@ fuzz:
 seeds:
 	tools/seeds $(FROM) $(SEEDS)
 
-# Mistakes that are planted, and must be found.
+# Mistakes that are planted, and must be found: within BUDGET of CPU time, all by default.
 mutants:
-	$(GO) test -tags mutants -count=1 -timeout 30m ./sim ./consensus ./storage ./state ./state/watch ./agent -run 'Mutant'
+	tools/mutants $(BUDGET)
 
 # The figures of docs/benchmarks.md.
 bench:

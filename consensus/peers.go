@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -290,9 +289,17 @@ func (q *peer) encode(buf []byte, messages []*raftpb.Message, reports []peerRepo
 
 // takeFrames makes one frame for each peer for whom something waits, in ascending order of ids.
 func (p *peers) takeFrames() []Frame {
+	var queues []*peer
 	p.mu.Lock()
-	queues := slices.SortedFunc(maps.Values(p.mu.out), func(a, b *peer) int { return cmp.Compare(a.id, b.id) })
+	for _, q := range p.mu.out {
+		select {
+		case <-q.queue.signal: // what its writer waits for
+			queues = append(queues, q)
+		default:
+		}
+	}
 	p.mu.Unlock()
+	slices.SortFunc(queues, func(a, b *peer) int { return cmp.Compare(a.id, b.id) })
 	var frames []Frame
 	for _, q := range queues {
 		if b, _ := q.frame(nil); len(b) > frameHeader {

@@ -114,6 +114,9 @@ func (p *peers) applyRoutes() {
 func (p *peers) through(hub uint64) (list []*peer, routes map[uint64]Route) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if len(p.mu.routes) == 0 {
+		return nil, nil
+	}
 	for _, id := range slices.Sorted(maps.Keys(p.mu.routes)) {
 		if q := p.mu.out[id]; q != nil && p.mu.routes[id].Via == hub {
 			list = append(list, q)

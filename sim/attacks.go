@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"strings"
 	"time"
 
 	"github.com/parley-mesh/parley/storage"
@@ -17,6 +16,7 @@ var attacks = []fault{
 	{"attack: constrained election", (*cluster).attackHub},
 	{"attack: elections in a row", (*cluster).attackLeaders},
 	{"attack: lying hub", (*cluster).attackLiar},
+	{"attack: entries of an earlier term", (*cluster).attackPrior},
 }
 
 // attackTail lets a bare quorum acknowledge writes, one of which is the victim; then all lose their power, the end of
@@ -97,14 +97,7 @@ func (c *cluster) zeroTail(h *host, pages int) bool {
 	if last-pages < 1 {
 		return false
 	}
-	f, err := h.disk.Open(path)
-	if err != nil {
-		return false
-	}
-	if _, err := f.WriteAt(make([]byte, pages*page), int64((last-pages+1)*page)); err != nil {
-		return false
-	}
-	return f.Sync() == nil
+	return h.overwrite(path, (last-pages+1)*page, make([]byte, pages*page))
 }
 
 // spoilLast flips a byte in the last page with a frame.
@@ -118,39 +111,6 @@ func (c *cluster) spoilLast(h *host) bool {
 		used--
 	}
 	h.disk.Flip(path, int64(last*page+c.rnd.IntN(used)), byte(1<<c.rnd.IntN(8)))
-	return true
-}
-
-const page = 4096
-
-// newestPages returns the host's newest segment, and its last page with anything of a frame.
-func (c *cluster) newestPages(h *host) (newest string, data []byte, last int) {
-	for _, path := range h.disk.Paths() {
-		if strings.HasSuffix(path, ".wal") {
-			newest = path // they are sorted
-		}
-	}
-	f, err := h.disk.Open(newest)
-	if err != nil {
-		return "", nil, 0
-	}
-	data = make([]byte, h.disk.Size(newest))
-	if _, err := f.ReadAt(data, 0); err != nil {
-		return "", nil, 0
-	}
-	last = len(data)/page - 2 // the last page is a copy of the header
-	for last > 0 && zero(data[last*page:(last+1)*page]) {
-		last--
-	}
-	return newest, data, last
-}
-
-func zero(b []byte) bool {
-	for _, x := range b {
-		if x != 0 {
-			return false
-		}
-	}
 	return true
 }
 
@@ -239,4 +199,44 @@ func (c *cluster) attackLeaders() {
 		}
 	}
 	strike()
+}
+
+// attackPrior makes a leader of somebody who alone has entries of the term before, which nobody knows to be committed
+// (figure 8 of the Raft paper). It may commit them along with an entry of its own term only: until then whoever lacks them
+// may still be elected, and replace them.
+func (c *cluster) attackPrior() {
+	l, heir := c.leader(), c.anyHost()
+	if l == nil || heir == nil || heir == l || heir.paused || heir.lied || !c.votes(heir) {
+		return
+	}
+	heir.crash(storage.KeepUnsynced)
+	heir.oneEntry = true // so that the entries of the two terms travel apart
+	c.boot(heir)
+	c.later(700*time.Millisecond, func() { c.bequeath(heir) })
+}
+
+func (c *cluster) bequeath(heir *host) {
+	l := c.leader()
+	if l == nil || heir == l || !heir.up || heir.paused || !c.votes(heir) || !c.votes(l) {
+		return
+	}
+	old, apart := [][2]*host{{heir, l}}, [][2]*host{} // what the heir acknowledges does not arrive
+	for _, a := range c.hosts {
+		if a == l || a == heir {
+			continue
+		}
+		old = append(old, both(a, l)...)
+		for _, b := range c.hosts {
+			if b != a && b != l && b != heir {
+				apart = append(apart, [2]*host{a, b}) // they have a majority in a core of five, and shall elect the heir
+			}
+		}
+	}
+	d := 25*time.Millisecond + c.upTo(40*time.Millisecond)
+	c.cutFor(d, old...)
+	c.cutFor(1500*time.Millisecond, apart...)
+	c.later(d, func() {
+		l.crash(c.crashMode())
+		c.after(500*time.Millisecond+c.upTo(time.Second), func() { c.boot(l) })
+	})
 }

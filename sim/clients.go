@@ -114,12 +114,12 @@ func (cl *clients) later(client int) {
 }
 
 func (cl *clients) draw() workload {
-	switch n := cl.c.rnd.IntN(20); {
-	case n < 16:
+	switch n := cl.c.rnd.IntN(40); {
+	case n < 33:
 		return cl.keys
-	case n < 18:
+	case n < 37:
 		return cl.groups
-	case n < 19:
+	case n < 38:
 		return cl.counts
 	}
 	return cl.locks
@@ -293,7 +293,7 @@ func (cl *clients) readAt(a *call, h *host, index uint64) {
 		return
 	}
 	if !h.rep.Reached(index) {
-		h.at(time.Millisecond, func() { cl.readAt(a, h, index) })
+		h.readers = append(h.readers, func() { cl.readAt(a, h, index) })
 		return
 	}
 	if h.tainted {

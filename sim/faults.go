@@ -1,8 +1,6 @@
 package sim
 
 import (
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/parley-mesh/parley/storage"
@@ -17,6 +15,9 @@ type fault struct {
 // faults is drawn from with equal chance.
 var faults = []fault{
 	{"crash", (*cluster).crashOne},
+	{"process killed amid its work", (*cluster).killAmid},
+	{"power cut amid work", (*cluster).cutAmid},
+	{"I/O error", (*cluster).ioError},
 	{"crash of all", (*cluster).crashAll},
 	{"pause", (*cluster).pauseOne},
 	{"partition", (*cluster).partition},
@@ -30,18 +31,20 @@ var faults = []fault{
 	{"lying disk", (*cluster).lyingDisk},
 	{"clock step", (*cluster).clockStep},
 	{"transfer", (*cluster).transferLead},
-	{"damage", (*cluster).damageOne},
 	{"replacement", (*cluster).replaceOne},
 }
 
 // trouble begins faults until end.
 func (c *cluster) trouble(end time.Duration) {
-	c.after(200*time.Millisecond+c.upTo(700*time.Millisecond), func() {
+	c.after(150*time.Millisecond+c.upTo(600*time.Millisecond), func() {
 		if c.now >= end {
 			return
 		}
 		list := faults
-		if c.chance(2) {
+		switch {
+		case c.chance(4):
+			list = damages
+		case c.chance(2):
 			list = attacks
 		}
 		if c.memory && c.chance(8) {
@@ -76,7 +79,42 @@ func (c *cluster) anyHost() *host {
 }
 
 func (c *cluster) crashMode() storage.CrashMode {
-	return []storage.CrashMode{storage.LoseUnsynced, storage.KeepUnsynced, storage.LosePart}[c.rnd.IntN(3)]
+	return []storage.CrashMode{storage.LoseUnsynced, storage.KeepUnsynced, storage.LosePart, storage.GarblePart}[c.rnd.IntN(4)]
+}
+
+// crashNames are by mode.
+var crashNames = []string{"power cut: unsynced lost", "process killed: unsynced kept", "power cut: a part lost", "power cut: garbage"}
+
+// killAmid ends a process in the midst of what it does to its disk: the page cache survives.
+func (c *cluster) killAmid() { c.endAmid(storage.KeepUnsynced, storage.FaultCrash) }
+
+// cutAmid ends the power there.
+func (c *cluster) cutAmid() {
+	mode := []storage.CrashMode{storage.LoseUnsynced, storage.LosePart, storage.GarblePart}[c.rnd.IntN(3)]
+	c.endAmid(mode, []storage.Fault{storage.FaultCrash, storage.FaultTorn}[c.rnd.IntN(2)])
+}
+
+func (c *cluster) endAmid(mode storage.CrashMode, fault storage.Fault) {
+	if h := c.anyHost(); h != nil {
+		h.cut = mode
+		h.disk.FailSoon("", c.rnd.IntN(12), fault, func() { c.note("ended amid an operation") })
+	}
+}
+
+// ioError makes a write, a sync or a read of a host fail. The first two end its process. So does a read at the start, after
+// which its log is taken for damaged: one host at a time.
+func (c *cluster) ioError() {
+	h := c.anyHost()
+	if h == nil {
+		return
+	}
+	kind := []string{"write", "sync", "read"}[c.rnd.IntN(3)]
+	if kind == "read" && c.mayLose(h) {
+		h.crash(storage.KeepUnsynced)
+		h.damaged = true
+		c.after(c.upTo(100*time.Millisecond), func() { c.boot(h) })
+	}
+	h.disk.FailSoon(kind, c.rnd.IntN(6), storage.FaultIO, func() { c.note("I/O error: " + kind) })
 }
 
 func (c *cluster) crashOne() {
@@ -113,10 +151,10 @@ func (c *cluster) pauseOne() {
 }
 
 func (h *host) thaw() {
-	missed := h.missed
+	list := h.missed
 	h.paused, h.missed = false, nil
-	for _, f := range missed {
-		f()
+	for _, m := range list {
+		h.happen(m.life, m.do)
 	}
 }
 
@@ -254,60 +292,6 @@ func (c *cluster) transferLead() {
 	l.do(func() error { return l.rep.TransferLeader(to.id, func(error) {}) })
 }
 
-// damageOne ends a host and spoils one of its files.
-func (c *cluster) damageOne() {
-	h := c.anyHost()
-	if h == nil || !c.mayLose(h) {
-		return
-	}
-	h.crash(storage.KeepUnsynced)
-	h.damaged = true
-	var files []string
-	for _, path := range h.disk.Paths() {
-		if !strings.Contains(path, "spare") && !strings.Contains(path, "torn") {
-			files = append(files, path)
-		}
-	}
-	path := c.anyKind(files)
-	kind := "flip"
-	if c.chance(4) {
-		kind = "lost file"
-		_ = h.disk.Remove(path)
-	} else if size := h.disk.Size(path); size > 0 {
-		h.disk.Flip(path, c.rnd.Int64N(size), byte(1<<c.rnd.IntN(8)))
-	}
-	c.note("damage: " + kind + " of " + fileKind(path))
-	c.trace("%s: %s of %s", h.name, kind, path)
-	c.after(c.upTo(time.Second), func() { c.boot(h) })
-}
-
-// anyKind draws a kind of file, then one of it: there are far more segments and chunks than anchors.
-func (c *cluster) anyKind(files []string) string {
-	byKind := map[string][]string{}
-	var kinds []string
-	for _, path := range files {
-		kind := fileKind(path)
-		if byKind[kind] == nil {
-			kinds = append(kinds, kind)
-		}
-		byKind[kind] = append(byKind[kind], path)
-	}
-	list := byKind[kinds[c.rnd.IntN(len(kinds))]]
-	return list[c.rnd.IntN(len(list))]
-}
-
-func fileKind(path string) string {
-	switch {
-	case strings.Contains(path, "chunks"):
-		return "chunk"
-	case strings.HasSuffix(path, ".manifest"):
-		return "manifest"
-	case strings.HasSuffix(path, ".wal"):
-		return "segment"
-	}
-	return filepath.Base(path)
-}
-
 // mayLose reports whether the core can afford that this host loses its disk: the others, all up, are a quorum, and
 // none of them is being replaced.
 func (c *cluster) mayLose(h *host) bool {
@@ -318,6 +302,9 @@ func (c *cluster) mayLose(h *host) bool {
 	for _, o := range c.hosts {
 		if o.lied || o.damaged || o.doomed || o.tainted || o.skewed {
 			return false
+		}
+		if o.up && o.rep.Status().Suspended != "" {
+			return false // its damage is not over: it votes for nobody until it has heard all
 		}
 	}
 	s := l.rep.Status()

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -12,6 +13,10 @@ import (
 
 // repairTries is how often a damaged host asks its peers for what it lacks before it gives up its Raft id.
 const repairTries = 12
+
+// unprovenTries is how often it asks for what a leader counts without its word for it. Then, or when all others have said
+// that they do not have it, it goes on without: a leader that lies must not stop it.
+const unprovenTries = 50
 
 // heal brings a damaged host back as production does: under its id when the missing entries can be had from peers, which
 // prove themselves by their chain, else under a new one. target is where its log has to end, nil for what its own files say.
@@ -28,12 +33,20 @@ func (c *cluster) heal(h *host, why error, target *storage.Point, tries int) {
 	}
 	switch outcome {
 	case repaired:
+		h.unproven = false
 		c.note("log repaired")
 		c.trace("%s is repaired under its id", h.name)
 		h.damaged = false
 		c.boot(h)
-	case later:
-		if tries < repairTries {
+	case nobody, later:
+		if h.unproven && (outcome == nobody || tries >= unprovenTries) {
+			c.note("went on without what a leader counts")
+			c.trace("%s goes on without entry %d", h.name, target.Index)
+			h.unproven, h.ownWordOnly, h.damaged = false, true, false
+			c.boot(h)
+			return
+		}
+		if h.unproven || tries < repairTries {
 			life := h.life
 			c.after(200*time.Millisecond, func() {
 				if h.life == life {
@@ -52,7 +65,8 @@ type repairOutcome int
 
 const (
 	repaired repairOutcome = iota
-	later                  // no peer has what is missing, or none can be reached
+	later                  // no peer that can be reached has what is missing
+	nobody                 // all others were asked, and none has it
 	never
 )
 
@@ -74,7 +88,9 @@ func (c *cluster) repair(h *host, target *storage.Point) repairOutcome {
 		s.Reach(*target)
 	}
 	for gap, more := s.Missing(); more; gap, more = s.Missing() {
-		if !c.fill(h, s, gap) {
+		if filled, asked := c.fill(h, s, gap); !filled && asked == len(c.others(h)) {
+			return nobody
+		} else if !filled {
 			return later
 		}
 	}
@@ -85,22 +101,28 @@ func (c *cluster) repair(h *host, target *storage.Point) repairOutcome {
 	return repaired
 }
 
-// fill asks the peers in turn, and believes none.
-func (c *cluster) fill(h *host, s *storage.Salvaged, gap storage.Gap) bool {
-	for _, p := range c.hosts {
-		if p == h || !p.up || p.paused || c.isCut(h, p) || c.isCut(p, h) {
+// others are the voters but h, as the leader or else everybody knows them.
+func (c *cluster) others(h *host) []*host {
+	return slices.DeleteFunc(slices.Clone(c.voters()), func(p *host) bool { return p == h })
+}
+
+// fill asks the peers in turn, and believes none. It returns how many answered.
+func (c *cluster) fill(h *host, s *storage.Salvaged, gap storage.Gap) (filled bool, asked int) {
+	for _, p := range c.others(h) {
+		if !p.up || p.paused || c.isCut(h, p) || c.isCut(p, h) {
 			continue
 		}
+		asked++
 		prevTerm, entries := p.rep.Entries(gap.After, gap.Last, 1<<20)
 		if len(entries) == 0 {
 			continue
 		}
 		prev := storage.Point{Index: entries[0].GetIndex() - 1, Term: prevTerm}
 		if prev.Chain, _ = p.log.Chain(prev.Index); s.Offer(prev, copyEntries(entries)) == nil {
-			return true
+			return true, asked
 		}
 	}
-	return false
+	return false, asked
 }
 
 func copyEntries(entries []*raftpb.Entry) []*raftpb.Entry {

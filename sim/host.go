@@ -40,16 +40,22 @@ type host struct {
 	probation bool          // its state was just rebuilt
 	skewed    bool          // it will apply one command wrongly
 	sweep     state.Sweep
-	doomed    bool    // its files will be spoiled
-	damaged   bool    // its files were spoiled, and not read since
-	slow      float64 // its disk takes so many times as long
-	lies      bool    // about what it relays
+	doomed    bool              // its files will be spoiled
+	damaged   bool              // its files were spoiled, and not read since
+	oneEntry  bool              // its next life sends one entry in a message
+	slow      float64           // its disk takes so many times as long
+	lies      bool              // about what it relays
+	cut       storage.CrashMode // what its disk keeps when it ends amid an operation
+
+	unproven    bool // it looks for what a leader counts of it without its word for it
+	ownWordOnly bool // nobody has that
 
 	since   time.Duration // up or down
 	life    uint64        // counts starts: events of an earlier life do nothing
 	up      bool
 	paused  bool
-	missed  []func() // what arrived during the pause
+	missed  []missed
+	readers []func() // that wait for an index to be applied
 	rep     *consensus.Replica
 	machine *state.Machine
 	hub     *watch.Hub
@@ -72,18 +78,24 @@ func (h *host) wall() time.Time {
 
 // at makes f happen on this host, unless it crashes before. During a pause it waits for the thaw.
 func (h *host) at(d time.Duration, f func()) {
-	life := h.life
-	var run func()
-	run = func() {
-		switch {
-		case h.life != life || !h.up:
-		case h.paused:
-			h.missed = append(h.missed, run)
-		default:
-			f()
-		}
+	h.c.schedule(d, event{do: f, host: h, life: h.life})
+}
+
+// happen is for an event that was made in that life.
+func (h *host) happen(life uint64, f func()) {
+	switch {
+	case h.life != life || !h.up:
+	case h.paused:
+		h.missed = append(h.missed, missed{life, f})
+	default:
+		f()
 	}
-	h.c.after(d, run)
+}
+
+// missed is an event that came during a pause.
+type missed struct {
+	life uint64
+	do   func()
 }
 
 // found writes the first snapshot, which names the voters, on an empty disk.
@@ -118,7 +130,7 @@ func (h *host) snapshotOptions() storage.SnapshotOptions {
 // start boots the replica from its disk. An error is what a process would refuse to start with.
 func (h *host) start() error {
 	h.life++
-	h.up, h.paused, h.missed, h.commit = false, false, nil, 0
+	h.up, h.paused, h.missed, h.readers, h.commit = false, false, nil, nil, 0
 	h.logBusy, h.applyBusy, h.saveBusy, h.fetchBusy, h.anchorBusy = false, false, false, false, false
 	snaps, err := storage.OpenSnapshots(h.snapshotOptions())
 	if err != nil {
@@ -146,14 +158,18 @@ func (h *host) start() error {
 	if h.waits, err = newWaits(h.hub); err != nil {
 		return err
 	}
+	messageBytes := h.c.messageBytes
+	if h.oneEntry {
+		messageBytes, h.oneEntry = 1, false
+	}
 	o := consensus.Options{
 		ID: h.id, Clock: clk, Log: log, Recovered: recovered, Snapshots: snapshots{snaps}, Machine: &applier{h},
 		MachineStamp: func() clock.Stamp { return h.machine.View().Stamp() },
-		Digest:       h.digest, CheckpointEvery: 500 * time.Millisecond, Probation: h.probation,
+		OwnWordOnly:  h.ownWordOnly, Digest: h.digest, CheckpointEvery: 500 * time.Millisecond, Probation: h.probation,
 		Rare:     h.c.rarely,
 		ClaimKey: []byte("claim key of " + h.name), ClusterID: clusterID,
 		Peers: h.peerOptions(), Fetch: h.fetch, Tick: tick,
-		SnapshotEntries: h.c.snapshotEntries, TrailingEntries: 30, MaxMessageBytes: h.c.messageBytes,
+		SnapshotEntries: h.c.snapshotEntries, TrailingEntries: 30, MaxMessageBytes: messageBytes,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 	}
 	if h.rep, err = consensus.NewReplica(o); err != nil {
@@ -174,7 +190,11 @@ func (h *host) tickSoon() {
 
 // do performs a step of the replica, then looks after what it left to do.
 func (h *host) do(step func() error) {
-	if err := step(); err != nil {
+	err := step()
+	if err == nil && h.disk.Crashed() {
+		err = storage.ErrCrashed // something took it for a thing that may fail: the process ends in that moment all the same
+	}
+	if err != nil {
 		h.died(err)
 		return
 	}
@@ -183,7 +203,7 @@ func (h *host) do(step func() error) {
 		h.c.trace("%s: %s", h.name, need.Reason)
 		target := storage.Point{Index: need.Index, Chain: need.Chain}
 		h.crash(storage.KeepUnsynced)
-		h.damaged = true
+		h.damaged, h.unproven = true, need.Unproven
 		h.c.heal(h, nil, &target, 0)
 		return
 	}
@@ -202,7 +222,11 @@ func (h *host) died(err error) {
 		h.c.fail("%s: %v\n%s", h.name, err, panicked.Stack)
 	}
 	h.c.trace("%s died: %v", h.name, err)
-	h.crash(storage.KeepUnsynced)
+	mode := storage.KeepUnsynced
+	if h.disk.Crashed() {
+		mode = h.cut
+	}
+	h.crash(mode)
 	h.c.after(500*time.Millisecond, func() { h.c.boot(h) })
 }
 
@@ -211,7 +235,8 @@ func (h *host) crash(mode storage.CrashMode) {
 	if !h.up {
 		return
 	}
-	h.up, h.rep, h.since = false, nil, h.c.now
+	h.c.note(crashNames[mode])
+	h.up, h.rep, h.since, h.ownWordOnly = false, nil, h.c.now, false
 	h.life++
 	h.disk = h.disk.Crash(mode, h.c.rnd.Uint64())
 	h.c.clients.crashed(h)
@@ -222,25 +247,30 @@ func (h *host) pump() {
 	for _, f := range h.rep.TakeFrames() {
 		h.c.send(h, f)
 	}
-	h.work(&h.logBusy, h.rep.LogWaits, h.syncTime(), h.rep.LogWork)
-	h.work(&h.applyBusy, h.rep.ApplyWaits, 100*time.Microsecond, h.rep.ApplyWork)
-	h.work(&h.saveBusy, h.rep.SaveWaits, 4*h.syncTime(), h.rep.SaveWork)
-	h.work(&h.fetchBusy, h.rep.InstallWaits, 5*time.Millisecond, func() error { return h.rep.InstallWork(context.Background()) })
+	if !h.logBusy && h.rep.LogWaits() {
+		h.work(&h.logBusy, h.syncTime(), h.rep.LogWork)
+	}
+	if !h.applyBusy && h.rep.ApplyWaits() {
+		h.work(&h.applyBusy, 100*time.Microsecond, h.apply)
+	}
+	if !h.saveBusy && h.rep.SaveWaits() {
+		h.work(&h.saveBusy, 4*h.syncTime(), h.rep.SaveWork)
+	}
+	if !h.fetchBusy && h.rep.InstallWaits() {
+		h.work(&h.fetchBusy, 5*time.Millisecond, func() error { return h.rep.InstallWork(context.Background()) })
+	}
 	if !h.anchorBusy {
 		h.anchorBusy = true
 		h.at(15*time.Millisecond, func() {
 			h.anchorBusy = false
-			if err := h.log.Background(context.Background()); err != nil && !errors.Is(err, storage.ErrNoSpace) {
-				h.died(err)
+			if err := h.log.Background(context.Background()); err != nil && !errors.Is(err, storage.ErrNoSpace) || h.disk.Crashed() {
+				h.died(errors.Join(err, errors.New("in the background")))
 			}
 		})
 	}
 }
 
-func (h *host) work(busy *bool, waits func() bool, d time.Duration, step func() error) {
-	if *busy || !waits() {
-		return
-	}
+func (h *host) work(busy *bool, d time.Duration, step func() error) {
 	*busy = true
 	h.at(d, func() {
 		*busy = false
@@ -248,9 +278,20 @@ func (h *host) work(busy *bool, waits func() bool, d time.Duration, step func() 
 	})
 }
 
+// apply lets those look again who wait for an index.
+func (h *host) apply() error {
+	err := h.rep.ApplyWork()
+	list := h.readers
+	h.readers = nil
+	for _, f := range list {
+		f()
+	}
+	return err
+}
+
 // syncTime is how long the disk takes for a write and a sync.
 func (h *host) syncTime() time.Duration {
-	return time.Duration(h.slow * float64(time.Millisecond+h.c.upTo(5*time.Millisecond)))
+	return time.Duration(h.slow * float64(2*time.Millisecond+h.c.upTo(10*time.Millisecond)))
 }
 
 // fetch is Options.Fetch.

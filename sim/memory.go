@@ -105,7 +105,11 @@ func (h *host) outlived(equal bool, touched state.Touched) {
 // digest is what the host's replica tells at a checkpoint.
 func (h *host) digest() ([32]byte, error) {
 	v := h.machine.View()
-	if _, err := h.sweep.Next(v, 2500); err != nil {
+	rows := 250
+	if h.c.memory {
+		rows = 2500
+	}
+	if _, err := h.sweep.Next(v, rows); err != nil {
 		h.caught = h.tainted
 		return [32]byte{}, err
 	}

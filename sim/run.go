@@ -16,8 +16,8 @@ type Options struct {
 	Seed   uint64
 	Nodes  int           // 3 or 5; 3
 	Spares int           // hosts beyond Nodes; 0 or 1, by the seed
-	For    time.Duration // of virtual time with faults; 6 s
-	Think  time.Duration // a client's pause between operations, in the mean; 30 ms
+	For    time.Duration // of virtual time with faults; 5 s
+	Think  time.Duration // a client's pause between operations, in the mean; 25 ms
 	Memory bool          // faults of memory and processor as well: what they spoil may spread by a snapshot before it is found
 	Calm   bool          // no faults
 
@@ -48,10 +48,10 @@ func Run(o Options) Result {
 	}
 	o.Spares = int(o.Seed/2) % 2
 	if o.For == 0 {
-		o.For = 6 * time.Second
+		o.For = 5 * time.Second
 	}
 	if o.Think == 0 {
-		o.Think = 30 * time.Millisecond
+		o.Think = 25 * time.Millisecond
 	}
 	var key [32]byte
 	for i := range 8 {

@@ -3,6 +3,7 @@ package sim
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -25,12 +26,13 @@ var (
 	flagSeeds  = flag.Int("seeds", 40, "how many seeds TestSeeds runs")
 	flagSeed   = flag.Uint64("seed", 1, "the first seed")
 	flagNodes  = flag.Int("nodes", 0, "3 or 5 members; 0: both by turns")
+	flagMemory = flag.Bool("memory", false, "faults of memory as well, as in TestMemoryFaults")
 	flagTrace  = flag.String("record", "", "file for what happens")
 	flagStride = flag.Uint64("stride", 1, "distance between seeds: TestSeeds runs several processes beside each other")
 )
 
 // everythingFrom is the number of seeds in which every kind of fault must have happened.
-const everythingFrom = 1000
+const everythingFrom = 100
 
 // parallelFrom is the number of seeds from which several processes share the work.
 const parallelFrom = 100
@@ -39,12 +41,14 @@ const parallelFrom = 100
 type tally struct {
 	Seeds      int
 	Operations int
+	CPU        time.Duration // that the processes used
 	Fired      map[string]int
 }
 
 func (t *tally) add(o tally) {
 	t.Seeds += o.Seeds
 	t.Operations += o.Operations
+	t.CPU += o.CPU
 	for what, n := range o.Fired {
 		t.Fired[what] += n
 	}
@@ -58,13 +62,43 @@ func nodesOf(seed uint64) int {
 	return 3 + 2*int(seed%2)
 }
 
-// replay is the one command that runs a seed again.
+// replay is the one command that runs a seed again, with the commit that it says something about.
 func replay(o Options) string {
-	planted := ""
-	if m := plantFlag(); m != "" {
-		planted = " -tags mutants -mutant " + m
+	more := ""
+	if o.Memory {
+		more += " -memory"
 	}
-	return fmt.Sprintf("go test ./sim -run '^TestSeeds$' -seeds 1 -seed %d -nodes %d%s", o.Seed, o.Nodes, planted)
+	if m := plantFlag(); m != "" {
+		more += " -tags mutants -mutant " + m
+	}
+	return fmt.Sprintf("%s %s: go test ./sim -run '^TestSeeds$' -seeds 1 -seed %d -nodes %d%s", replayMark, commit(), o.Seed, o.Nodes, more)
+}
+
+const replayMark = "replay at commit"
+
+// commit is what is checked out, "unknown" without git.
+func commit() string {
+	head, err := exec.CommandContext(context.Background(), "git", "rev-parse", "--short", "HEAD").Output()
+	if err != nil {
+		return "unknown"
+	}
+	name := strings.TrimSpace(string(head))
+	if changed, err := exec.CommandContext(context.Background(), "git", "status", "--porcelain", "--untracked-files=no").Output(); err != nil || len(changed) > 0 {
+		name += " (changed since)"
+	}
+	return name
+}
+
+// lastWord is how to replay the seed that failed last, "" if none did.
+var lastWord string
+
+// TestMain prints it at the very end.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if lastWord != "" {
+		fmt.Println(lastWord)
+	}
+	os.Exit(code)
 }
 
 // TestSeeds runs -seeds seeds from -seed on.
@@ -79,35 +113,42 @@ func TestSeeds(t *testing.T) {
 	if t.Failed() {
 		return
 	}
+	if *flagStride > 1 {
+		return // whoever shares the work says it
+	}
 	took := time.Since(started)
-	t.Logf("%d seeds, %d operations checked, %.0f a second, in %v", all.Seeds, all.Operations, float64(all.Operations)/took.Seconds(), took.Round(time.Second))
-	if *flagStride == 1 && all.Seeds >= everythingFrom {
-		for _, name := range everything() {
-			if all.Fired[name] == 0 {
-				t.Errorf("%q has not happened once", name)
-			}
-		}
+	if all.Seeds >= everythingFrom {
 		for _, name := range slices.Sorted(maps.Keys(all.Fired)) {
 			t.Logf("%8d  %s", all.Fired[name], name)
 		}
+		for _, name := range everything(all.Seeds) {
+			if all.Fired[name] == 0 {
+				t.Errorf("%q has not happened once in %d seeds", name, all.Seeds)
+			}
+		}
 	}
+	t.Logf("%d seeds, %d operations checked, %.0f a second, in %v; %.0f a CPU second, %.2f CPU seconds a seed", all.Seeds, all.Operations,
+		float64(all.Operations)/took.Seconds(), took.Round(time.Second), float64(all.Operations)/all.CPU.Seconds(), all.CPU.Seconds()/float64(all.Seeds))
 }
 
 // everything lists what must happen at least once in a run of many seeds.
-func everything() []string {
+func everything(seeds int) []string {
 	names := []string{
 		"damage: tail zeroed", "damage: last frame spoiled", "damage seen", "log repaired", "end of the log in doubt", "repair needed", "frame cut off", "frame dropped", "frame duplicated", "frame reordered", "plan: change",
-		"outcome unknown", "rejoin under a new id", "snapshot restored",
-		"led by way of a hub", "lie: acknowledgement forged", "lie: envelope changed", "lie: envelope brought twice", "lie: envelope lost",
+		"outcome unknown", "ended amid an operation", "I/O error: write", "I/O error: sync", "I/O error: read", "rejoin under a new id", "snapshot restored",
 	}
-	for _, f := range slices.Concat(faults, attacks) {
+	if seeds >= 10*everythingFrom { // what many seeds have seldom
+		names = append(names, "led by way of a hub", "lie: acknowledgement forged", "lie: envelope changed", "lie: envelope brought twice", "lie: envelope lost")
+	}
+	for _, f := range slices.Concat(faults, attacks, damages) {
 		names = append(names, f.name)
 	}
+	for _, kind := range damageKinds {
+		names = append(names, kind.name)
+	}
+	names = append(names, crashNames...)
 	for _, point := range slices.Concat(consensus.RarePoints(), storage.RarePoints()) {
 		names = append(names, "rare: "+point)
-	}
-	for _, kind := range []string{"anchor", "segment", "manifest", "chunk"} {
-		names = append(names, "damage: flip of "+kind, "damage: lost file of "+kind)
 	}
 	return names
 }
@@ -115,17 +156,19 @@ func everything() []string {
 func alone(t *testing.T) tally {
 	defer debug.SetGCPercent(debug.SetGCPercent(800))
 	all := tally{Fired: map[string]int{}}
+	began := cpuTime()
 	for i := range uint64(*flagSeeds) { //nolint:gosec // not negative
 		seed := *flagSeed + i**flagStride
-		r := runOne(t, Options{Seed: seed, Nodes: nodesOf(seed)})
+		r := runOne(t, Options{Seed: seed, Nodes: nodesOf(seed), Memory: *flagMemory})
 		if r.Operations < 2000 && r.Err == nil {
 			t.Errorf("seed %d: only %d operations", seed, r.Operations)
 		}
-		all.add(tally{1, r.Operations, r.Fired})
+		all.add(tally{Seeds: 1, Operations: r.Operations, Fired: r.Fired})
 		if t.Failed() {
 			return all
 		}
 	}
+	all.CPU = cpuTime() - began
 	if *flagStride > 1 {
 		line, err := json.Marshal(all)
 		if err != nil {
@@ -155,7 +198,9 @@ func runOne(t *testing.T, o Options) Result {
 	}
 	r := Run(o)
 	if r.Err != nil {
-		t.Errorf("seed %d of %d nodes: %v\nreplay: %s", r.Seed, r.Nodes, r.Err, replay(o))
+		lastWord = replay(o)
+		t.Errorf("seed %d of %d nodes: %v\nWhen it is mended, keep the seed for ever: add %q and what was wrong to sim/testdata/seeds.\n%s",
+			r.Seed, r.Nodes, r.Err, fmt.Sprintf("%d %d", r.Nodes, r.Seed), lastWord)
 	}
 	return r
 }
@@ -175,6 +220,9 @@ func shared(t *testing.T) tally {
 		if m := plantFlag(); m != "" {
 			args = append(args, "-mutant", m)
 		}
+		if *flagMemory {
+			args = append(args, "-memory")
+		}
 		go func() {
 			out, err := exec.CommandContext(t.Context(), os.Args[0], args...).CombinedOutput() //nolint:gosec // this program
 			parts <- part{out, err}
@@ -185,6 +233,11 @@ func shared(t *testing.T) tally {
 		p := <-parts
 		if p.err != nil {
 			t.Errorf("%v:\n%s", p.err, p.out)
+			for line := range bytes.Lines(p.out) {
+				if bytes.HasPrefix(line, []byte(replayMark)) {
+					lastWord = strings.TrimSpace(string(line))
+				}
+			}
 			continue
 		}
 		for line := range bytes.Lines(p.out) {

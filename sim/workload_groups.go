@@ -48,7 +48,7 @@ func (w *groupLoad) next(int) *call {
 	g := w.live[i]
 	g.uses++
 	op, a := groupOp{}, &call{}
-	if w.cl.c.chance(3) {
+	if w.cl.c.chance(4) {
 		op, a.command = w.transaction(g)
 	}
 	a.end = func(o outcome) { w.ended(g, a, op, o) }

@@ -68,13 +68,13 @@ func (w *keyLoad) next(client int) *call {
 	k.uses++
 	op := kvOp{kind: opGet}
 	a := &call{}
-	switch n := w.cl.c.rnd.IntN(12); {
-	case n < 8:
-	case n < 10:
+	switch n := w.cl.c.rnd.IntN(16); {
+	case n < 12:
+	case n < 14:
 		w.values++
 		op.kind, op.value = opPut, w.values
 		a.command = state.Put{Key: k.key, Value: encodeValue(op.value)}
-	case n < 11:
+	case n < 15:
 		w.values++
 		op.kind, op.value, op.expect = opCAS, w.values, k.known
 		a.command = state.Put{Key: k.key, Value: encodeValue(op.value), Compare: new(op.expect)}

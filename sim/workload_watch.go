@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/parley-mesh/parley/state"
@@ -185,10 +186,15 @@ func (w *watchers) settle(revision uint64) {
 
 // waits are subscriptions at a host's hub, as those of blocking reads. None may sleep through a change of what it waits for.
 type waits struct {
-	hub  *watch.Hub
-	subs []*watch.Subscription
-	at   []uint64
+	hub   *watch.Hub
+	subs  []*watch.Subscription
+	at    []uint64
+	turns int
 }
+
+// askEvery is in how many turns the View itself is asked what has changed, which walks over prefixes. In all others what
+// the entry touched has to do.
+const askEvery = 16
 
 var waitedFor = []watch.Selector{
 	{Key: "k/", Prefix: true}, {Key: counterName(0)}, {Key: "g/", Prefix: true}, {Table: state.TableSession, Prefix: true}, {All: true},
@@ -210,6 +216,7 @@ func newWaits(hub *watch.Hub) (*waits, error) {
 func (w *waits) published(v *state.View, touched state.Touched) error {
 	w.hub.Publish(v, touched)
 	w.hub.Turn()
+	w.turns++
 	for i, selector := range waitedFor {
 		woken := false
 		select {
@@ -217,10 +224,28 @@ func (w *waits) published(v *state.View, touched state.Touched) error {
 			woken = true
 		default:
 		}
-		if changed := selector.Changed(v); !woken && changed != w.at[i] {
+		changed := max(w.at[i], lastChange(selector, touched))
+		if touched.All || w.turns%askEvery == 0 {
+			changed = selector.Changed(v)
+		}
+		if !woken && changed != w.at[i] {
 			return fmt.Errorf("who waits for %+v slept through revision %d", selector, changed)
 		}
-		w.at[i] = selector.Changed(v)
+		w.at[i] = changed
 	}
 	return nil
+}
+
+// lastChange is the revision of the last change that a selector waits for, 0 without one.
+func lastChange(s watch.Selector, touched state.Touched) (revision uint64) {
+	table := s.Table
+	if table == 0 {
+		table = state.TableKV
+	}
+	for _, c := range touched.Changes {
+		if s.All || c.Table == table && (c.Key == s.Key || s.Prefix && strings.HasPrefix(c.Key, s.Key)) {
+			revision = max(revision, c.Revision)
+		}
+	}
+	return revision
 }

@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 )
 
-var crashModes = []CrashMode{LoseUnsynced, KeepUnsynced, LosePart}
+var crashModes = []CrashMode{LoseUnsynced, KeepUnsynced, LosePart, GarblePart}
 
 // eachOp runs check for every operation of the trace, half of them on each core.
 func eachOp(t *testing.T, check func(t *testing.T, n int, op Op)) {
@@ -231,4 +232,40 @@ func TestBitFlipAtRest(t *testing.T) {
 		t.Errorf("%d refused, %d without effect; want some of both", refused, fine)
 	}
 	t.Logf("%d refused, %d without effect", refused, fine)
+}
+
+// TestFailSoon: of the operations of a kind the one that was asked for fails, once; a crash ends the wait.
+func TestFailSoon(t *testing.T) {
+	m, happened := NewMem(), 0
+	f, err := m.Create("/f", filePerm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func() error { _, err := f.WriteAt([]byte("x"), 0); return err }
+	m.FailSoon("write", 1, FaultIO, func() { happened++ })
+	if err := errors.Join(f.Sync(), write(), f.Sync()); err != nil || happened != 0 {
+		t.Fatalf("too early: %v, %d", err, happened)
+	}
+	if err := write(); !errors.Is(err, syscall.EIO) || happened != 1 {
+		t.Errorf("the second write: %v, %d", err, happened)
+	}
+	if err := write(); err != nil {
+		t.Errorf("the third: %v", err)
+	}
+	m.FailSoon("read", 0, FaultIO, func() { happened++ })
+	if err := write(); err != nil {
+		t.Errorf("a write while a read shall fail: %v", err)
+	}
+	if _, err := f.ReadAt(make([]byte, 1), 0); !errors.Is(err, syscall.EIO) || happened != 2 {
+		t.Errorf("the read: %v, %d", err, happened)
+	}
+	m.FailSoon("", 0, FaultCrash, func() { happened++ })
+	if err := f.Sync(); !errors.Is(err, ErrCrashed) || !m.Crashed() || happened != 3 {
+		t.Errorf("the power cut: %v, %v, %d", err, m.Crashed(), happened)
+	}
+	next := m.Crash(GarblePart, 1)
+	next.FailSoon("write", 5, FaultIO, func() { happened++ })
+	if again := next.Crash(KeepUnsynced, 0); again.Crashed() || again.Size("/f") != 1 {
+		t.Errorf("after the crash: %v, %d bytes", again.Crashed(), again.Size("/f"))
+	}
 }

@@ -25,6 +25,7 @@ type Mem struct {
 		waiting []nameChange        // in order, for their directory's SyncDir
 		dirs    map[string]bool
 		faults  map[int]Fault
+		soon    soonFault
 		ops     []Op
 		lies    func(path string) bool
 		used    int64

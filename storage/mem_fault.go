@@ -36,6 +36,7 @@ const (
 	LoseUnsynced CrashMode = iota // all of it is gone
 	KeepUnsynced                  // all of it is there: also what a killed process leaves behind
 	LosePart                      // each sector and each name by the toss of a coin
+	GarblePart                    // as LosePart, and what is there of a sector may be anything
 )
 
 // How begin tells the operation that it has to misbehave in its own way.
@@ -80,6 +81,43 @@ func (m *Mem) Used() int64 {
 	return m.mu.used
 }
 
+// soonFault waits for operations of a kind.
+type soonFault struct {
+	kind     string // "" for all that change something
+	left     int
+	fault    Fault
+	happened func()
+}
+
+// take counts an operation, and returns the fault that it suffers, 0 for none.
+func (s *soonFault) take(kind string) Fault {
+	if s.fault == 0 || s.kind != kind && (s.kind != "" || kind == "read") {
+		return 0
+	}
+	if s.left--; s.left >= 0 {
+		return 0
+	}
+	fault := s.fault
+	s.fault = 0
+	s.happened()
+	return fault
+}
+
+// FailSoon lets n more operations of a kind pass, then makes one suffer fault: kind is as in Op, or "read", or "" for any
+// that changes something. happened is called then, and must not use m. It replaces an earlier call, and ends with a crash.
+func (m *Mem) FailSoon(kind string, n int, fault Fault, happened func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mu.soon = soonFault{kind, n, fault, happened}
+}
+
+// Crashed reports whether the power was cut.
+func (m *Mem) Crashed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mu.crashed
+}
+
 // FailReads makes reads of path fail with EIO.
 func (m *Mem) FailReads(path string) {
 	m.mu.Lock()
@@ -120,7 +158,17 @@ func (m *Mem) Crash(mode CrashMode, seed uint64) *Mem {
 	m.mu.crashed = true
 	random := rand.New(rand.NewPCG(seed, uint64(mode)))
 	keep := func() bool {
-		return mode == KeepUnsynced || mode == LosePart && random.IntN(2) == 0
+		return mode == KeepUnsynced || mode >= LosePart && random.IntN(2) == 0
+	}
+	garble := func(w memWrite) memWrite {
+		if mode != GarblePart || w.offset < 0 || random.IntN(3) > 0 {
+			return w
+		}
+		garbage := memWrite{w.offset, make([]byte, len(w.data))}
+		for i := range garbage.data {
+			garbage.data[i] = byte(random.Uint32())
+		}
+		return garbage
 	}
 	durable := maps.Clone(m.mu.durable)
 	for _, change := range m.mu.waiting {
@@ -131,7 +179,7 @@ func (m *Mem) Crash(mode CrashMode, seed uint64) *Mem {
 	next := NewMem()
 	next.mu.dirs = maps.Clone(m.mu.dirs)
 	for _, path := range slices.Sorted(maps.Keys(durable)) {
-		content := durable[path].afterCrash(keep)
+		content := durable[path].afterCrash(keep, garble)
 		node := &memNode{data: content, durable: slices.Clone(content)}
 		next.mu.names[path], next.mu.durable[path] = node, node
 		next.mu.used += int64(len(content))
@@ -139,7 +187,7 @@ func (m *Mem) Crash(mode CrashMode, seed uint64) *Mem {
 	return next
 }
 
-func (n *memNode) afterCrash(keep func() bool) []byte {
+func (n *memNode) afterCrash(keep func() bool, garble func(memWrite) memWrite) []byte {
 	if n.mapped && keep() {
 		return slices.Clone(n.data)
 	}
@@ -147,7 +195,7 @@ func (n *memNode) afterCrash(keep func() bool) []byte {
 	for _, w := range n.dirty {
 		for _, sector := range w.sectors() {
 			if keep() {
-				content = sector.apply(content)
+				content = garble(sector).apply(content)
 			}
 		}
 	}
@@ -164,6 +212,9 @@ func (m *Mem) begin(kind, path string) error {
 	isSync := kind == "sync" || kind == "syncdir"
 	if isSync && m.mu.lies != nil && m.mu.lies(path) {
 		return errLostSync
+	}
+	if f := m.mu.soon.take(kind); f != 0 {
+		fault = f
 	}
 	switch fault {
 	case FaultCrash, FaultTorn:

@@ -81,7 +81,7 @@ func (f *memFile) ReadAt(p []byte, offset int64) (int, error) {
 	if f.fs.mu.crashed {
 		return 0, pathError("read", f.path, ErrCrashed)
 	}
-	if f.fs.mu.bad[f.path] {
+	if f.fs.mu.bad[f.path] || f.fs.mu.soon.take("read") == FaultIO {
 		return 0, pathError("read", f.path, syscall.EIO)
 	}
 	if offset >= int64(len(f.node.data)) {
