@@ -168,6 +168,7 @@ func (c *core) quarantined(q quarantine) {
 		c.setHold(0, 0)
 	}
 	delete(g.inquiries, q.index) // there may be another command in it
+	maps.DeleteFunc(g.reports, func(_ uint64, r heardStop) bool { return r.stop.index == q.index && r.stop.place == q.place })
 	if g.stop != nil && g.stop.index == q.index && g.stop.place == q.place {
 		c.resume()
 	}

@@ -59,8 +59,12 @@ func (c *core) resetInquiries() {
 	g.ledTerm, g.reports, g.inquiries, g.proposed = c.term, make(map[uint64]heardStop), make(map[uint64]*inquiry), make(map[quarantine]bool)
 }
 
+// noteStop takes a report. One about a command that is quarantined was on its way for too long.
 func (c *core) noteStop(id uint64, s applyStop) {
 	g := &c.guard
+	if slices.Contains(g.skips[s.index], int(s.place)) {
+		return
+	}
 	g.reports[id] = heardStop{s, c.ticks}
 	if g.inquiries[s.index] == nil && len(g.inquiries) < maxInquiries {
 		g.inquiries[s.index] = &inquiry{answers: make(map[uint64]byte)}

@@ -169,7 +169,7 @@ func TestTwoPoisonsInOneEntry(t *testing.T) {
 	n.do(func() {})
 	s.tick(60)
 	if left, did := s.leftOut(); left != 6 || did != 0 || n.machine.get("good") != "1" {
-		t.Errorf("%d left out, %d did it, good=%q:\n%s", left, did, n.machine.get("good"), s.describe())
+		t.Errorf("%d left out, %d did it, good=%q: %+v\n%s", left, did, n.machine.get("good"), s.nodes[s.current()].core.status(), s.describe())
 	}
 	s.sameStates(t)
 	s.sound(t)
