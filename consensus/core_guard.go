@@ -101,6 +101,9 @@ func (c *core) beginGuard() {
 	if o.Gate > 0 && (g.gate == 0 || o.Gate < g.gate) {
 		g.gate = o.Gate
 	}
+	if g.gate <= c.applied {
+		g.gate = 0
+	}
 }
 
 // stopped is told by the applier that it has stopped.
