@@ -51,4 +51,4 @@ var (
 func recurse(n int) int { return recurse(n+1) + 1 }
 
 // unguarded is the control of the tests.
-func unguarded() bool { return os.Getenv("PARLEY_POISON_UNGUARDED") != "" }
+func unguarded() bool { return os.Getenv("POISON_UNGUARDED") != "" }

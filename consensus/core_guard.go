@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-mesh/parley/mutant"
 )
@@ -214,13 +215,33 @@ func (c *core) allowed(t *applyTask) (now, later *applyTask) {
 	for n < len(t.entries) && t.entries[n].GetIndex() < from {
 		n++
 	}
+	return t.split(n)
+}
+
+// split cuts a task before its entry n. Raft hears of each part by itself: while it waits for a change of the core to be
+// applied nobody can stand for election.
+func (t *applyTask) split(n int) (head, tail *applyTask) {
 	if n == 0 {
 		return nil, t
 	}
-	rest := *t
-	rest.entries, rest.batches = t.entries[n:], t.batches[n:]
 	last := t.entries[n-1]
-	return &applyTask{entries: t.entries[:n], batches: t.batches[:n], index: last.GetIndex(), term: last.GetTerm()}, &rest
+	head = &applyTask{entries: t.entries[:n], batches: t.batches[:n], index: last.GetIndex(), term: last.GetTerm()}
+	rest := *t
+	rest.entries, rest.batches, rest.restore, rest.responses = t.entries[n:], t.batches[n:], nil, nil
+	if t.skips != nil {
+		head.skips, rest.skips = t.skips[:n], t.skips[n:]
+	}
+	for _, r := range t.responses {
+		if r.GetType() == raftpb.MsgStorageApplyResp && len(r.GetEntries()) > n {
+			first := proto.CloneOf(r)
+			first.Entries = r.GetEntries()[:n]
+			head.responses = append(head.responses, first)
+			r = proto.CloneOf(r)
+			r.Entries = r.GetEntries()[n:]
+		}
+		rest.responses = append(rest.responses, r)
+	}
+	return head, &rest
 }
 
 // give hands a task to the applier, with what it has to leave out.

@@ -57,12 +57,11 @@ func (n *simNode) stops(t *applyTask, i int) bool {
 		if !n.crashes[key] || slices.Contains(t.skip(i), k) {
 			continue
 		}
-		rest := *t
-		rest.entries, rest.batches = t.entries[i:], t.batches[i:]
-		if t.skips != nil {
-			rest.skips = t.skips[i:]
+		head, rest := t.split(i)
+		n.applyQ, n.stopped = append([]*applyTask{rest}, n.applyQ...), true
+		if head != nil {
+			n.do(func() { n.core.appliedTask(head, 0) })
 		}
-		n.applyQ, n.stopped = append([]*applyTask{&rest}, n.applyQ...), true
 		s := applyStop{index: e.GetIndex(), term: e.GetTerm(), place: uint32(k), cause: StopPanic, entry: sha256.Sum256(e.GetData()), before: n.machine.view().Digest}
 		n.do(func() { n.core.stopped(s) })
 		return true

@@ -83,9 +83,9 @@ func (n *Node) applyWaiting(ctx context.Context) error {
 
 // park keeps what cannot be applied now, and says why.
 func (n *Node) park(stop *stopError, t *applyTask, rest []*applyTask) {
-	t.entries, t.batches, t.restore = t.entries[stop.from:], t.batches[stop.from:], nil
-	if t.skips != nil {
-		t.skips = t.skips[stop.from:]
+	if head, tail := t.split(stop.from); head != nil {
+		n.events.put(func(c *core) { c.appliedTask(head, 0) })
+		t = tail
 	}
 	n.applier.parked, n.applier.stopped = append([]*applyTask{t}, rest...), true
 	n.log.Error("applying stopped at a command that crashes this member", zap.Uint64("index", stop.at.index),
