@@ -124,3 +124,18 @@ func (c *coreRunner) lookAtGuard(n *bootedCore) {
 		c.report(api.EventApplyResumed, c.ids.Node, fmt.Sprintf("command %d of entry %d is left out on all members", was.Place, was.Index))
 	}
 }
+
+// applyStopped is the metric parley_core_apply_stopped; there is no figure outside the core.
+func (c *coreRunner) applyStopped() (float64, bool) {
+	n := c.node()
+	if n == nil {
+		return 0, false
+	}
+	if st := n.Status(); st.StoppedAt != nil || st.Withheld > 0 && st.Applied < st.Commit {
+		return 1, true
+	}
+	return 0, true
+}
+
+// applyStops is the metric parley_core_apply_stops.
+func (c *coreRunner) applyStops() (float64, bool) { return float64(c.stops.Load()), c.node() != nil }
