@@ -25,7 +25,7 @@ func (c *coreRunner) guard(st *store, machine *replica, raftID uint64) (*consens
 		return nil, nil
 	}
 	journal, found, err := storage.OpenJournal(storage.JournalOptions{
-		FS: c.dir.fs, Dir: c.dir.path, ClusterID: mustID(c.ids.ClusterID), RaftID: raftID, Boot: bootID(),
+		FS: c.dir.fs, Dir: c.dir.path, ClusterID: mustID(c.ids.ClusterID), RaftID: raftID, Boot: bootID(), Last: lastOf(st),
 	})
 	if errors.Is(err, errors.ErrUnsupported) {
 		c.log.Warn("files cannot be mapped here: a command that crashes this member stops it for good")
@@ -40,9 +40,6 @@ func (c *coreRunner) guard(st *store, machine *replica, raftID uint64) (*consens
 		Hold: journal.Hold, Blame: journal.Blame, End: c.endForCommand,
 		Known: found.Known, Applied: found.Applied, Held: found.Held, HeldTerm: found.HeldBy, Gate: c.gate,
 	}
-	if !found.Known { // this life may end before it has got as far as the one that nobody knows of
-		journal.Applied(lastOf(st.recovered))
-	}
 	if crash := found.Crash; crash != nil {
 		g.Crash = &consensus.GuardCrash{Index: crash.Index, Term: crash.Term, Place: crash.Place, Times: crash.Times, Cause: crash.Cause}
 		c.log.Warn("an earlier process ended while it applied a command", zap.Uint64("index", crash.Index), zap.Int("count", crash.Times))
@@ -50,11 +47,16 @@ func (c *coreRunner) guard(st *store, machine *replica, raftID uint64) (*consens
 	return g, nil
 }
 
-func lastOf(r storage.Recovered) uint64 {
-	if n := len(r.Entries); n > 0 {
-		return r.Entries[n-1].GetIndex()
+// lastOf is the last entry of the log, or of the snapshot behind it.
+func lastOf(st *store) uint64 {
+	last := uint64(0)
+	if meta, _, ok := st.snapshots.Latest(); ok {
+		last = meta.Index
 	}
-	return 0
+	if n := len(st.recovered.Entries); n > 0 {
+		last = max(last, st.recovered.Entries[n-1].GetIndex())
+	}
+	return last
 }
 
 // endForCommand ends the process, which cannot go on.
