@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -135,6 +136,7 @@ func (a *Agent) run(ctx context.Context) error {
 		return err
 	}
 	defer held.Close() //nolint:errcheck // the lock ends with the process at the latest
+	debug.SetMaxStack(maxStackBytes)
 	socks, err := openSockets(a.cfg, a.dir)
 	if err != nil {
 		return err
@@ -148,6 +150,7 @@ func (a *Agent) run(ctx context.Context) error {
 		return errors.Join(err, a.uncountStart())
 	}
 	defer a.pool.Close()
+	poison(a.ids.Node)
 	a.reportStart()
 	ctx, a.leaver.stop = context.WithCancel(ctx)
 	defer a.leaver.stop()
@@ -238,7 +241,7 @@ func (a *Agent) assemble(socks *sockets) error {
 		cfg: a.cfg.Core, dir: a.dir, ids: a.ids, epochs: a.epochs, views: a.views, book: a.book, pool: a.pool, clock: hlc, digests: a.digests,
 		room: newCoreRoom(a.dir, a.log.Named("core")), log: a.log.Named("core"), changed: make(chan struct{}, 1),
 		host: a.host, viaTurns: newChunkTurns(),
-		turns: newChunkTurns(), fatal: a.storageFailed, report: a.tellTimeline,
+		turns: newChunkTurns(), fatal: a.storageFailed, stuck: a.commandFailed, report: a.tellTimeline,
 		entryTurns: newChunkTurns(), goneTurn: make(chan struct{}, 1), healNow: make(chan *damageFound, 1),
 	}
 	if err := a.core.open(); err != nil {

@@ -28,7 +28,7 @@ func (a *Agent) apiOptions() api.Options {
 			},
 			LinkMatrix: func(ctx context.Context) (api.LinkMatrix, error) { return a.matrix.get(ctx, a.linkMatrix) },
 			NodeStatus: a.nodeStatus,
-			Check:      a.check, Scrub: a.apiScrub, AcceptTail: a.acceptTail,
+			Check:      a.check, Scrub: a.apiScrub, AcceptTail: a.acceptTail, ApplyStatus: a.applyStatus, Quarantine: a.quarantine,
 			RenewSession: a.sessions.renew, WriteSnapshot: a.writeSnapshot, Leave: a.leave,
 		},
 		AnonymousRole: policy.Role(a.cfg.HTTP.AnonymousRole),

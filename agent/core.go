@@ -40,6 +40,7 @@ type coreRunner struct {
 	turns   *chunkTurns
 	host    *security.Host                      // nil: nothing is relayed
 	fatal   func(error)                         // ends the process
+	stuck   func(error)                         // ends the process, because of a command
 	report  func(kind, subject, message string) // to the timeline
 
 	viaTurns    *chunkTurns       // who is served chunks of others
@@ -57,9 +58,14 @@ type coreRunner struct {
 	spoil    atomic.Pointer[func([][]byte) [][]byte] // tests; see replica
 	fencing  *fencing                                // why this member answers nothing; see rebuild
 	isFenced atomic.Pointer[fencing]                 // the same, for everyone
+	beyond   uint64                                  // the snapshot has to be at or behind this entry, 0: any
+	gate     uint64                                  // see consensus.Guard.Gate
 	sources  []string                                // whose snapshots it may be rebuilt from, none: anyone's
 	fencings atomic.Uint64                           // fences since the start
 	rebuilds atomic.Uint64                           // of those, after which this member answered again
+	stops    atomic.Uint64                           // commands that this member stopped at since the start
+
+	stoppedAt atomic.Pointer[consensus.ApplyStop] // where it does not apply, nil while it does
 
 	current atomic.Pointer[coreNode]
 	changed chan struct{} // cap 1: the node came, went, or its status changed
@@ -156,8 +162,13 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 	}
 	machine := &replica{machine: state.NewMachine(), views: c.views, digests: c.digests, spoil: &c.spoil}
 	machine.fenced.Store(c.fencing != nil)
+	guard, err := c.guard(st, machine, raftID)
+	if err != nil {
+		return nil, errors.Join(err, st.close())
+	}
 	n, err := consensus.New(consensus.Options{
-		ID: raftID, Clock: c.clock, Log: st.log, Recovered: st.recoveredState(),
+		Guard: guard,
+		ID:    raftID, Clock: c.clock, Log: st.log, Recovered: st.recoveredState(),
 		Snapshots: snapshotStore{st.snapshots}, Machine: machine,
 		Digest: machine.digest, CheckpointEvery: c.cfg.CheckpointEvery, Probation: c.fencing != nil, Fenced: c.fencing.hopeless(),
 		ClaimKey: key, ClusterID: mustID(c.ids.ClusterID), OwnWordOnly: c.ownWordOnly,
@@ -341,6 +352,7 @@ func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Su
 		}
 		suspended = c.tellDoubt(n.node.Status().Suspended, suspended)
 		c.lookAtProbation(n)
+		c.lookAtGuard(n)
 		select {
 		case <-ctx.Done():
 			return false, nil

@@ -12,6 +12,8 @@ type opsSources struct {
 	relay            func(ops.Readings)              // of the core's traffic; nil outside the core
 	pace             func(ops.Readings)              // of the disk and the loop of a core member; nothing outside the core
 	suspended        func() (value float64, ok bool) // 1 while the end of the log is in doubt
+	applyStopped     func() (value float64, ok bool) // 1 while nothing is applied because of a command
+	applyStops       func() (value float64, ok bool)
 	storageHealed    func() (value float64, ok bool) // files of snapshots that were put right
 	writesRefused    func() (value float64, ok bool) // 1 below the floor of free space
 	backupAge        func() (value float64, ok bool)
@@ -32,9 +34,10 @@ type opsSources struct {
 func (a *Agent) opsSources() opsSources {
 	return opsSources{
 		digestMinority: a.digestMinority, scrubErrors: a.scrubber.scrubErrors, udpFallbackRatio: a.udpFallbackRatio, unreachableLinks: a.unreachableLinks,
-		relay:         a.core.relayReadings,
-		pace:          a.yielder.readings,
-		suspended:     a.core.suspended,
+		relay:        a.core.relayReadings,
+		pace:         a.yielder.readings,
+		suspended:    a.core.suspended,
+		applyStopped: a.core.applyStopped, applyStops: a.core.applyStops,
 		storageHealed: a.scrubber.healedFiles, writesRefused: a.space.refusesWrites,
 		backupAge:      func() (float64, bool) { return a.backups.age() },
 		backupLag:      func() (float64, bool) { return a.backups.lag() },
@@ -65,7 +68,8 @@ func (s *opsSources) read(r ops.Readings) {
 	for metric, source := range map[string]func() (float64, bool){
 		ops.DigestMinority: s.digestMinority, ops.StorageScrubErrors: s.scrubErrors,
 		ops.NetUDPFallback: s.udpFallbackRatio, ops.NetUnreachable: s.unreachableLinks,
-		ops.AgentStarts:   s.maxStarts10m,
+		ops.AgentStarts:      s.maxStarts10m,
+		ops.CoreApplyStopped: s.applyStopped, ops.CoreApplyStops: s.applyStops,
 		ops.CoreSuspended: s.suspended, ops.StorageHealed: s.storageHealed, ops.StorageWritesRefused: s.writesRefused,
 		ops.BackupAge: s.backupAge, ops.BackupLag: s.backupLag, ops.BackupVerifiedAge: s.backupVerified,
 	} {

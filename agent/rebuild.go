@@ -80,6 +80,9 @@ func (c *coreRunner) rebuild(n *bootedCore, need *consensus.RebuildNeed) error {
 	}
 	meta, _, ok := n.store.snapshots.Latest()
 	right := ok && f.Tries == 0 && (need.Own || meta.Index <= need.Agreed) || len(c.others()) == 0
+	if c.beyond, c.gate = need.Beyond, need.Gate; need.Beyond > 0 {
+		right = ok && meta.Index >= need.Beyond
+	}
 	if !right {
 		if err := c.dir.dropSnapshots(); err != nil {
 			return err
@@ -163,7 +166,7 @@ func (c *coreRunner) lookAtProbation(n *bootedCore) {
 	if err := c.setFencing(nil); err != nil {
 		c.log.Warn("that this member is not fenced any more could not be written down", zap.Error(err))
 	}
-	c.sources = nil
+	c.sources, c.beyond, c.gate = nil, 0, 0
 	c.rebuilds.Add(1)
 	c.report(api.EventRebuilt, c.ids.Node, "its state was rebuilt and equals that of the others again")
 	n.machine.trust()

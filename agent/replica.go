@@ -11,6 +11,7 @@ import (
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
+	"github.com/parley-mesh/parley/storage"
 )
 
 // viewSwitch decides which of two sources feeds the agent's one published View: the change stream
@@ -86,6 +87,7 @@ type replica struct {
 	views   *viewSwitch
 	digests *digestRing
 	sweep   state.Sweep
+	journal *storage.Journal    // nil: none is kept
 	wrong   func(reason string) // tells the node that the state is; from any goroutine
 
 	spoil *atomic.Pointer[func([][]byte) [][]byte] // tests: this replica computes something else
@@ -167,6 +169,9 @@ func (r *replica) Restore(src io.Reader, index, term uint64) error {
 	v := r.machine.View()
 	if v.Index() != index || v.Term() != term {
 		return fmt.Errorf("snapshot holds index %d of term %d, its manifest says index %d of term %d", v.Index(), v.Term(), index, term)
+	}
+	if r.journal != nil {
+		r.journal.Applied(index)
 	}
 	r.show(v, state.Touched{All: true})
 	return nil

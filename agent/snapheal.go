@@ -172,7 +172,7 @@ func (c *coreRunner) refetchOnce(ctx context.Context) error {
 		if !c.from(m.Node) {
 			continue
 		}
-		if err = c.takeFrom(ctx, m.Node, snapshots, log, recovered.FirstIndex-1); err == nil || isFatal(err) {
+		if err = c.takeFrom(ctx, m.Node, snapshots, log, max(recovered.FirstIndex-1, c.beyond)); err == nil || isFatal(err) {
 			return err
 		}
 		err = fmt.Errorf("from %s: %w", m.Node, err)

@@ -17,6 +17,7 @@ type store struct {
 	log       *storage.Log
 	recovered storage.Recovered
 	snapshots *storage.Snapshots
+	journal   *storage.Journal // of what is being applied; nil: none
 }
 
 // openStore opens log and snapshots. New segments of the log have so many MiB.
@@ -33,7 +34,13 @@ func openStore(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, lo
 	return &store{log: l, recovered: recovered, snapshots: snapshots}, nil
 }
 
-func (s *store) close() error { return s.log.Close() }
+func (s *store) close() error {
+	err := s.log.Close()
+	if s.journal != nil {
+		err = errors.Join(err, s.journal.Close())
+	}
+	return err
+}
 
 // recoveredState is what consensus starts from: the newest snapshot and the entries behind it.
 func (s *store) recoveredState() consensus.Recovered {

@@ -253,6 +253,17 @@ func TestClientExamines(t *testing.T) {
 	if left, err := c.Leave(ctx); err != nil || left != gone {
 		t.Errorf("leave: %+v, %v", left, err)
 	}
+	applied, err := c.ApplyStatus(ctx)
+	want := client.ApplyReport{Members: []client.MemberApply{{Name: "a1", Commit: 9, Applied: 9}}, Unreachable: []string{}, Cases: []client.ApplyCase{}, Quarantined: []client.LeftOut{}}
+	if err != nil || !reflect.DeepEqual(applied, want) {
+		t.Errorf("apply status: %+v, %v", applied, err)
+	}
+	if err := c.Quarantine(ctx, 7, 0); err != nil {
+		t.Errorf("quarantine: %v", err)
+	}
+	if err := c.Quarantine(ctx, 0, 0); !hasCode(err, CodeInvalid) {
+		t.Errorf("quarantine of nothing: %v", err)
+	}
 }
 
 func hasCode(err error, code string) bool {

@@ -35,6 +35,7 @@ const (
 	CodeUnsupported     = "unsupported"      // known, and not offered by this version
 	CodeInternal        = "internal"         // a bug, or damage
 
+	CodeQuarantined      = "quarantined"       // core members crashed on the command: it was not done
 	CodeRequestReused    = "request_reused"    // the request id belongs to another command
 	CodeRequestForgotten = "request_forgotten" // the request may have been done, and its answer is not known any more
 )
@@ -87,6 +88,7 @@ var table = map[string]class{
 	CodeUnsupported:     {http.StatusNotImplemented, exitFailed, false, "docs/compatibility.md lists what this version offers"},
 	CodeInternal:        {http.StatusInternalServerError, exitFailed, false, "look up the request id in the agent's log and report it with the lines around it"},
 
+	CodeQuarantined:      {http.StatusUnprocessableEntity, exitFailed, false, "do not send it again; parley apply status lists what was left out, and the logs of the core say where it crashed: report that"},
 	CodeRequestReused:    {http.StatusUnprocessableEntity, exitFailed, false, "make a new request id for each request; only a retry has the same"},
 	CodeRequestForgotten: {http.StatusGone, exitUnknown, false, "read the key, then decide; answers are kept for 15 minutes, and the last 65,536 of them"},
 }

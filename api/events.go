@@ -49,8 +49,10 @@ const (
 	EventRelayed  = "link-relayed"  // this member reaches another only by way of a third; subject: the other
 	EventStraight = "link-straight" // and straight again
 
-	EventFenced  = "state-fenced"  // a core member's state is wrong: it answers nothing until it is rebuilt; subject: the agent
-	EventRebuilt = "state-rebuilt" // and equals that of the others again
+	EventFenced       = "state-fenced"  // a core member's state is wrong: it answers nothing until it is rebuilt; subject: the agent
+	EventRebuilt      = "state-rebuilt" // and equals that of the others again
+	EventApplyStopped = "apply-stopped" // a core member crashes on a command and applies nothing; subject: the agent
+	EventApplyResumed = "apply-resumed" // the command is left out on all members, and it goes on
 
 	EventEpoch  = "epoch-passed"     // this core member learned of a recovery without it: its log is kept aside, it comes back under a new id
 	EventRaftID = "raft-id-given-up" // with a log that could not be repaired; the agent comes back under a new id
@@ -62,7 +64,7 @@ var eventKinds = []string{
 	EventStarted, EventStopping, EventJoined, EventRenewal, EventRenewed, EventAlert, EventResolved,
 	EventMemberDead, EventMemberLeft, EventMemberBack, EventLeader, EventCore, EventDropped, state.EventNote,
 	state.EventRecovered, EventDamage, EventHealed, EventSpaceLow, EventSpaceBack, EventBackupFailed, EventBackupWorks,
-	EventYielded, EventRaftID, EventEpoch, EventDoubt, EventFenced, EventRebuilt, EventRelayed, EventStraight,
+	EventYielded, EventRaftID, EventEpoch, EventDoubt, EventFenced, EventRebuilt, EventApplyStopped, EventApplyResumed, EventRelayed, EventStraight,
 }
 
 // Event is one row of GET /parley/v1/events, in the order of the log. Time is the cluster's, ReportedAt what the

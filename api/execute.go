@@ -191,7 +191,7 @@ var resultCodes = map[state.Code]string{
 	state.CodeNotFound: CodeNotFound, state.CodeConflict: CodeConflict, state.CodeInvalid: CodeInvalid,
 	state.CodeExists: CodeExists, state.CodeExpired: CodeExpired, state.CodeUsed: CodeUsed,
 	state.CodeRevoked: CodeRevoked, state.CodeDenied: CodeDenied, state.CodeLimit: CodeLimit,
-	state.CodeReused: CodeRequestReused, state.CodeForgotten: CodeRequestForgotten,
+	state.CodeQuarantined: CodeQuarantined, state.CodeReused: CodeRequestReused, state.CodeForgotten: CodeRequestForgotten,
 }
 
 // resultError is nil for a command that the state accepted.

@@ -131,6 +131,10 @@ func (a *fakeAgent) options() Options {
 				}
 				return ScrubReport{Segments: 1, Entries: 2, Bytes: rate}, nil
 			},
+			ApplyStatus: func(context.Context) (ApplyReport, error) {
+				return ApplyReport{Members: []MemberApply{{Name: "a1", Commit: 9, Applied: 9}}}, nil
+			},
+			Quarantine:    func(context.Context, uint64, int) error { return nil },
 			AcceptTail:    func(context.Context) (bool, error) { return false, nil },
 			Leave:         fakeLeave,
 			RenewSession:  a.renewSession,

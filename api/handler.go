@@ -83,7 +83,7 @@ func (s *Service) Mount(routes ...Route) { s.extra = append(s.extra, routes...) 
 
 // Routes returns all endpoints, the mounted ones included.
 func (s *Service) Routes() []Route {
-	return slices.Concat(s.nativeRoutes(), s.sessionRoutes(), s.opsRoutes(), eventRoutes(), clusterRoutes(), checkRoutes(),
+	return slices.Concat(s.nativeRoutes(), s.sessionRoutes(), s.opsRoutes(), eventRoutes(), clusterRoutes(), checkRoutes(), applyRoutes(),
 		runbookRoutes(), snapshotRoutes(), s.extra)
 }
 

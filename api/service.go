@@ -91,6 +91,9 @@ type Local struct {
 	AcceptTail func(ctx context.Context) (accepted bool, err error)
 	// Leave takes this agent out of the cluster, or with dryRun says what would become of the core.
 	Leave func(ctx context.Context, dryRun bool) (Leave, error)
+	// ApplyStatus asks the core members where they are. Quarantine takes an operator's decision; this agent has to lead.
+	ApplyStatus func(ctx context.Context) (ApplyReport, error)
+	Quarantine  func(ctx context.Context, index uint64, place int) error
 	// WriteSnapshot streams a backup file of a View of the whole state; nil where there is none to have.
 	WriteSnapshot func(v *state.View, w io.Writer) error
 }

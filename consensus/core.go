@@ -54,7 +54,8 @@ type coreConfig struct {
 	relay           bool
 	inDoubt         string
 	ownWordOnly     bool
-	snapshotTimeout int // ticks
+	guard           *Guard // nil: who crashes on an entry stops there for good
+	snapshotTimeout int    // ticks
 	stamp           clock.Stamp
 	logger          raft.Logger
 }
@@ -109,6 +110,7 @@ type core struct {
 	relay    relay
 	planted  planted
 	digests  digests
+	guard    guard
 	ledSince uint64 // tick at which we began to lead
 }
 
@@ -150,6 +152,7 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 		log.compact(log.snap.Index - keep) // the disk has more, for an older snapshot; memory need not
 	}
 	c.beginTails(cfg.inDoubt)
+	c.beginGuard()
 	c.beginRelay()
 	return c, nil
 }
@@ -194,6 +197,9 @@ func (c *core) tick() {
 	c.tickSnapshots()
 	c.tickTails()
 	c.tickRelay()
+	if c.guardDue() {
+		c.tickGuard()
+	}
 	c.drain()
 	c.tickLeader()
 }

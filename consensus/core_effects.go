@@ -21,6 +21,8 @@ type effects struct {
 	saves    []*saveTask
 	reports  []snapReport
 	notes    []note
+	resumes  []resumption
+	holds    []hold
 	routes   bool       // who is reached by whom has changed
 	passes   []envelope // of others, to be passed on to their receivers
 	settled  bool       // the end of the log is in doubt no more
@@ -46,12 +48,21 @@ type appendTask struct {
 type applyTask struct {
 	entries   []*raftpb.Entry
 	batches   []*batch
+	skips     [][]int // places that are quarantined, by entry; nil = none
 	responses []*raftpb.Message
 	restore   *SnapshotRef
 	index     uint64 // last index of the task
 	term      uint64
 	capture   bool // capture the machine's state when done
 	write     func(io.Writer) error
+}
+
+// skip returns the places of entry i that are quarantined.
+func (t *applyTask) skip(i int) []int {
+	if t.skips == nil {
+		return nil
+	}
+	return t.skips[i]
 }
 
 // saveTask is a captured state to be written as a snapshot. Chain is still to be filled in.
@@ -72,6 +83,16 @@ type snapReport struct {
 	to, index uint64
 	ok        bool
 }
+
+// resumption lets the applier go on where it stopped, without the commands at those places.
+type resumption struct {
+	index uint64
+	skip  []int
+}
+
+// hold is a promise to be noted before anything else of the same turn leaves: not to apply an entry or a later one, to the
+// leader of that term. Index 0 ends it.
+type hold struct{ index, term uint64 }
 
 // answer ends a request.
 type answer struct {
@@ -96,12 +117,13 @@ type Proposed struct {
 // request is one caller's wait: a proposal, a read, a change of the core or a transfer. The core
 // treats reply as opaque; the shell calls it once.
 type request struct {
-	command []byte               // proposal
-	change  *raftpb.ConfChangeV2 // change of the core
-	target  uint64               // transfer
-	accept  uint64               // whose state is right
-	state   atomic.Uint32        // requestWaiting, then one of the others, once
-	reply   func(outcome)
+	command  []byte               // proposal
+	change   *raftpb.ConfChangeV2 // change of the core
+	target   uint64               // transfer
+	accept   uint64               // whose state is right
+	leaveOut *quarantine          // an operator's decision
+	state    atomic.Uint32        // requestWaiting, then one of the others, once
+	reply    func(outcome)
 }
 
 const (
@@ -157,6 +179,7 @@ func (c *core) ready(rd raft.Ready) {
 			c.send(m)
 		}
 	}
+	c.searchCommitted()
 	for _, rs := range rd.ReadStates {
 		c.readDone(rs)
 	}
@@ -278,6 +301,7 @@ func (c *core) ownEntry(e *raftpb.Entry) {
 
 // onApply hands committed entries to the applier together with the proposers that wait for them.
 func (c *core) onApply(m *raftpb.Message) {
+	c.searchCommitted()
 	ents := c.notPlanted(m.GetEntries())
 	if len(ents) == 0 {
 		c.hand(&applyTask{responses: m.GetResponses(), index: c.applying, term: c.term})

@@ -28,6 +28,11 @@ var (
 	// ErrTooLarge is returned by Propose for a command over the batch limit. Nothing happened.
 	ErrTooLarge = errors.New("consensus: the command is larger than a batch may be, split it")
 
+	// ErrQuarantine is returned, wrapped with the reason, by Quarantine for a command that cannot be left out.
+	ErrQuarantine = errors.New("consensus: the command is not left out")
+
+	errInvestigating = errors.New("the core decides whether a command is to be left out that its members crash on: see 'parley apply status'")
+
 	// ErrChangePending is returned by ChangeCore while an earlier change of the core is not applied
 	// yet, or right after an election. Nothing happened; try again later.
 	ErrChangePending = errors.New("consensus: another change of the core is in progress, retry when it is applied")

@@ -22,6 +22,8 @@ type RebuildNeed struct {
 	Again  bool     // it was rebuilt before, and is wrong again: the fault is not in the memory
 	Log    bool     // it is the log that differs: a snapshot does not help
 	Chain  [32]byte // that the majority's log has at Index, if Log
+	Beyond uint64   // the snapshot to begin with has to be at or behind this entry, which this replica cannot apply; 0: any
+	Gate   uint64   // see Guard.Gate
 }
 
 // RebuildNeededError is returned by Node.Run for a RebuildNeed.
@@ -41,7 +43,10 @@ func (c *core) fence(need *RebuildNeed) {
 	if d.fenced != nil || c.cfg.fenced {
 		return
 	}
-	need.Again, need.Agreed = d.probation > 0, d.agreed
+	need.Again = d.probation > 0
+	if need.Agreed == 0 {
+		need.Agreed = d.agreed
+	}
 	d.fenced = need
 	err := fmt.Errorf("%w: %w", ErrStopped, &RebuildNeededError{*need})
 	c.halted = err
@@ -182,6 +187,8 @@ func control(e *raftpb.Entry) (kind byte, body []byte) {
 	switch {
 	case isCheckpoint(e):
 		return controlCheckpoint, nil
+	case e.GetType() == raftpb.EntryNormal && len(d) == quarantineBytes && d[0] == controlVersion && d[1] == controlQuarantine:
+		return controlQuarantine, nil
 	case e.GetType() == raftpb.EntryNormal && len(d) == 2+markBytes && d[0] == controlVersion && d[1] == controlAccept:
 		return controlAccept, d[2:]
 	}

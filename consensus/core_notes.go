@@ -19,7 +19,10 @@ const maxNoteBytes = 64 << 10
 // and dropped, as a message that Raft refuses.
 var noteKinds = map[noteKind]func(c *core, from uint64, body []byte) error{
 	noteTailAsk: (*core).hearTailAsk, noteTail: (*core).hearTail, noteClaim: (*core).hearClaim,
-	noteLines:      (*core).hearLines,
+	noteLines:   (*core).hearLines,
+	noteStopped: (*core).hearStopped, noteAppliedAsk: (*core).hearAppliedAsk, noteApplied: (*core).hearApplied,
+	noteOutrun: (*core).hearOutrun, noteRelease: (*core).hearRelease, noteHeld: (*core).hearHeld,
+	noteCommitAsk: (*core).hearCommitAsk, noteCommit: (*core).hearCommit,
 	noteCheckpoint: (*core).hearCheckpoint, noteProbation: (*core).hearProbation,
 }
 

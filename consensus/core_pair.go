@@ -41,13 +41,20 @@ func (c *core) releasePair() {
 	synced, waits := c.learnerSynced()
 	n := 0
 	for n < len(c.pair.held) && (!waits || c.pair.held[n].index <= synced) {
-		c.pair.batches -= ownBatches(c.pair.held[n])
+		now, later := c.allowed(c.pair.held[n])
+		if now != nil {
+			c.pair.batches -= ownBatches(now)
+			c.give(now)
+		}
+		if later != nil {
+			c.pair.held[n] = later
+			break
+		}
 		n++
 	}
 	if n == 0 {
 		return
 	}
-	c.out.applies = append(c.out.applies, c.pair.held[:n]...)
 	c.pair.held, c.pair.since = slices.Clone(c.pair.held[n:]), c.ticks
 }
 

@@ -34,6 +34,8 @@ func (c *core) read(r *request) {
 		c.fail(r, c.unfit())
 	case !c.leads():
 		c.fail(r, c.notLeader())
+	case c.investigates():
+		c.fail(r, &UnavailableError{Cause: errInvestigating})
 	case mutant.On(mutant.ReadWithoutReadIndex):
 		c.answer(r, outcome{index: c.applied})
 	default:

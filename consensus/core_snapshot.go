@@ -54,7 +54,7 @@ func (c *core) renewSnapshot() {
 // snapshotOnDemand asks for a capture when a peer, or the mending of a damaged one, needs a snapshot.
 // It reports whether that made new effects.
 func (c *core) snapshotOnDemand() bool {
-	if !c.log.wanted && !c.snaps.renew || c.applying == 0 || !c.captureDue() {
+	if !c.log.wanted && !c.snaps.renew || c.applying == 0 || len(c.pair.held) > 0 || !c.captureDue() {
 		return false
 	}
 	term, err := c.log.Term(c.applying)
@@ -85,6 +85,7 @@ func (c *core) saved(ref SnapshotRef, err error) {
 	c.log.saved(ref)
 	if to := c.compactTo(); to > c.log.offset {
 		c.log.compact(to)
+		c.forgetSkips()
 	}
 	// The disk keeps what follows the snapshot before as well: should the new one turn out damaged at the
 	// next start, the older one and the log behind it still make the whole state.
@@ -177,7 +178,7 @@ func (c *core) restored(s *raftpb.Snapshot) *SnapshotRef {
 	c.applying, c.snaps.last, c.snaps.bytes = ref.Index, ref.Index, 0
 	c.props.overtaken(c, ref.Index)
 	c.releasePair() // nothing of an earlier leadership comes behind the restore
-	c.out.applies = append(c.out.applies, &applyTask{restore: &ref, index: ref.Index, term: ref.Term})
+	c.give(&applyTask{restore: &ref, index: ref.Index, term: ref.Term})
 	c.out.changed = true
 	return &ref
 }

@@ -26,6 +26,9 @@ type Status struct {
 	Diverged  []uint64            // members whose state differs from that of the majority, to which this one belongs
 	ReadOnly  bool                // the voters' states differ and none has a majority: writes are refused
 	Probation int                 // checkpoints that have to agree before this rebuilt member answers again
+	Cases     []ApplyCase         // on the leader only: entries at which members stopped
+	StoppedAt *ApplyStop          // where this node stopped applying, nil while it applies
+	Withheld  uint64              // it applies nothing from this entry on, until others were heard; 0: nothing
 	Stopped   error               // why this node no longer serves, nil while it does
 	Suspended string              // why this node votes for nobody, or not for everybody, "" if it does
 	Relays    map[uint64]uint64   // members that are reached through another, and through whom
@@ -85,6 +88,7 @@ func (c *core) status() Status {
 		s.Relays[id] = route.Via
 	}
 	s.Diverged, s.ReadOnly, s.Probation = slices.Clone(c.digests.diverged), c.digests.noQuorum, c.digests.probation
+	s.Cases, s.StoppedAt, s.Withheld = c.applyCases(), c.stoppedAt(), c.guard.withheld()
 	if c.leads() {
 		s.Progress = make(map[uint64]Progress)
 		c.visitProgress(func(id uint64, pr tracker.Progress) {

@@ -91,7 +91,8 @@ func (c *core) tickTransfer() {
 			c.fail(t.req, fmt.Errorf("%w: %x did not take over within an election timeout", ErrTransfer, t.to))
 		}
 	}
-	if (c.halted != nil || c.unfit() != nil) && c.leads() && c.ticks%uint64(c.cfg.electionTicks) == 0 {
+	waits := c.guard.stop != nil && c.digests.fenced == nil // for what the others say: it may be on all of them
+	if (c.halted != nil && !waits || c.unfit() != nil) && c.leads() && c.ticks%uint64(c.cfg.electionTicks) == 0 {
 		c.handOver()
 	}
 }

@@ -69,10 +69,12 @@ type Node struct {
 	events    *queue[func(*core)]  // what the other goroutines have to tell the loop
 	logTasks  *queue[logTask]      // loop -> log writer
 	applies   *queue[*applyTask]   // loop -> applier
+	resumes   *queue[resumption]   // loop -> applier
 	saves     *queue[*saveTask]    // log writer -> snapshot writer
 	installs  *queue[*installTask] // loop -> snapshot fetcher
 
-	status atomic.Pointer[Status]
+	status  atomic.Pointer[Status]
+	applier applier
 
 	clockQuiet uint64 // tick until which a refusal of the clock is not logged again; the loop's
 	commit     atomic.Uint64
@@ -136,10 +138,13 @@ func New(options Options) (*Node, error) {
 		opts: o, log: o.Logger, core: c,
 		proposals: make(chan *request, o.InboxSize), reads: make(chan *request, o.InboxSize),
 		control: make(chan *request, controlSize), inbound: make(chan inbound, inboundSize),
-		events: newQueue[func(*core)](), logTasks: newQueue[logTask](), applies: newQueue[*applyTask](),
+		events: newQueue[func(*core)](), logTasks: newQueue[logTask](), applies: newQueue[*applyTask](), resumes: newQueue[resumption](),
 		saves: newQueue[*saveTask](), installs: newQueue[*installTask](),
 		pause: sleep, waits: newAppliedWaits(mem.snap.Index), changed: make(chan struct{}, 1), done: make(chan struct{}),
 		paces: newPaceKeeper(o.Tick, o.ElectionTicks),
+	}
+	if g := o.Guard; g != nil && g.Crash != nil && !g.Crash.again() {
+		n.applier.marker = g.Crash
 	}
 	n.peers = newPeers(o.Peers, o.Logger, n.lost)
 	n.peers.self, n.peers.life = o.ID, c.relay.life
@@ -181,7 +186,7 @@ func (n *Node) Run(ctx context.Context) error {
 		defer cancel()
 		return n.loop(ctx, gctx)
 	})
-	for _, run := range []func(context.Context) error{n.runLog, n.runApply, n.runSave, n.runInstall, n.peers.run} {
+	for _, run := range []func(context.Context) error{n.runLog, n.runApply, n.runWatch, n.runSave, n.runInstall, n.peers.run} {
 		g.Go(func() error { return run(gctx) })
 	}
 	err := g.Wait()

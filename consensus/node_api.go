@@ -15,6 +15,11 @@ func (n *Node) Propose(ctx context.Context, command []byte) (Proposed, error) {
 	if why := cmp.Or(n.full.Load(), n.refusing.Load()); why != nil && n.status.Load().Role == "leader" {
 		return Proposed{}, &UnavailableError{Cause: *why}
 	}
+	if g := n.opts.Guard; g != nil {
+		if err := g.Refuse(command); err != nil {
+			return Proposed{}, err
+		}
+	}
 	o := n.ask(ctx, n.proposals, &request{command: command})
 	return o.done, o.err
 }

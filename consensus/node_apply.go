@@ -15,23 +15,20 @@ import (
 )
 
 // runApply owns the machine. An entry that cannot be applied (an unknown command, a panic) stops
-// it for good: skipping the entry would make this replica differ from the others. The log goes on.
+// it: skipping the entry would make this replica differ from the others. The log goes on. With a guard a panic stops it
+// only until the core has decided.
 func (n *Node) runApply(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-n.applies.signal:
+		case <-n.resumes.signal:
 		}
-		for _, t := range n.applies.take() {
-			if ctx.Err() != nil {
-				return nil
-			}
-			if err := n.apply(t); err != nil {
-				n.halt(err)
-				<-ctx.Done()
-				return nil
-			}
+		if err := n.applyWaiting(ctx); err != nil {
+			n.halt(err)
+			<-ctx.Done()
+			return nil
 		}
 	}
 }
@@ -55,7 +52,12 @@ func (n *Node) apply(t *applyTask) error {
 		if t.capture && i == len(t.entries)-1 && mutant.On(mutant.NonatomicApplied) {
 			t.write = n.opts.Machine.Capture()
 		}
-		if err := n.applyEntry(e, t.batches[i]); err != nil {
+		if err := n.applyEntry(e, t.batches[i], t.skip(i)); err != nil {
+			var stop *stopError
+			if errors.As(err, &stop) {
+				stop.from = i
+				return stop
+			}
 			n.giveUp(t.batches[i:], err)
 			return err
 		}
@@ -69,7 +71,7 @@ func (n *Node) apply(t *applyTask) error {
 }
 
 // applyEntry applies one entry and answers its proposers.
-func (n *Node) applyEntry(e *raftpb.Entry, b *batch) (err error) {
+func (n *Node) applyEntry(e *raftpb.Entry, b *batch, skip []int) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("apply entry %d: the state machine panicked: %v\n%s", e.GetIndex(), p, debug.Stack())
@@ -83,7 +85,17 @@ func (n *Node) applyEntry(e *raftpb.Entry, b *batch) (err error) {
 			return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
 		}
 	}
-	results, err := n.opts.Machine.Apply(e.GetIndex(), e.GetTerm(), stamp, commands)
+	if told == controlQuarantine {
+		if err := n.leftOut(e); err != nil {
+			return err
+		}
+	}
+	var results [][]byte
+	if n.opts.Guard != nil {
+		results, err = n.applyGuarded(e, stamp, commands, skip)
+	} else {
+		results, err = n.opts.Machine.Apply(e.GetIndex(), e.GetTerm(), stamp, commands)
+	}
 	if err == nil && len(results) != len(commands) {
 		err = fmt.Errorf("%d results for %d commands", len(results), len(commands))
 	}

@@ -142,6 +142,8 @@ func (n *Node) handleControl(r *request) {
 	switch {
 	case r.change != nil:
 		n.core.changeCore(r)
+	case r.leaveOut != nil:
+		n.core.forceQuarantine(r)
 	case r.accept != 0:
 		n.core.accept(r)
 	default:
@@ -210,6 +212,9 @@ func (n *Node) beginHandOver() bool {
 // perform does what the core asked for. Nothing here blocks.
 func (n *Node) perform() {
 	out := n.core.take()
+	for _, h := range out.holds {
+		n.opts.Guard.Hold(h.index, h.term)
+	}
 	for _, t := range out.appends {
 		if mutant.On(mutant.AckBeforeFsync) {
 			n.acknowledge(t)
@@ -228,6 +233,7 @@ func (n *Node) perform() {
 		}
 	}
 	n.applies.put(out.applies...)
+	n.resumes.put(out.resumes...)
 	for _, t := range out.saves {
 		n.logTasks.put(logTask{save: t})
 	}

@@ -40,6 +40,8 @@ type Options struct {
 	// Fenced says that the state was rebuilt often enough and was wrong again each time: this member votes and replicates, and
 	// answers nothing.
 	Fenced bool
+	// Guard keeps a command that crashes replicas from stopping the core. Nil = who crashes on an entry stops there for good.
+	Guard *Guard
 	// Fetch returns one stored chunk of a snapshot from the node that sent its manifest.
 	Fetch func(ctx context.Context, id uint64, hash [32]byte) ([]byte, error)
 
@@ -160,7 +162,7 @@ func (o Options) core(stamp clock.Stamp) coreConfig {
 		noDigests: o.Digest == nil, checkpointTicks: max(1, int(o.CheckpointEvery/o.Tick)), probation: o.Probation, fenced: o.Fenced,
 		snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
 		relay:           o.Peers.Seal != nil && o.Peers.Verify != nil,
-		inDoubt:         o.Recovered.InDoubt, cluster: o.ClusterID, claimKey: o.ClaimKey, chain: o.Log.Chain, ownWordOnly: o.OwnWordOnly,
+		inDoubt:         o.Recovered.InDoubt, cluster: o.ClusterID, claimKey: o.ClaimKey, chain: o.Log.Chain, ownWordOnly: o.OwnWordOnly, guard: o.Guard,
 		stamp: stamp, logger: raftLogger{log: o.Logger.Named("raft").Sugar()},
 	}
 }

@@ -52,6 +52,13 @@ func (w *appliedWaits) fail(err error) {
 	}
 }
 
+// resume takes a failure back: the index moves again. Who was woken by it has failed.
+func (w *appliedWaits) resume() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mu.failed = nil
+}
+
 // reached reports whether a reader that needs index may read.
 func (w *appliedWaits) reached(index uint64) bool {
 	return w.applied.Load() >= index || mutant.On(mutant.ReadIndexWithoutApplied)
@@ -86,5 +93,8 @@ func (w *appliedWaits) wait(ctx context.Context, index uint64) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.mu.failed == nil {
+		return ErrStopped // it was stopped for a moment
+	}
 	return w.mu.failed
 }

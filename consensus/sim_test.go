@@ -59,6 +59,9 @@ type simNode struct {
 	saveQ   []*saveTask
 	instQ   []*installTask
 	open    map[*request]bool // asked since the start and not answered
+	crashes map[string]bool   // commands that it panics on, with a guard
+	stopped bool              // at the first entry of applyQ
+	journal simJournal
 }
 
 func newSim(t testing.TB, seed uint64) *sim {
@@ -119,6 +122,7 @@ func (n *simNode) start() {
 		n.s.t.Fatal(err)
 	}
 	cc := cfg.core(n.machine.stamp())
+	n.stopped = false
 	if n.s.tune != nil {
 		n.s.tune(&cc)
 	}
@@ -141,6 +145,7 @@ func (n *simNode) restore(ref SnapshotRef) {
 
 func (n *simNode) crash(loseTail bool) {
 	n.core, n.logQ, n.applyQ, n.saveQ, n.instQ = nil, nil, nil, nil, nil
+	n.stopped = false
 	n.log.crash(loseTail)
 }
 
@@ -165,6 +170,7 @@ func (n *simNode) do(f func()) {
 		n.logQ = append(n.logQ, logTask{compact: out.compact})
 	}
 	n.applyQ = append(n.applyQ, out.applies...)
+	n.takeGuard(out)
 	n.instQ = append(n.instQ, out.installs...)
 	n.send(out.messages)
 	for _, r := range out.reports {
@@ -242,7 +248,7 @@ func (n *simNode) appendOne(t *appendTask) {
 
 // applyNext performs the next task of the applier.
 func (n *simNode) applyNext() {
-	if len(n.applyQ) == 0 {
+	if !n.applies() {
 		return
 	}
 	t := n.applyQ[0]
@@ -251,7 +257,10 @@ func (n *simNode) applyNext() {
 		n.restore(*t.restore)
 	}
 	for i, e := range t.entries {
-		n.applyOne(e, t.batches[i])
+		if n.stops(t, i) {
+			return
+		}
+		n.applyOne(e, t.batches[i], t.skip(i))
 	}
 	if t.capture {
 		t.write = n.machine.Capture()
@@ -263,7 +272,7 @@ func (n *simNode) applyNext() {
 	n.do(func() { n.core.appliedTask(t, stamp) })
 }
 
-func (n *simNode) applyOne(e *raftpb.Entry, b *batch) {
+func (n *simNode) applyOne(e *raftpb.Entry, b *batch, skip []int) {
 	var stamp clock.Stamp
 	var commands [][]byte
 	told, body := control(e)
@@ -273,7 +282,8 @@ func (n *simNode) applyOne(e *raftpb.Entry, b *batch) {
 			n.s.t.Fatal(err)
 		}
 	}
-	results, err := n.machine.Apply(e.GetIndex(), e.GetTerm(), stamp, commands)
+	results, err := n.machine.Apply(e.GetIndex(), e.GetTerm(), stamp, n.leaveOut(e.GetIndex(), commands, skip))
+	n.journal.applied = max(n.journal.applied, e.GetIndex())
 	if err != nil {
 		n.s.fail("node %d: apply %d: %v", n.id, e.GetIndex(), err)
 		return
@@ -373,11 +383,11 @@ func (s *sim) settle() {
 		busy = len(s.net) > 0
 		for _, id := range s.ids {
 			n := s.nodes[id]
-			busy = busy || len(n.logQ)+len(n.applyQ)+len(n.saveQ)+len(n.instQ) > 0
+			busy = busy || len(n.logQ)+len(n.saveQ)+len(n.instQ) > 0 || n.applies()
 			for len(n.logQ) > 0 {
 				n.writeLog()
 			}
-			for len(n.applyQ) > 0 {
+			for n.applies() {
 				n.applyNext()
 			}
 			n.background()

@@ -82,6 +82,7 @@ const (
 	runbookCorruption = "data-corruption"
 	runbookFirewall   = "firewall"
 	runbookDataLoss   = "data-loss"
+	runbookPoison     = "query-of-death"
 )
 
 var alerts = []Alert{
@@ -119,6 +120,11 @@ var alerts = []Alert{
 		ID: "log-in-doubt", Condition: Condition{CoreSuspended, Above, 0},
 		For: 30 * time.Second, Severity: Warn, Runbook: runbookCorruption,
 		Summary: "a core member waits to hear every other voter before it votes: the end of its log is in doubt",
+	},
+	{
+		ID: "query-of-death", Condition: Condition{CoreApplyStopped, Above, 0},
+		For: 5 * time.Second, Severity: Page, Runbook: runbookPoison,
+		Summary: "a core member applies nothing: it crashes on a command, or waits for others that do",
 	},
 	{
 		ID: "udp-fallback", Condition: Condition{NetUDPFallback, Above, 0.05},

@@ -51,6 +51,8 @@ const (
 	DigestMinority     = "parley_state_digest_minority"
 
 	CoreSuspended        = "parley_core_suspended"
+	CoreApplyStopped     = "parley_core_apply_stopped"
+	CoreApplyStops       = "parley_core_apply_stops"
 	StorageHealed        = "parley_storage_healed_files"
 	StorageWritesRefused = "parley_storage_writes_refused"
 	BackupAge            = "parley_backup_age_seconds"
@@ -119,6 +121,8 @@ var metrics = []Metric{
 	{NetUnreachable, "Live agents that this one cannot reach."},
 	{StorageHealed, "What this agent put right on its disk since its start: files of snapshots, slots of the anchor, whole logs."},
 	{CoreSuspended, "1 while this core member does not vote fully, because it may have acknowledged more than its log holds, else 0."},
+	{CoreApplyStopped, "1 while this core member applies nothing, because it crashes on a command or waits for others that do, else 0."},
+	{CoreApplyStops, "Commands at which this core member stopped applying since its start."},
 	{StorageWritesRefused, "1 while this core member takes no writes because too little space is free, else 0."},
 	{BackupAge, "Age of this agent's newest scheduled backup that was verified."},
 	{BackupLag, "The same in units of backup.every."},

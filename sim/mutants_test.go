@@ -33,12 +33,12 @@ const (
 var elsewhere = map[mutant.Name]string{
 	mutant.DedupLost: "state", mutant.DedupWrongResult: "state", mutant.SnapshotWithoutDedup: "state", mutant.FencingNotMonotone: "state",
 	mutant.DigestSkipsRow: "state", mutant.TornTailCounts: "consensus", mutant.PeerClaimWithoutMAC: "consensus", mutant.ReuseWipedID: "consensus",
-	mutant.RelayUnauthenticated: "consensus", mutant.QuarantineDenial: "state",
+	mutant.RelayUnauthenticated: "consensus", mutant.QuarantineDenial: "state", mutant.QuarantineAfterApplied: "consensus",
 	mutant.RecoverLongestWins: "state", mutant.AcceptOldEpoch: "state", mutant.WatchDropsEvent: "state/watch",
 }
 
 // unbuilt are names of mistakes in what the program does not do yet. They must not be taken for found.
-var unbuilt = []mutant.Name{mutant.QuarantineAfterApplied}
+var unbuilt []mutant.Name
 
 // TestMutants: every planted mistake is found.
 func TestMutants(t *testing.T) {

@@ -32,6 +32,7 @@ var fakeAnswers = map[string]string{
 	"/parley/v1/core": fakeCore,
 	"/parley/v1/events": `[{"hlc":"1700000000000.1","time":"2023-11-14T22:13:20Z","node":"a1","kind":"agent-started","subject":"a1","message":"start 1","pending":false,"reported_at":"2023-11-14T22:20:00Z"},
 	 {"hlc":"","time":"2023-11-14T22:21:00Z","node":"a1","kind":"note","subject":"","message":"m","pending":true,"reported_at":"2023-11-14T22:21:00Z"}]`,
+	"/parley/v1/apply": `{"members":[{"name":"a1","commit":43,"applied":41,"lag":2,"withheld":42,"stopped_at":{"index":42,"command":0,"cause":"panic","signature":"00ff"}},{"name":"a2","commit":43,"applied":43,"lag":0,"withheld":0,"stopped_at":null}],"unreachable":["a3"],"cases":[{"index":42,"command":0,"stopped":["a1"],"answers":{"a1":"not applied","a3":"none"},"verdict":"it waits"}],"quarantined":[{"index":7,"command":1,"kind":"put","hash":"00ff","at":"2026-01-01T00:00:00Z"}]}`,
 	"/parley/v1/digest/compare": `{"groups":2,"index":42,"members":[{"name":"a1","digest":"aa"},{"name":"a2","digest":"aa"},{"name":"a3","digest":"bb"}],"minority":["a3"],"unreachable":["a4"],"behind":[],
 	 "differences":[{"member":"a3","table":"kv","key":"web/1"}]}`,
 	"/parley/v1/net/matrix": `{"agents":["a1","a2"],"links":[{"from":"a1","to":"a2","udp":"fallback","tcp":"ok","rtt_ms":0.25},

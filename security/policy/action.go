@@ -25,6 +25,7 @@ const (
 	SLORead     Action = "slo.read"     // GET /parley/v1/slo
 	AlertRead   Action = "alert.read"   // GET /parley/v1/alerts
 	DigestRead  Action = "digest.read"  // GET /parley/v1/digest/compare
+	ApplyRead   Action = "apply.read"   // GET /parley/v1/apply
 	NetRead     Action = "net.read"     // GET /parley/v1/net/matrix
 	BundleRead  Action = "bundle.read"  // the root certificates: GET /v1/agent/connect/ca/roots
 )
@@ -44,12 +45,13 @@ const (
 
 // What changes the cluster or who belongs to it.
 const (
-	TokenCreate Action = "token.create" // POST /parley/v1/token
-	TokenList   Action = "token.list"   // GET /parley/v1/tokens
-	TokenRevoke Action = "token.revoke" // DELETE /parley/v1/token/ID
-	CoreWrite   Action = "core.write"   // POST /parley/v1/core/allow, size, hold
-	NodeRole    Action = "node.role"    // change what an agent may do
-	Leave       Action = "leave"        // GET and POST /parley/v1/leave: this agent leaves the cluster
+	TokenCreate     Action = "token.create"     // POST /parley/v1/token
+	TokenList       Action = "token.list"       // GET /parley/v1/tokens
+	TokenRevoke     Action = "token.revoke"     // DELETE /parley/v1/token/ID
+	CoreWrite       Action = "core.write"       // POST /parley/v1/core/allow, size, hold
+	NodeRole        Action = "node.role"        // change what an agent may do
+	Leave           Action = "leave"            // GET and POST /parley/v1/leave: this agent leaves the cluster
+	ApplyQuarantine Action = "apply.quarantine" // POST /parley/v1/apply/quarantine
 
 	Check        Action = "check"         // GET /parley/v1/check
 	StorageScrub Action = "storage.scrub" // GET /parley/v1/storage/scrub
@@ -79,6 +81,7 @@ var needs = map[Action]Role{
 	AlertRead:   Discovery,
 	Probe:       Discovery,
 	DigestRead:  Discovery,
+	ApplyRead:   Discovery,
 	NetRead:     Discovery,
 	BundleRead:  Discovery,
 
@@ -92,12 +95,13 @@ var needs = map[Action]Role{
 	EventRead:    Local,
 	EventFire:    Local,
 
-	TokenCreate: Operator,
-	TokenList:   Operator,
-	TokenRevoke: Operator,
-	CoreWrite:   Operator,
-	NodeRole:    Operator,
-	Leave:       Operator,
+	TokenCreate:     Operator,
+	TokenList:       Operator,
+	TokenRevoke:     Operator,
+	CoreWrite:       Operator,
+	NodeRole:        Operator,
+	Leave:           Operator,
+	ApplyQuarantine: Operator,
 
 	Check:        Operator,
 	StorageScrub: Operator,
