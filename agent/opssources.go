@@ -11,6 +11,7 @@ type opsSources struct {
 	unreachableLinks func() (value float64, ok bool) // of this agent's own links
 	relay            func(ops.Readings)              // of the core's traffic; nil outside the core
 	pace             func(ops.Readings)              // of the disk and the loop of a core member; nothing outside the core
+	heal             func(ops.Readings)              // of this member's copy of the state, and what was healed
 	suspended        func() (value float64, ok bool) // 1 while the end of the log is in doubt
 	storageHealed    func() (value float64, ok bool) // files of snapshots that were put right
 	writesRefused    func() (value float64, ok bool) // 1 below the floor of free space
@@ -34,6 +35,7 @@ func (a *Agent) opsSources() opsSources {
 		digestMinority: a.digestMinority, scrubErrors: a.scrubber.scrubErrors, udpFallbackRatio: a.udpFallbackRatio, unreachableLinks: a.unreachableLinks,
 		relay:         a.core.relayReadings,
 		pace:          a.yielder.readings,
+		heal:          a.core.healReadings,
 		suspended:     a.core.suspended,
 		storageHealed: a.scrubber.healedFiles, writesRefused: a.space.refusesWrites,
 		backupAge:      func() (float64, bool) { return a.backups.age() },
@@ -61,6 +63,9 @@ func (s *opsSources) read(r ops.Readings) {
 		if more != nil {
 			more(r)
 		}
+	}
+	if s.heal != nil {
+		s.heal(r)
 	}
 	for metric, source := range map[string]func() (float64, bool){
 		ops.DigestMinority: s.digestMinority, ops.StorageScrubErrors: s.scrubErrors,

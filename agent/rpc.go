@@ -44,6 +44,7 @@ func (a *Agent) registerRPC(s *transport.Server) {
 	s.Handle(methodDigest, a.serveDigest)
 	s.Handle(methodSums, a.coreOnly(a.serveSums))
 	s.Handle(methodRows, a.coreOnly(a.serveRows))
+	s.Handle(methodAccept, a.coreOnly(a.serveAccept))
 	s.Handle(methodPing, a.servePing)
 	s.Handle(methodLinks, a.serveLinks)
 	s.Handle(methodLinksVia, a.serveLinksVia)

@@ -20,7 +20,7 @@ const maxNoteBytes = 64 << 10
 var noteKinds = map[noteKind]func(c *core, from uint64, body []byte) error{
 	noteTailAsk: (*core).hearTailAsk, noteTail: (*core).hearTail, noteClaim: (*core).hearClaim,
 	noteLines:      (*core).hearLines,
-	noteCheckpoint: (*core).hearCheckpoint, noteProbation: (*core).hearProbation,
+	noteCheckpoint: (*core).hearCheckpoint, noteProbation: (*core).hearProbation, noteWant: (*core).hearWant,
 }
 
 // tell queues a note for a peer.

@@ -27,7 +27,6 @@ type cluster struct {
 	messageBytes    int             // of entries in one message, at most
 	snapshotEntries uint64          // between snapshots
 	rare            map[string]bool // points at which rare things happen in this run
-	memory          bool            // faults of memory as well
 	noRelay         bool            // a control
 	healed          bool            // the faults have ended
 	frozen          bool            // nobody plans
@@ -44,7 +43,7 @@ type cluster struct {
 }
 
 func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
-	c := &cluster{rnd: rnd, memory: o.Memory, noRelay: o.NoRelay, size: o.Nodes, nextID: 1, messageBytes: 1 << 20, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
+	c := &cluster{rnd: rnd, noRelay: o.NoRelay, size: o.Nodes, nextID: 1, messageBytes: 1 << 20, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
 	if o.Seed%4 == 3 {
 		c.messageBytes = 1 // one entry
 	}
@@ -279,6 +278,9 @@ func (c *cluster) observe(h *host) {
 	if h.rep.HandingOver() {
 		c.transferAt = c.now
 	}
+	if broken := h.rep.Violations(); len(broken) > 0 {
+		c.fail("%s violates %s: %s", h.name, broken[0].Invariant, broken[0].Detail)
+	}
 	h.watchPromises()
 	h.watchCommit()
 	if commit := h.rep.Commit(); commit < h.commit {
@@ -335,9 +337,7 @@ func (l *history) note(commands, results [][]byte) {
 func (c *cluster) restored(h *host, index uint64) {
 	c.note("snapshot restored")
 	h.tainted = false
-	if mark, ok := c.log.entries[index]; ok && (c.taint() || mark.wrong) && mark.digest != h.machine.View().Digest() {
-		h.tainted = true // it came from one that is wrong
-	} else if ok && mark.digest != h.machine.View().Digest() {
+	if mark, ok := c.log.entries[index]; ok && (mark.wrong || mark.digest != h.machine.View().Digest()) {
 		c.fail("%s restored a snapshot of %d with another state", h.name, index)
 	}
 }

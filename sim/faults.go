@@ -44,7 +44,7 @@ func (c *cluster) trouble(end time.Duration) {
 		if c.chance(2) {
 			list = attacks
 		}
-		if c.memory && c.chance(8) {
+		if c.chance(8) {
 			list = memoryFaults
 		}
 		f := list[c.rnd.IntN(len(list))]

@@ -97,10 +97,10 @@ func TestSeeds(t *testing.T) {
 func everything() []string {
 	names := []string{
 		"damage: tail zeroed", "damage: last frame spoiled", "damage seen", "log repaired", "end of the log in doubt", "repair needed", "frame cut off", "frame dropped", "frame duplicated", "frame reordered", "plan: change",
-		"outcome unknown", "rejoin under a new id", "snapshot restored",
+		"outcome unknown", "rejoin under a new id", "snapshot restored", "memory flipped", "command miscomputed", "rebuilt from the majority",
 		"led by way of a hub", "lie: acknowledgement forged", "lie: envelope changed", "lie: envelope brought twice", "lie: envelope lost",
 	}
-	for _, f := range slices.Concat(faults, attacks) {
+	for _, f := range slices.Concat(faults, attacks, memoryFaults) {
 		names = append(names, f.name)
 	}
 	for _, point := range slices.Concat(consensus.RarePoints(), storage.RarePoints()) {
@@ -201,20 +201,6 @@ func shared(t *testing.T) tally {
 		t.Errorf("%d of %d seeds were run", all.Seeds, *flagSeeds)
 	}
 	return all
-}
-
-// TestMemoryFaults: a replica whose state is wrong is found, and rebuilt from the majority.
-func TestMemoryFaults(t *testing.T) {
-	fired := map[string]int{}
-	for seed := uint64(1); seed <= 20; seed++ {
-		r := runOne(t, Options{Seed: seed, Nodes: nodesOf(seed), Memory: true})
-		for what, n := range r.Fired {
-			fired[what] += n
-		}
-	}
-	if fired["rebuilt from the majority"] == 0 {
-		t.Error("nobody was rebuilt")
-	}
 }
 
 // TestPinnedSeeds: seeds that failed once go well.
