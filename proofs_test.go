@@ -112,16 +112,17 @@ func missingTests(page string, tree tests) (missing []string) {
 		for _, span := range codeSpan.FindAllStringSubmatch(line, -1) {
 			p, isPackage := tree[span[2]]
 			name := testName.FindStringSubmatch(span[2])
+			named := len(name) > 0
 			switch {
 			case isPackage && len(p.names) > 0:
 				at = span[2]
-			case name != nil && at == "":
+			case named && at == "":
 				if !tree.anywhere(name[1]) {
 					missing = append(missing, "no test "+name[0])
 				}
-			case name != nil && !slices.Contains(tree[at].names, name[1]):
+			case named && !slices.Contains(tree[at].names, name[1]):
 				missing = append(missing, fmt.Sprintf("no test %s in %s", name[1], at))
-			case name != nil && name[2] != "" && !slices.Contains(tree[at].scripts, name[2]) && !strings.Contains(tree[at].source, `"`+name[2]+`"`):
+			case named && name[2] != "" && !slices.Contains(tree[at].scripts, name[2]) && !strings.Contains(tree[at].source, `"`+name[2]+`"`):
 				missing = append(missing, fmt.Sprintf("no subtest %s in %s", name[0], at))
 			case span[1] != "" && (at == "" || !slices.Contains(tree[at].scripts, span[2])):
 				missing = append(missing, fmt.Sprintf("no script %s in %s", span[2], at))

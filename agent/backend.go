@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -20,12 +21,13 @@ func (a *Agent) apiOptions() api.Options {
 			MembersChanged: a.membersChanged, Starts: func() uint64 { return a.incarnation },
 			Propose: a.propose, ReadIndex: a.readIndex, Call: a.call, RoleOf: a.roleOf, CoreNodes: a.book.coreNodes,
 			ClusterVersion: func() uint32 { return a.hub.View().Cluster().Version },
-			Members:        a.apiMembers, Core: a.coreStatus, Status: a.status, Health: a.health,
+			Members:        a.apiMembers, Core: a.coreStatus, Status: a.status, Health: a.health, Invariants: a.invariants,
 			CreateToken: a.createToken, Ops: a.watcher.board.Snapshot, Metrics: a.watcher.registry.Handler(),
 			EventTime: a.eventTime, PendingEvents: a.timeline.pending,
 			CompareDigests: func(ctx context.Context) (api.DigestComparison, error) {
 				return a.comparison.get(ctx, a.compareAndLocate)
 			},
+			Digests:    api.Digests{Diff: a.diffDigests, Accept: a.acceptDigest},
 			LinkMatrix: func(ctx context.Context) (api.LinkMatrix, error) { return a.matrix.get(ctx, a.linkMatrix) },
 			NodeStatus: a.nodeStatus,
 			Check:      a.check, Scrub: a.apiScrub, AcceptTail: a.acceptTail, ApplyStatus: a.applyStatus, Quarantine: a.quarantine,
@@ -112,6 +114,8 @@ func (a *Agent) consensusError(err error) error {
 		return api.Errorf(api.CodeNoSpace, "the disk of %s is almost full: %v", a.ids.Node, low)
 	case errors.Is(err, storage.ErrNoSpace):
 		return api.Errorf(api.CodeNoSpace, "the disk of %s is full", a.ids.Node)
+	case errors.Is(err, consensus.ErrUndecided):
+		return api.Errorf(api.CodeReadOnly, "writes are refused: %v", consensus.ErrUndecided)
 	case errors.As(err, &refused):
 		return api.Errorf(api.CodeUnavailable, "%s leads and takes no writes for now: %v", a.ids.Node, refused.Cause).
 			WithHint("nothing was written; the log of %s says more, and the write may be sent again", a.ids.Node)
@@ -147,7 +151,8 @@ func (a *Agent) roleOf(node string) policy.Role {
 
 // health lists what this agent can do at the moment, and why not. What needs no leader goes on without.
 func (a *Agent) health() []api.Capability {
-	led := a.coreStatus().Leader != nil
+	core := a.coreStatus()
+	led := core.Leader != nil
 	view, serving := a.hub.View(), a.ready.Load()
 	left := a.source.NotAfter().Sub(a.now())
 	stale := a.hasLiveCore()
@@ -159,7 +164,7 @@ func (a *Agent) health() []api.Capability {
 		{Name: "discovery", OK: view.Index() > 0, Detail: unless(view.Index() > 0, "nothing is known of the cluster yet")},
 		{Name: "stale_reads", OK: stale, Detail: unless(stale, "no core member is alive")},
 		{Name: "runbooks", OK: true},
-		{Name: "writes", OK: led, Detail: leaderless},
+		{Name: "writes", OK: led && !core.ReadOnly, Detail: cmp.Or(leaderless, unless(!core.ReadOnly, "the core members hold different states and none has a majority"))},
 		{Name: "linearizable_reads", OK: led, Detail: leaderless},
 		{Name: "core_room", OK: cramped == "", Detail: cramped},
 	}

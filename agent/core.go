@@ -81,7 +81,8 @@ type coreNode struct {
 
 type bootedCore struct {
 	*coreNode
-	machine *replica
+	machine  *replica
+	enlisted bool // the Raft id is new, and stands for one that was given up
 }
 
 // running returns the life of the present Raft id, nil outside the core. From the moment at which a newer epoch is proven
@@ -161,6 +162,7 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 		c.log.Warn("no key to sign what this member holds", zap.Error(err))
 	}
 	machine := &replica{machine: state.NewMachine(), views: c.views, digests: c.digests, spoil: &c.spoil}
+	c.plantMemoryFault(machine)
 	machine.fenced.Store(c.fencing != nil)
 	guard, err := c.guard(st, machine, raftID)
 	if err != nil {
@@ -289,6 +291,7 @@ func (c *coreRunner) enlist(raftID uint64, epoch state.Epoch) (*bootedCore, erro
 		return nil, errors.Join(err, c.dir.dropLog()) // what was made of it would only take room
 	}
 	n.epoch = epoch
+	n.enlisted = c.ids.PastRaftID != 0
 	ids := c.ids
 	ids.RaftID, ids.RaftEpoch = raftID, epoch.String()
 	if err := c.dir.writeCluster(ids); err != nil {
@@ -343,14 +346,14 @@ func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscr
 func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Subscription, done chan error) (retired bool, err error) {
 	ask := time.NewTicker(standingEvery)
 	defer ask.Stop()
-	suspended := ""
+	told := coreTold{enlisted: n.enlisted, violated: make(map[string]bool)}
 	for {
 		learned := c.epochs.learned()
 		if c.epochs.passed(n.epoch) {
 			c.fence(n)
 			return false, errEpochPassed
 		}
-		suspended = c.tellDoubt(n.node.Status().Suspended, suspended)
+		c.tell(n.node.Status(), &told)
 		c.lookAtProbation(n)
 		c.lookAtGuard(n)
 		select {

@@ -63,35 +63,77 @@ func (a *Agent) compareAndLocate(ctx context.Context) (api.DigestComparison, err
 // locate compares each member of the minority with one that is not in it, or, without a majority, with the first. What
 // cannot be found out in time is left out: the members are named already.
 func (l locator) locate(ctx context.Context, found api.DigestComparison) (out []api.RowDifference) {
-	reference := found.Members[0].Name
-	for _, m := range found.Members {
-		if !slices.Contains(found.Minority, m.Name) {
-			reference = m.Name
-			break
-		}
-	}
+	reference := referenceOf(found, "")
 	for _, m := range found.Minority {
 		if m == reference {
 			continue
 		}
-		for _, bucket := range l.differingBuckets(ctx, reference, m) {
-			out = append(out, l.inBucket(ctx, reference, m, bucket)...)
+		pairs, _, _ := l.differ(ctx, reference, m, maxBucketsLooked, maxDifferences)
+		for _, p := range pairs {
+			out = append(out, api.RowDifference{Member: m, Table: p.table.String(), Key: printableKey(p.key)})
 		}
 	}
 	return out[:min(len(out), maxDifferences)]
 }
 
+// referenceOf is a member of the majority, or, without one, the first; not is not chosen.
+func referenceOf(found api.DigestComparison, not string) (reference string) {
+	for _, m := range found.Members {
+		if m.Name == not {
+			continue
+		}
+		if !slices.Contains(found.Minority, m.Name) {
+			return m.Name
+		}
+		if reference == "" {
+			reference = m.Name
+		}
+	}
+	return reference
+}
+
+// rowPair is a row in which two members differ. One of the marks is nil where there is no such row.
+type rowPair struct {
+	table          state.Table
+	key            string
+	reference, own *state.RowMark
+}
+
+// differ finds the rows in which a member differs from a reference, in at most so many buckets and at most so many rows. more
+// says that there are more than these.
+func (l locator) differ(ctx context.Context, reference, member string, buckets, rows int) (pairs []rowPair, more bool, err error) {
+	differing, err := l.differingBuckets(ctx, reference, member)
+	if err != nil {
+		return nil, false, err
+	}
+	more = len(differing) > buckets
+	for _, bucket := range differing[:min(len(differing), buckets)] {
+		found, whole, err := l.inBucket(ctx, reference, member, bucket)
+		if err != nil {
+			return pairs, true, err
+		}
+		pairs, more = append(pairs, found...), more || !whole
+		if len(pairs) > rows {
+			return pairs[:rows], true, nil
+		}
+	}
+	return pairs, more, nil
+}
+
 // differingBuckets are those that differ in each of a few samples.
-func (l locator) differingBuckets(ctx context.Context, reference, member string) (buckets []int) {
+func (l locator) differingBuckets(ctx context.Context, reference, member string) (buckets []int, err error) {
 	const size = 32
 	for sample := range sumSamples {
 		good, err := l.sums(ctx, reference)
 		if err != nil {
-			return nil
+			return nil, fmt.Errorf("%s: %w", reference, err)
 		}
 		bad, err := l.sums(ctx, member)
-		if err != nil || len(good) != len(bad) || len(good) != size*state.DigestBuckets {
-			return nil
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", member, err)
+		}
+		if len(good) != len(bad) || len(good) != size*state.DigestBuckets {
+			return nil, fmt.Errorf("%s and %s tell %d and %d bytes of sums", reference, member, len(good), len(bad))
 		}
 		var different []int
 		for i := range state.DigestBuckets {
@@ -101,26 +143,40 @@ func (l locator) differingBuckets(ctx context.Context, reference, member string)
 		}
 		buckets = different
 	}
-	return buckets[:min(len(buckets), maxBucketsLooked)]
+	return buckets, nil
 }
 
-func (l locator) inBucket(ctx context.Context, reference, member string, bucket int) (out []api.RowDifference) {
+// inBucket compares the rows of one bucket. Not whole: it has too many.
+func (l locator) inBucket(ctx context.Context, reference, member string, bucket int) (pairs []rowPair, whole bool, err error) {
 	a, err := l.rows(ctx, reference, bucket)
 	if err != nil {
-		return nil
+		return nil, false, fmt.Errorf("%s: %w", reference, err)
 	}
 	b, err := l.rows(ctx, member, bucket)
-	if err != nil || len(a.Rows) >= maxBucketRows || len(b.Rows) >= maxBucketRows {
-		return nil
+	if err != nil {
+		return nil, false, fmt.Errorf("%s: %w", member, err)
+	}
+	if len(a.Rows) >= maxBucketRows || len(b.Rows) >= maxBucketRows {
+		return nil, false, nil
 	}
 	older, newer := a, b
 	if a.Revision > b.Revision {
 		older, newer = b, a
 	}
 	for _, m := range state.DifferentRows(older.marks(), newer.marks(), older.Revision, a.Revision == b.Revision) {
-		out = append(out, api.RowDifference{Member: member, Table: m.Table.String(), Key: printableKey(m.Key)})
+		pairs = append(pairs, rowPair{table: m.Table, key: m.Key, reference: a.mark(m.Table, m.Key), own: b.mark(m.Table, m.Key)})
 	}
-	return out
+	return pairs, true, nil
+}
+
+// mark is that of one row, nil if there is none.
+func (b bucketRows) mark(table state.Table, key string) *state.RowMark {
+	for _, m := range b.marks() {
+		if m.Table == table && m.Key == key {
+			return &m
+		}
+	}
+	return nil
 }
 
 func (b bucketRows) marks() (marks []state.RowMark) {

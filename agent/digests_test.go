@@ -12,6 +12,7 @@ import (
 
 	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
 )
@@ -296,6 +297,75 @@ func TestLocate(t *testing.T) {
 	l.rows = func(context.Context, string, int) (bucketRows, error) { return bucketRows{}, errors.New("no answer") }
 	if got := l.locate(t.Context(), api.DigestComparison{Members: members, Minority: []string{"a2"}}); len(got) != 0 {
 		t.Errorf("nobody tells, and got %+v", got)
+	}
+}
+
+// TestDiff: the rows that differ are named with what they are at both, as many as there is room for; a member that tells
+// nothing is named, and what core members alone may hold shows no hash.
+func TestDiff(t *testing.T) {
+	replicas := map[string]*replica{"a1": testReplica(), "a2": testReplica(), "a3": testReplica()}
+	for name, r := range replicas {
+		index := uint64(1)
+		for i := range 400 {
+			index++
+			value := "v"
+			if name == "a3" || name == "a2" && i == 7 {
+				value = "w"
+			}
+			key := fmt.Sprintf("k%d", i)
+			if name == "a2" && i == 8 {
+				key = "k9"
+			}
+			if _, err := r.Apply(index, 1, clock.Stamp(index)<<16, [][]byte{putCommand(t, key, value)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	l := replicaLocator(replicas)
+	members := []api.MemberDigest{{Name: "a1"}, {Name: "a2"}, {Name: "a3"}}
+	all := api.DigestComparison{Index: 401, Members: members, Minority: []string{"a1", "a2", "a3"}}
+	got, err := l.diff(t.Context(), all, api.DigestPlan{Node: "a2"})
+	if err != nil || got.Reference != "a1" || got.More || !slices.Equal(got.Members, []string{"a2"}) {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	kinds := make(map[string]string)
+	for _, d := range got.Differences {
+		kinds[d.Key] = d.Kind
+		if (d.Hash == "") != (d.Kind == "missing") || d.Hash == d.ReferenceHash || d.ReferenceRevision == 0 {
+			t.Errorf("%+v", d)
+		}
+	}
+	if kinds["k7"] != "differs" || kinds["k8"] != "missing" || len(kinds) != 3 {
+		t.Errorf("found %v", kinds)
+	}
+	got, err = l.diff(t.Context(), all, api.DigestPlan{Reference: "a1"})
+	if err != nil || !got.More || len(got.Members) != 2 || len(got.Differences) > 2*maxDiffRows || len(got.Differences) < maxDiffBuckets {
+		t.Errorf("bounded: %d rows of %q, more %v, %v", len(got.Differences), got.Members, got.More, err)
+	}
+	if got, err = l.diff(t.Context(), api.DigestComparison{Members: members}, api.DigestPlan{}); err != nil || len(got.Members) != 0 {
+		t.Errorf("nobody differs: %+v, %v", got, err)
+	}
+	for _, plan := range []api.DigestPlan{{Node: "a9"}, {Reference: "a9"}, {Node: "a1", Reference: "a1"}} {
+		if _, err := l.diff(t.Context(), all, plan); err == nil {
+			t.Errorf("%+v was done", plan)
+		}
+	}
+	l.rows = func(context.Context, string, int) (bucketRows, error) { return bucketRows{}, errors.New("no answer") }
+	if got, err = l.diff(t.Context(), all, api.DigestPlan{Node: "a2"}); err != nil || !slices.Equal(got.Unanswered, []string{"a2"}) {
+		t.Errorf("nobody tells: %+v, %v", got, err)
+	}
+	secret := rowPair{table: state.TableToken, key: "id", own: &state.RowMark{Revision: 3, Hash: [32]byte{1}}}
+	if d := secret.shown("a2"); d.Hash != "" || d.Kind != "extra" || d.Revision != 3 {
+		t.Errorf("a token shows %+v", d)
+	}
+}
+
+// TestChoiceNeedsARole: a choice that comes by way of an agent which may not choose is refused.
+func TestChoiceNeedsARole(t *testing.T) {
+	for role, want := range map[policy.Role]bool{policy.Discovery: false, policy.Local: false, policy.Operator: true} {
+		if err := mayChoose(role, "a2"); (err == nil) != want {
+			t.Errorf("%s: %v", role, err)
+		}
 	}
 }
 

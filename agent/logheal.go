@@ -141,31 +141,6 @@ func (c *coreRunner) heal(ctx context.Context) (*bootedCore, error) {
 	return nil, nil
 }
 
-// suspended is the metric parley_core_suspended; there is no figure outside the core.
-func (c *coreRunner) suspended() (float64, bool) {
-	n := c.current.Load()
-	if n == nil {
-		return 0, false
-	}
-	if n.node.Status().Suspended != "" {
-		return 1, true
-	}
-	return 0, true
-}
-
-// tellDoubt reports that this member votes for nobody, and that it does again. It returns what was reported.
-func (c *coreRunner) tellDoubt(now, before string) string {
-	switch {
-	case now != "" && before == "":
-		c.log.Warn("this member does not take part fully", zap.String("reason", now))
-		c.report(api.EventDoubt, c.ids.Node, truncate(now))
-	case now == "" && before != "":
-		c.log.Info("this member takes part again, it has heard all others or an operator has accepted its log")
-		c.report(api.EventHealed, c.ids.Node, "the end of the log is in doubt no more")
-	}
-	return now
-}
-
 // truncate keeps a message within what an event may hold.
 func truncate(message string) string { return message[:min(len(message), 240)] }
 

@@ -11,6 +11,7 @@ type opsSources struct {
 	unreachableLinks func() (value float64, ok bool) // of this agent's own links
 	relay            func(ops.Readings)              // of the core's traffic; nil outside the core
 	pace             func(ops.Readings)              // of the disk and the loop of a core member; nothing outside the core
+	heal             func(ops.Readings)              // of this member's copy of the state, and what was healed
 	suspended        func() (value float64, ok bool) // 1 while the end of the log is in doubt
 	applyStopped     func() (value float64, ok bool) // 1 while nothing is applied because of a command
 	applyStops       func() (value float64, ok bool)
@@ -38,6 +39,7 @@ func (a *Agent) opsSources() opsSources {
 		pace:         a.yielder.readings,
 		suspended:    a.core.suspended,
 		applyStopped: a.core.applyStopped, applyStops: a.core.applyStops,
+		heal:          a.core.healReadings,
 		storageHealed: a.scrubber.healedFiles, writesRefused: a.space.refusesWrites,
 		backupAge:      func() (float64, bool) { return a.backups.age() },
 		backupLag:      func() (float64, bool) { return a.backups.lag() },
@@ -64,6 +66,9 @@ func (s *opsSources) read(r ops.Readings) {
 		if more != nil {
 			more(r)
 		}
+	}
+	if s.heal != nil {
+		s.heal(r)
 	}
 	for metric, source := range map[string]func() (float64, bool){
 		ops.DigestMinority: s.digestMinority, ops.StorageScrubErrors: s.scrubErrors,

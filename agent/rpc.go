@@ -45,6 +45,7 @@ func (a *Agent) registerRPC(s *transport.Server) {
 	s.Handle(methodSums, a.coreOnly(a.serveSums))
 	s.Handle(methodRows, a.coreOnly(a.serveRows))
 	s.Handle(methodApply, a.serveApplyStatus)
+	s.Handle(methodAccept, a.coreOnly(a.serveAccept))
 	s.Handle(methodPing, a.servePing)
 	s.Handle(methodLinks, a.serveLinks)
 	s.Handle(methodLinksVia, a.serveLinksVia)

@@ -126,7 +126,7 @@ func (a *Agent) aliveNodes() map[string]bool {
 // coreStatusOf puts names to a consensus status. A voter is healthy when the leader hears from it,
 // or, on a follower, when gossip does.
 func coreStatusOf(st consensus.Status, v *state.View, alive map[string]bool) api.CoreStatus {
-	out := api.CoreStatus{Term: st.Term, CommitIndex: st.Commit, AppliedIndex: st.Applied, Size: v.Cluster().CoreSize}
+	out := api.CoreStatus{Term: st.Term, CommitIndex: st.Commit, AppliedIndex: st.Applied, Size: v.Cluster().CoreSize, ReadOnly: st.ReadOnly}
 	member := func(id uint64) api.CoreMember {
 		m, _ := v.CoreByID(id)
 		healthy := alive[m.Node]

@@ -236,6 +236,16 @@ func TestClientExamines(t *testing.T) {
 	if want := (client.ScrubReport{Segments: 1, Entries: 2, Bytes: 2 << 20, Problems: []client.ScrubProblem{}}); err != nil || !reflect.DeepEqual(scrub, want) {
 		t.Errorf("scrub: %+v, %v", scrub, err)
 	}
+	if watched, err := c.Invariants(ctx); err != nil || watched.Count != 1 || len(watched.Invariants) != 1 || watched.Invariants[0].Detail != "1 and 2" {
+		t.Errorf("invariants: %+v, %v", watched, err)
+	}
+	diff, err := c.DiffDigests(ctx, "a2", "")
+	if err != nil || diff.Reference != "a1" || len(diff.Differences) != 1 || diff.Differences[0].Key != "a2" || diff.Unanswered == nil {
+		t.Errorf("diff: %+v, %v", diff, err)
+	}
+	if index, err := c.AcceptDigest(ctx, "a2"); err != nil || index != 7 {
+		t.Errorf("accept a state: %d, %v", index, err)
+	}
 	if accepted, err := c.AcceptTail(ctx); err != nil || accepted {
 		t.Errorf("accept tail: %v, %v", accepted, err)
 	}

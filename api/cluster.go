@@ -104,10 +104,13 @@ func orEmpty[T any](rows []T) []T {
 	return rows
 }
 
-// clusterRoutes are about the cluster as this agent sees it. They change nothing and need no leader.
+// clusterRoutes are about the cluster as this agent sees it. They change nothing and need no leader, but for the choice of a
+// state.
 func clusterRoutes() []Route {
 	return []Route{
 		{Method: http.MethodGet, Path: "/parley/v1/digest/compare", Action: policy.DigestRead, Own: true, Serve: serveDigests},
+		{Method: http.MethodGet, Path: "/parley/v1/digest/diff", Action: policy.DigestDiff, Takes: []string{"node", "reference"}, Serve: serveDigestDiff},
+		{Method: http.MethodPost, Path: "/parley/v1/digest/accept", Action: policy.DigestAccept, Serve: serveDigestAccept},
 		{Method: http.MethodGet, Path: "/parley/v1/net/matrix", Action: policy.NetRead, Own: true, Serve: serveMatrix},
 		{Method: http.MethodGet, Path: "/parley/v1/node/*", Action: policy.Status, Own: true, Serve: serveNode},
 	}

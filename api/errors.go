@@ -31,6 +31,7 @@ const (
 	CodeTimeout         = "timeout"          // a read did not finish in time
 	CodeOutcomeUnknown  = "outcome_unknown"  // a write may or may not have happened
 	CodeNoSpace         = "no_space"         // the leader's disk is full
+	CodeReadOnly        = "read_only"        // no state of the core members has a majority: writes are refused
 	CodeCanceled        = "canceled"         // the caller went away
 	CodeUnsupported     = "unsupported"      // known, and not offered by this version
 	CodeInternal        = "internal"         // a bug, or damage
@@ -84,6 +85,7 @@ var table = map[string]class{
 	CodeTimeout:         {http.StatusGatewayTimeout, exitNoAgent, true, "send the request again; parley core shows whether the leader keeps up"},
 	CodeOutcomeUnknown:  {http.StatusGatewayTimeout, exitUnknown, false, "the write may or may not have happened: send it again with the same request id, or read the key, then decide"},
 	CodeNoSpace:         {http.StatusInsufficientStorage, exitFailed, true, "free space on the leader's data directory; reads go on, and writes resume by themselves"},
+	CodeReadOnly:        {http.StatusServiceUnavailable, exitNoAgent, true, "nothing was written, reads go on; see who differs: parley digest compare; then: parley runbook run data-corruption"},
 	CodeCanceled:        {statusClientGone, exitFailed, true, "the caller went away before the answer"},
 	CodeUnsupported:     {http.StatusNotImplemented, exitFailed, false, "docs/compatibility.md lists what this version offers"},
 	CodeInternal:        {http.StatusInternalServerError, exitFailed, false, "look up the request id in the agent's log and report it with the lines around it"},

@@ -15,7 +15,7 @@ func TestErrorTable(t *testing.T) {
 		CodeRevoked: "403 4 false", CodeGuarded: "409 4 false", CodeDenied: "403 4 false", CodeForbiddenOrigin: "403 4 false",
 		CodeTooLarge: "413 1 false", CodeLimit: "422 1 false", CodeBusy: "429 3 true", CodeTooMany: "429 3 true",
 		CodeNoLeader: "503 3 true", CodeNotLeader: "503 3 true", CodeUnavailable: "503 3 true", CodeTimeout: "504 3 true",
-		CodeOutcomeUnknown: "504 5 false", CodeNoSpace: "507 1 true", CodeCanceled: "499 1 true",
+		CodeOutcomeUnknown: "504 5 false", CodeNoSpace: "507 1 true", CodeReadOnly: "503 3 true", CodeCanceled: "499 1 true",
 		CodeUnsupported: "501 1 false", CodeInternal: "500 1 false",
 		CodeQuarantined: "422 1 false", CodeRequestReused: "422 1 false", CodeRequestForgotten: "410 5 false",
 	}

@@ -20,6 +20,7 @@ import (
 // the leader judges who is dead and who leads, and an agent outside must not make people believe it.
 var clusterEvents = map[string]bool{
 	EventMemberDead: true, EventMemberLeft: true, EventMemberBack: true, EventLeader: true, EventYielded: true, EventCore: true,
+	EventUndecided: true, EventDecided: true,
 }
 
 // The kinds of events that agents report; state.EventNote is what people write.
@@ -54,9 +55,15 @@ const (
 	EventApplyStopped = "apply-stopped" // a core member crashes on a command and applies nothing; subject: the agent
 	EventApplyResumed = "apply-resumed" // the command is left out on all members, and it goes on
 
-	EventEpoch  = "epoch-passed"     // this core member learned of a recovery without it: its log is kept aside, it comes back under a new id
-	EventRaftID = "raft-id-given-up" // with a log that could not be repaired; the agent comes back under a new id
-	EventDoubt  = "log-in-doubt"     // this member may have acknowledged more than its log holds: it waits for all others
+	EventViolated = "invariant-violated" // what must always hold did not; subject: the agent that saw it
+
+	EventUndecided = "state-undecided" // the core members hold different states and none has a majority: writes are refused; subject: who leads
+	EventDecided   = "state-decided"   // one has a majority again, or an operator has chosen
+
+	EventEpoch    = "epoch-passed"     // this core member learned of a recovery without it: its log is kept aside, it comes back under a new id
+	EventRaftID   = "raft-id-given-up" // with a log that could not be repaired; the agent comes back under a new id
+	EventRejoined = "core-rejoined"    // under a new Raft id, and votes again; subject: the agent
+	EventDoubt    = "log-in-doubt"     // this member may have acknowledged more than its log holds: it waits for all others
 )
 
 // eventKinds are all that there can be, for those who ask for one.
@@ -64,7 +71,8 @@ var eventKinds = []string{
 	EventStarted, EventStopping, EventJoined, EventRenewal, EventRenewed, EventAlert, EventResolved,
 	EventMemberDead, EventMemberLeft, EventMemberBack, EventLeader, EventCore, EventDropped, state.EventNote,
 	state.EventRecovered, EventDamage, EventHealed, EventSpaceLow, EventSpaceBack, EventBackupFailed, EventBackupWorks,
-	EventYielded, EventRaftID, EventEpoch, EventDoubt, EventFenced, EventRebuilt, EventApplyStopped, EventApplyResumed, EventRelayed, EventStraight,
+	EventYielded, EventEpoch, EventRaftID, EventRejoined, EventDoubt, EventFenced, EventRebuilt, EventUndecided, EventDecided, EventViolated,
+	EventApplyStopped, EventApplyResumed, EventRelayed, EventStraight,
 }
 
 // Event is one row of GET /parley/v1/events, in the order of the log. Time is the cluster's, ReportedAt what the

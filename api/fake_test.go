@@ -109,9 +109,22 @@ func (a *fakeAgent) options() Options {
 			Health: func() []Capability {
 				return []Capability{{Name: "writes", OK: true}, {Name: "view", Detail: "at index 0"}}
 			},
+			Invariants: func() InvariantReport {
+				return InvariantReport{Count: 1, Invariants: []Invariant{{ID: "one-leader-a-term", What: "A term has one leader.", Violations: 1, Detail: "1 and 2"}}}
+			},
 			EventTime: func() clock.Stamp { return fakeStamp }, PendingEvents: func() []state.EventAppend { return a.pending },
 			CompareDigests: func(context.Context) (DigestComparison, error) {
 				return DigestComparison{Groups: 1, Index: 7, Members: []MemberDigest{{Name: "a1", Digest: "00"}}}, nil
+			},
+			Digests: Digests{
+				Diff: func(_ context.Context, plan DigestPlan) (DigestDiff, error) {
+					return DigestDiff{Reference: "a1", Index: 7, Members: []string{"a2"}, Differences: []RowDiff{
+						{Member: "a2", Table: "kv", Key: plan.Node + plan.Reference, Kind: "missing", ReferenceRevision: 5, ReferenceHash: "00"},
+					}}, nil
+				},
+				Accept: func(_ context.Context, node, _ string) (DigestChoice, error) {
+					return DigestChoice{Node: node, Index: 7}, nil
+				},
 			},
 			LinkMatrix: func(context.Context) (LinkMatrix, error) {
 				return LinkMatrix{Agents: []string{"a1", "a2"}, Links: []Link{{From: "a1", To: "a2", UDP: "fallback", TCP: "ok", RTT: 0.5}}, UDPFallback: 1}, nil

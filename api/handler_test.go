@@ -48,11 +48,11 @@ func (a *fakeAgent) withRole(role policy.Role) *Service {
 // calls has one request that succeeds for each endpoint.
 var calls = []struct{ method, target, body string }{
 	{"GET", "/livez", ""}, {"GET", "/readyz", ""},
-	{"GET", "/parley/v1/members", ""}, {"GET", "/parley/v1/core", ""}, {"GET", "/parley/v1/status", ""}, {"GET", "/parley/v1/health", ""},
+	{"GET", "/parley/v1/members", ""}, {"GET", "/parley/v1/core", ""}, {"GET", "/parley/v1/invariants", ""}, {"GET", "/parley/v1/status", ""}, {"GET", "/parley/v1/health", ""},
 	{"GET", "/metrics", ""}, {"GET", "/parley/v1/slo", ""}, {"GET", "/parley/v1/alerts", ""}, {"GET", "/parley/v1/health/explain", ""},
 	{"GET", "/parley/v1/events", ""}, {"POST", "/parley/v1/events", `{"message":"m"}`},
 	{"GET", "/parley/v1/apply", ""}, {"POST", "/parley/v1/apply/quarantine?index=7&place=0", ""},
-	{"GET", "/parley/v1/digest/compare", ""}, {"GET", "/parley/v1/net/matrix", ""}, {"GET", "/parley/v1/node/a1", ""},
+	{"GET", "/parley/v1/digest/compare", ""}, {"GET", "/parley/v1/digest/diff", ""}, {"POST", "/parley/v1/digest/accept", `{"node":"a1"}`}, {"GET", "/parley/v1/net/matrix", ""}, {"GET", "/parley/v1/node/a1", ""},
 	{"GET", "/parley/v1/kv?prefix=1", ""}, {"GET", "/parley/v1/kv/k", ""},
 	{"PUT", "/parley/v1/kv/k", "v"}, {"DELETE", "/parley/v1/kv/k?prefix=1", ""},
 	{"POST", "/parley/v1/txn", `{"then":[{"op":"get","key":"k"}]}`},

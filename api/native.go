@@ -15,6 +15,7 @@ func (s *Service) nativeRoutes() []Route {
 
 		{Method: http.MethodGet, Path: "/parley/v1/members", Action: policy.Members, Own: true, Serve: serveMembers},
 		{Method: http.MethodGet, Path: "/parley/v1/core", Action: policy.CoreRead, Own: true, Serve: serveCore},
+		{Method: http.MethodGet, Path: "/parley/v1/invariants", Action: policy.CoreRead, Own: true, Serve: serveInvariants},
 		{Method: http.MethodGet, Path: "/parley/v1/status", Action: policy.Status, Own: true, Serve: serveStatus},
 		{Method: http.MethodGet, Path: "/parley/v1/health", Action: policy.HealthRead, Own: true, Serve: serveHealth},
 

@@ -17,7 +17,7 @@ var receipt = regexp.MustCompile(`^node=a1;term=\d+;index=\d+;hlc=\d+\.\d+$`)
 func TestJSONShapes(t *testing.T) {
 	c := newFake(t, 1, 1)
 	h := c.agents["a1"].service.Handler(Loopback)
-	core := `{"leader":"a1","term":1,"commit_index":1,"applied_index":1,"size":3,"margin":0,"voters":[{"name":"a1","raft_id":"1","healthy":true}],"learners":[],"held":[],"epoch":0,"epoch_id":""}`
+	core := `{"leader":"a1","term":1,"commit_index":1,"applied_index":1,"size":3,"margin":0,"read_only":false,"voters":[{"name":"a1","raft_id":"1","healthy":true}],"learners":[],"held":[],"epoch":0,"epoch_id":""}`
 	bin := `"value_base64":"/wA=","flags":0,"revision":4,"create_revision":4,"version":1,"modified_at":"2023-11-14T22:13:20Z","modified_hlc":"1700000000000.4"}`
 	text := `"value":"v\u003c","flags":7,"revision":2,"create_revision":2,"version":1,"modified_at":"2023-11-14T22:13:20Z","modified_hlc":"1700000000000.2"}`
 	for _, test := range []struct {
@@ -53,6 +53,7 @@ func TestJSONShapes(t *testing.T) {
 		{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"local"}`, 200, `{"node":"a1","role":"local"}`},
 		{"GET", "/parley/v1/members", "", 200, `[{"name":"a1","spiffe_id":"spiffe://example.org/parley/agent/a1","state":"alive","address":"127.0.0.1:8310","zone":"z1","core":"leader"}]`},
 		{"GET", "/parley/v1/core", "", 200, core},
+		{"GET", "/parley/v1/invariants", "", 200, `{"count":1,"invariants":[{"id":"one-leader-a-term","what":"A term has one leader.","holds":false,"violations":1,"detail":"1 and 2"}]}`},
 		{"GET", "/parley/v1/status", "", 200, `{"name":"a1","cluster_id":"00112233445566778899aabbccddeeff","trust_domain":"example.org","version":"0.1.0","ready":true,"safe_mode":0,"core":` + core + `,"svid":{"spiffe_id":"spiffe://example.org/parley/agent/a1","not_after":"2023-11-14T23:13:20Z"}}`},
 		{"GET", "/parley/v1/health", "", 200, `{"ready":true,"capabilities":[{"name":"writes","ok":true},{"name":"view","ok":false,"detail":"at index 0"}]}`},
 		{"GET", "/parley/v1/slo", "", 200, `[{"name":"config-write","target":0.999,"window":"30d","sli":null,"budget_remaining_ratio":null,"burn":{"1h":0,"5m":null},"firing":[],"good":0,"bad":0}]`},
@@ -70,6 +71,8 @@ func TestJSONShapes(t *testing.T) {
 		{"GET", "/parley/v1/node/a9", "", 404, `{"error":{"code":"not_found","message":"there is no agent \"a9\"","hint":"list the agents: parley members","leader":null,"request_id":"ID","exit_code":1,"retryable":false}}`},
 		{"GET", "/parley/v1/check", "", 200, `{"ok":true,"checks":[{"id":"leader","status":"ok","message":"the core has a leader","hint":"","runbook":""}]}`},
 		{"GET", "/parley/v1/storage/scrub", "", 200, `{"errors":0,"segments":1,"entries":2,"snapshots":0,"bytes":33554432,"healed":0,"problems":[]}`},
+		{"GET", "/parley/v1/digest/diff?node=a2&reference=a1", "", 200, `{"reference":"a1","index":7,"members":["a2"],"differences":[{"member":"a2","table":"kv","key":"a2a1","kind":"missing","revision":0,"reference_revision":5,"reference_hash":"00"}],"more":false,"unanswered":[]}`},
+		{"POST", "/parley/v1/digest/accept", `{"node":"a2"}`, 200, `{"node":"a2","index":7}`},
 		{"GET", "/parley/v1/storage/scrub?mib_per_second=2", "", 200, `{"errors":0,"segments":1,"entries":2,"snapshots":0,"bytes":2097152,"healed":0,"problems":[]}`},
 		{"GET", "/livez", "", 200, "ok"}, {"GET", "/readyz", "", 200, "ready"},
 		{"GET", "/readyz?verbose", "", 200, "[+]writes\n[-]view at index 0\nready"},
@@ -172,6 +175,7 @@ func TestNativeRefusals(t *testing.T) {
 		{"POST", "/parley/v1/core/hold", `{"node":"a1","for":"1h","release":true}`, 400, CodeInvalid},
 		{"GET", "/parley/v1/check?pre", "", 400, CodeInvalid}, {"GET", "/parley/v1/storage/scrub?rate=1", "", 400, CodeInvalid},
 		{"GET", "/parley/v1/storage/scrub?mib_per_second=0", "", 400, CodeInvalid},
+		{"POST", "/parley/v1/digest/accept", `{}`, 400, CodeInvalid},
 		{"GET", "/parley/v1/storage/scrub?mib_per_second=10001", "", 400, CodeInvalid},
 	} {
 		w := do(h, test.method, test.target, test.body)

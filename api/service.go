@@ -71,11 +71,14 @@ type Local struct {
 	Core    func() CoreStatus
 	Status  func() AgentStatus
 	Health  func() []Capability
+	// Invariants are what this agent's core member watches, and what it found.
+	Invariants func() InvariantReport
 	// EventTime is this agent's own clock, for people; PendingEvents are its events that the log has not taken yet.
 	EventTime     func() clock.Stamp
 	PendingEvents func() []state.EventAppend
 	// CompareDigests, LinkMatrix and NodeStatus ask the other agents, or tell what this one has seen of them.
 	CompareDigests func(ctx context.Context) (DigestComparison, error)
+	Digests        Digests
 	LinkMatrix     func(ctx context.Context) (LinkMatrix, error)
 	NodeStatus     func(name string) (NodeStatus, bool)
 	// CreateToken makes the secret here and executes TokenCreate as caller.

@@ -37,6 +37,7 @@ type CoreStatus struct {
 	AppliedIndex uint64       `json:"applied_index"`
 	Size         int          `json:"size"`
 	Margin       int          `json:"margin"`
+	ReadOnly     bool         `json:"read_only"` // the members' states differ and none has a majority: writes are refused
 	Voters       []CoreMember `json:"voters"`
 	Learners     []CoreMember `json:"learners"`
 	Held         []Hold       `json:"held"`

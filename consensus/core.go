@@ -111,6 +111,7 @@ type core struct {
 	planted  planted
 	digests  digests
 	guard    guard
+	monitor  monitor
 	ledSince uint64 // tick at which we began to lead
 }
 
@@ -137,13 +138,13 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	}
 	c.rn = rn
 	c.term, c.commit = log.hard.GetTerm(), max(log.hard.GetCommit(), log.snap.Index)
-	c.applying, c.applied = log.snap.Index, log.snap.Index
+	c.applying, c.applied, c.monitor.handed = log.snap.Index, log.snap.Index, log.snap.Index
 	c.snaps.last = log.snap.Index
 	if c.commit-c.log.snap.Index >= cfg.longReplay {
 		c.snaps.replay = c.commit
 	}
 	if cfg.probation {
-		c.digests.probation = probationMarks
+		c.digests.probation, c.digests.before = probationMarks, log.last()
 	}
 	c.restarted = log.hard.GetTerm() > 1 || len(log.entries) > 0 // the genesis of a cluster is of term 1
 	c.written = log.hard
@@ -224,6 +225,7 @@ func (c *core) step(m *raftpb.Message) error {
 		return nil
 	}
 	c.heard[m.GetFrom()] = c.ticks
+	c.watchMessage(m)
 	c.plantedVote(m)
 	if m.GetType() == raftpb.MsgSnap && m.GetSnapshot().GetMetadata().GetIndex() > c.commit {
 		c.offerSnapshot(m)

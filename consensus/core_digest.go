@@ -26,12 +26,14 @@ type digests struct {
 	own       uint64                     // index of our newest checkpoint
 	proposed  uint64                     // tick of the last checkpoint that we proposed as leader
 	seen      uint64                     // commit index then
+	before    uint64                     // what the log held when the probation began: checkpoints up to there do not count
 	probation int                        // equal checkpoints still wanted before we answer again
 	fenced    *RebuildNeed
 	diverged  []uint64          // members whose state differs from the majority's
 	noQuorum  bool              // no state has a majority
 	agreed    uint64            // newest checkpoint at which a majority agreed with us
 	waiting   map[uint64]uint64 // member on probation -> tick at which it said so last
+	asked     bool              // a member wants a checkpoint, for a snapshot
 }
 
 // mark is what a member told about a checkpoint.
@@ -62,15 +64,18 @@ func isCheckpoint(e *raftpb.Entry) bool {
 // tickDigests proposes a checkpoint when one is due.
 func (c *core) tickDigests() {
 	d := &c.digests
-	due := c.ticks-d.proposed >= uint64(c.cfg.checkpointTicks) || c.leads() && c.rarely(rareCheckpoint)
+	wanted := d.asked || c.wantsCheckpoint()
+	due := c.ticks-d.proposed >= uint64(c.cfg.checkpointTicks) || c.leads() && c.rarely(rareCheckpoint) ||
+		wanted && c.ticks-d.proposed >= uint64(c.cfg.electionTicks)
 	c.tellProbation()
+	c.tellWant()
 	if d.own > 0 && c.leads() {
 		c.judge(d.own) // a voter may have fallen silent
 	}
 	if c.cfg.noDigests || !due || !c.leads() || c.transfer != nil || c.commit < c.termStart || c.termStart == 0 {
 		return
 	}
-	quiet := c.commit == d.seen && d.probation == 0 && len(d.diverged) == 0 && !d.noQuorum && !c.somebodyElseWaits() && !c.probationWaits()
+	quiet := c.commit == d.seen && d.probation == 0 && len(d.diverged) == 0 && !d.noQuorum && !c.somebodyElseWaits() && !c.probationWaits() && !wanted
 	if quiet {
 		return
 	}
@@ -79,7 +84,7 @@ func (c *core) tickDigests() {
 		return
 	}
 	c.drain()
-	d.seen = c.log.last()
+	d.seen, d.asked = c.log.last(), false
 }
 
 // somebodyElseWaits is true in the first checkpoints of a term: a member on probation may need them.
@@ -93,14 +98,26 @@ func (c *core) checkpointed(index uint64, m mark) {
 	d.own = index
 	c.forgetGone()
 	c.noteMark(c.cfg.id, index, m)
-	b := binary.BigEndian.AppendUint64(make([]byte, 0, markBytes), index)
-	b = append(append(b, m.chain[:]...), m.state[:]...)
-	for _, id := range c.members() {
-		if id != c.cfg.id && id != raft.None {
-			c.tell(id, noteCheckpoint, b)
+	c.tellMarks()
+	c.judge(index)
+	c.prove()
+}
+
+// tellMarks tells all others our marks, those of earlier checkpoints once more: notes may be lost.
+func (c *core) tellMarks() {
+	for _, index := range slices.Sorted(maps.Keys(c.digests.at)) {
+		m, known := c.digests.at[index][c.cfg.id]
+		if !known {
+			continue
+		}
+		b := binary.BigEndian.AppendUint64(make([]byte, 0, markBytes), index)
+		b = append(append(b, m.chain[:]...), m.state[:]...)
+		for _, id := range c.members() {
+			if id != c.cfg.id && id != raft.None {
+				c.tell(id, noteCheckpoint, b)
+			}
 		}
 	}
-	c.judge(index)
 }
 
 // hearCheckpoint takes a peer's mark. One that we have not reached waits for us.
@@ -114,6 +131,7 @@ func (c *core) hearCheckpoint(from uint64, body []byte) error {
 	}
 	c.noteMark(from, index, mark{chain: [32]byte(body[8:40]), state: [32]byte(body[40:72])})
 	c.judge(index)
+	c.prove()
 	return nil
 }
 
@@ -175,6 +193,7 @@ func (c *core) judge(index uint64) {
 	if !reached || d.fenced != nil || index != d.own || len(c.conf.GetVotersOutgoing()) > 0 {
 		return
 	}
+	c.watchChains(index, told)
 	voters := c.conf.GetVoters()
 	best, count, heard, late := mark{}, 0, 0, 0
 	for _, id := range voters {
@@ -223,7 +242,7 @@ func (c *core) agreedAt(index uint64, best mark, told map[uint64]mark) {
 	}
 	if index > d.agreed {
 		d.agreed = index
-		if d.probation > 0 {
+		if d.probation > 0 && index > d.before {
 			d.probation--
 			c.out.changed = true
 		}

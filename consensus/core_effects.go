@@ -13,22 +13,23 @@ import (
 // effects is what a turn of the core asks the shell to do. appends and applies must be performed
 // in order, each kind by one goroutine; the rest in any order.
 type effects struct {
-	appends  []*appendTask
-	applies  []*applyTask
-	messages []*raftpb.Message
-	answers  []answer
-	installs []*installTask
-	saves    []*saveTask
-	reports  []snapReport
-	notes    []note
-	resumes  []resumption
-	holds    []hold
-	routes   bool       // who is reached by whom has changed
-	passes   []envelope // of others, to be passed on to their receivers
-	settled  bool       // the end of the log is in doubt no more
-	compact  uint64     // compact the log on disk up to here; 0 = no
-	changed  bool       // leader, role, term or membership changed: publish the status
-	clockErr error      // a stamp from a peer that the clock refused
+	appends    []*appendTask
+	applies    []*applyTask
+	messages   []*raftpb.Message
+	answers    []answer
+	installs   []*installTask
+	saves      []*saveTask
+	reports    []snapReport
+	notes      []note
+	resumes    []resumption
+	holds      []hold
+	routes     bool        // who is reached by whom has changed
+	passes     []envelope  // of others, to be passed on to their receivers
+	settled    bool        // the end of the log is in doubt no more
+	compact    uint64      // compact the log on disk up to here; 0 = no
+	changed    bool        // leader, role, term or membership changed: publish the status
+	violations []Violation // invariants that did not hold
+	clockErr   error       // a stamp from a peer that the clock refused
 }
 
 // appendTask is one write of the log. The responses go out when it is written, and if sync is set
@@ -54,6 +55,7 @@ type applyTask struct {
 	index     uint64 // last index of the task
 	term      uint64
 	capture   bool // capture the machine's state when done
+	proof     bool // the last entry is a checkpoint: others tell whether what is captured is right
 	write     func(io.Writer) error
 }
 
@@ -156,6 +158,7 @@ func (c *core) drain() {
 	for {
 		for c.rn.HasReady() {
 			c.ready(c.rn.Ready())
+			c.watchState()
 		}
 		if !c.snapshotOnDemand() {
 			c.releasePair()
@@ -272,6 +275,7 @@ func (c *core) markSync(t *appendTask, responses bool) {
 	voteMoved := t.hard != nil && (t.hard.GetTerm() != c.written.GetTerm() || t.hard.GetVote() != c.written.GetVote())
 	c.unsynced = c.unsynced || len(t.entries) > 0 || voteMoved
 	if t.hard != nil {
+		c.watchVote(c.written, t.hard)
 		c.written = t.hard
 	}
 	if responses && c.unsynced {
@@ -307,16 +311,30 @@ func (c *core) onApply(m *raftpb.Message) {
 		c.hand(&applyTask{responses: m.GetResponses(), index: c.applying, term: c.term})
 		return
 	}
-	last := ents[len(ents)-1]
-	t := &applyTask{
-		entries: ents, batches: make([]*batch, len(ents)), responses: m.GetResponses(),
-		index: last.GetIndex(), term: last.GetTerm(),
+	for len(ents) > 0 {
+		t := c.nextTask(ents)
+		if ents = ents[len(t.entries):]; len(ents) == 0 {
+			t.responses = m.GetResponses()
+		}
+		c.hand(t)
 	}
+}
+
+// nextTask takes entries up to where the machine is to be captured, or all.
+func (c *core) nextTask(ents []*raftpb.Entry) *applyTask {
+	t := &applyTask{}
 	for i, e := range ents {
-		t.batches[i] = c.props.committed(c, e)
+		t.batches = append(t.batches, c.props.committed(c, e))
 		c.snaps.bytes += len(e.GetData())
+		c.applying = e.GetIndex()
+		if c.captures(e, i == len(ents)-1) && c.captureDue() {
+			t.capture = true
+			break
+		}
 	}
-	c.applying = t.index
-	t.capture = c.captureDue()
-	c.hand(t)
+	t.entries = ents[:len(t.batches)]
+	last := t.entries[len(t.entries)-1]
+	c.watchApply(ents[0].GetIndex(), last.GetIndex())
+	t.index, t.term, t.proof = last.GetIndex(), last.GetTerm(), isCheckpoint(last)
+	return t
 }

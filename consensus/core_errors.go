@@ -23,7 +23,8 @@ var (
 	// ErrProbation is returned, wrapped, by a member whose state was rebuilt and is not trusted yet. Ask another.
 	ErrProbation = errors.New("consensus: this member does not answer yet")
 
-	errNoAgreement = errors.New("the states of the core members differ and none has a majority: compare them with 'parley digest compare'")
+	// ErrUndecided is in the chain of an *UnavailableError while no state of the core members has a majority.
+	ErrUndecided = errors.New("the core members hold different states and none of these has a majority, so nobody can say which is right")
 
 	// ErrTooLarge is returned by Propose for a command over the batch limit. Nothing happened.
 	ErrTooLarge = errors.New("consensus: the command is larger than a batch may be, split it")

@@ -174,10 +174,11 @@ func (c *core) accepted(body []byte) {
 	if d.noQuorum {
 		d.noQuorum, c.out.changed = false, true
 	}
-	own, known := d.at[index][c.cfg.id]
-	if known && own != chosen {
-		c.outvoted(index, chosen, d.at[index])
+	told := d.at[index]
+	if own, known := told[c.cfg.id]; known && own != chosen {
+		c.outvoted(index, chosen, told)
 	}
+	maps.DeleteFunc(told, func(_ uint64, m mark) bool { return m != chosen }) // these are given up, and judged no more
 	c.drain()
 }
 

@@ -192,14 +192,18 @@ func (c *core) fenceStopped(index uint64, q *inquiry) {
 			appliers = append(appliers, id)
 		}
 	}
+	own := false
 	for _, id := range sortedKeys(c.guard.reports) {
 		switch {
 		case c.guard.reports[id].stop.index != index:
 		case id == c.cfg.id:
-			defer c.outrun(index, appliers)
+			own = true
 		default:
 			c.tell(id, noteOutrun, encodeOutrun(index, appliers))
 		}
+	}
+	if own {
+		c.outrun(index, appliers) // last: it may end the lead
 	}
 }
 

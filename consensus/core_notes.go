@@ -23,7 +23,7 @@ var noteKinds = map[noteKind]func(c *core, from uint64, body []byte) error{
 	noteStopped: (*core).hearStopped, noteAppliedAsk: (*core).hearAppliedAsk, noteApplied: (*core).hearApplied,
 	noteOutrun: (*core).hearOutrun, noteRelease: (*core).hearRelease, noteHeld: (*core).hearHeld,
 	noteCommitAsk: (*core).hearCommitAsk, noteCommit: (*core).hearCommit,
-	noteCheckpoint: (*core).hearCheckpoint, noteProbation: (*core).hearProbation,
+	noteCheckpoint: (*core).hearCheckpoint, noteProbation: (*core).hearProbation, noteWant: (*core).hearWant,
 }
 
 // tell queues a note for a peer.

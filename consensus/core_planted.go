@@ -81,6 +81,7 @@ func (c *core) plantedCommit() {
 	for i, e := range entries {
 		t.batches[i] = c.props.committed(c, e)
 	}
+	c.watchApply(entries[0].GetIndex(), index)
 	c.applying, c.planted.handed, c.commit = index, index, max(c.commit, index)
 	c.hand(t)
 }

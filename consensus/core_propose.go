@@ -46,7 +46,7 @@ func (c *core) submit(r *request) {
 	case !c.leads():
 		c.fail(r, c.notLeader())
 	case c.digests.noQuorum:
-		c.fail(r, &UnavailableError{Cause: errNoAgreement})
+		c.fail(r, &UnavailableError{Cause: ErrUndecided})
 	case batchSize(1, len(r.command)) > c.cfg.batchBytes:
 		c.fail(r, ErrTooLarge)
 	case c.log.bytes > c.cfg.maxLogBytes:

@@ -19,7 +19,9 @@ type snapshots struct {
 	last       uint64 // index of the last one captured or installed
 	bytes      int    // payload handed out for applying since
 	saving     bool
+	pending    *saveTask         // captured at a checkpoint at which no majority has told the same yet
 	renew      bool              // one is wanted although nothing calls for it: a damaged one is to be replaced
+	wantedAt   uint64            // tick since when a member needs one that there is not, 0 if none does
 	retryAt    uint64            // tick before which none is captured, after a failure
 	compacted  uint64            // the log on disk was last told to drop what is up to here
 	replay     uint64            // what a start applies again, when that is long; 0 once there is a snapshot behind it
@@ -51,10 +53,19 @@ func (c *core) renewSnapshot() {
 	c.drain()
 }
 
+// snapshotDue reports whether the next checkpoint is to be captured.
+func (c *core) snapshotDue() bool {
+	s := &c.snaps
+	if s.saving || c.ticks < s.retryAt || c.applying < s.last || c.applying == s.last && !s.renew {
+		return false
+	}
+	return c.log.wanted || s.renew || c.applying-s.last >= c.cfg.snapshotEntries || s.bytes >= c.cfg.snapshotBytes
+}
+
 // snapshotOnDemand asks for a capture when a peer, or the mending of a damaged one, needs a snapshot.
 // It reports whether that made new effects.
 func (c *core) snapshotOnDemand() bool {
-	if !c.log.wanted && !c.snaps.renew || c.applying == 0 || len(c.pair.held) > 0 || !c.captureDue() {
+	if !c.log.wanted && !c.snaps.renew || c.applying == 0 || len(c.pair.held) > 0 || c.proves() && !c.pressed() || !c.captureDue() {
 		return false
 	}
 	term, err := c.log.Term(c.applying)
@@ -68,8 +79,13 @@ func (c *core) snapshotOnDemand() bool {
 // captured turns the machine's captured state into a snapshot to be written. The configuration is
 // the one at t.index: later changes are in later tasks, which are not reported yet.
 func (c *core) captured(t *applyTask) {
-	ref := SnapshotRef{Index: t.index, Term: t.term, ConfState: c.conf}
-	c.out.saves = append(c.out.saves, &saveTask{ref: ref, write: t.write})
+	s := &saveTask{ref: SnapshotRef{Index: t.index, Term: t.term, ConfState: c.conf}, write: t.write}
+	if c.proves() && t.proof {
+		c.snaps.pending = s
+		c.prove()
+		return
+	}
+	c.out.saves = append(c.out.saves, s)
 }
 
 // saved ends the writing of a snapshot. The log then drops what it covers, except a tail for
@@ -176,6 +192,8 @@ func (c *core) restored(s *raftpb.Snapshot) *SnapshotRef {
 	c.log.confIndex, c.snaps.unused = 0, SnapshotRef{}
 	c.conf = raftpb.EnsureConfState(ref.ConfState)
 	c.applying, c.snaps.last, c.snaps.bytes = ref.Index, ref.Index, 0
+	c.dropPending()
+	c.monitor.handed = ref.Index
 	c.props.overtaken(c, ref.Index)
 	c.releasePair() // nothing of an earlier leadership comes behind the restore
 	c.give(&applyTask{restore: &ref, index: ref.Index, term: ref.Term})
@@ -199,6 +217,7 @@ func (c *core) report(id uint64, ok bool) {
 
 // tickSnapshots reports snapshots as failed whose receiver stays silent for too long.
 func (c *core) tickSnapshots() {
+	c.tickProof()
 	var late []uint64
 	for id, at := range c.snaps.sent {
 		if c.ticks-at >= uint64(c.cfg.snapshotTimeout) {

@@ -12,27 +12,28 @@ const RoleNone = "none"
 
 // Status is a node's view of the core. A follower's is as old as what its leader told it.
 type Status struct {
-	ID        uint64
-	Term      uint64
-	Leader    uint64 // 0 = none known, or not heard for an election timeout
-	Role      string // leader, follower, candidate, learner or RoleNone
-	Commit    uint64
-	Applied   uint64
-	Voters    []uint64
-	Outgoing  []uint64 // the old voters during a joint change, else empty
-	Learners  []uint64
-	Confirmed bool                // this leader has committed in its own term
-	Progress  map[uint64]Progress // on the leader only: every other member
-	Diverged  []uint64            // members whose state differs from that of the majority, to which this one belongs
-	ReadOnly  bool                // the voters' states differ and none has a majority: writes are refused
-	Probation int                 // checkpoints that have to agree before this rebuilt member answers again
-	Cases     []ApplyCase         // on the leader only: entries at which members stopped
-	StoppedAt *ApplyStop          // where this node stopped applying, nil while it applies
-	Withheld  uint64              // it applies nothing from this entry on, until others were heard; 0: nothing
-	Stopped   error               // why this node no longer serves, nil while it does
-	Suspended string              // why this node votes for nobody, or not for everybody, "" if it does
-	Relays    map[uint64]uint64   // members that are reached through another, and through whom
-	Relayed   RelayCounts
+	ID         uint64
+	Term       uint64
+	Leader     uint64 // 0 = none known, or not heard for an election timeout
+	Role       string // leader, follower, candidate, learner or RoleNone
+	Commit     uint64
+	Applied    uint64
+	Voters     []uint64
+	Outgoing   []uint64 // the old voters during a joint change, else empty
+	Learners   []uint64
+	Confirmed  bool                // this leader has committed in its own term
+	Progress   map[uint64]Progress // on the leader only: every other member
+	Diverged   []uint64            // members whose state differs from that of the majority, to which this one belongs
+	ReadOnly   bool                // the voters' states differ and none has a majority: writes are refused
+	Probation  int                 // checkpoints that have to agree before this rebuilt member answers again
+	Cases      []ApplyCase         // on the leader only: entries at which members stopped
+	StoppedAt  *ApplyStop          // where this node stopped applying, nil while it applies
+	Withheld   uint64              // it applies nothing from this entry on, until others were heard; 0: nothing
+	Stopped    error               // why this node no longer serves, nil while it does
+	Violations []Violation         // invariants that did not hold since the start: none, ever
+	Suspended  string              // why this node votes for nobody, or not for everybody, "" if it does
+	Relays     map[uint64]uint64   // members that are reached through another, and through whom
+	Relayed    RelayCounts
 }
 
 // Progress is what the leader knows of one member.
@@ -79,7 +80,7 @@ func (c *core) status() Status {
 		Voters: slices.Sorted(slices.Values(c.conf.GetVoters())), Outgoing: slices.Sorted(slices.Values(c.conf.GetVotersOutgoing())),
 		Learners:  slices.Sorted(slices.Values(slices.Concat(c.conf.GetLearners(), c.conf.GetLearnersNext()))),
 		Confirmed: c.leads() && c.termStart > 0 && c.commit >= c.termStart, Stopped: c.halted,
-		Suspended: c.suspended(), Relayed: c.relay.counts,
+		Violations: c.violations(), Suspended: c.suspended(), Relayed: c.relay.counts,
 	}
 	for id, route := range c.relay.routes {
 		if s.Relays == nil {

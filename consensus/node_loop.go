@@ -259,6 +259,10 @@ func (n *Node) perform() {
 	for _, a := range out.answers {
 		a.to.reply(a.outcome)
 	}
+	for _, v := range out.violations {
+		n.log.Error("an invariant does not hold, this program or a machine of the core is wrong", zap.String("reason", v.Invariant+": "+v.Detail),
+			zap.Uint64("count", v.Count), zap.String("hint", "run: parley runbook run incorrect-algorithm"))
+	}
 	if out.clockErr != nil && n.core.ticks >= n.clockQuiet {
 		n.clockQuiet = n.core.ticks + clockQuietTicks
 		n.log.Warn("clock refused a stamp from the log", zap.Error(out.clockErr))

@@ -30,8 +30,8 @@ func TestPaceKeeper(t *testing.T) {
 		}
 		return nil
 	})
-	for _, gap := range []time.Duration{50, 50, 120, 120, 20, 50} { // before the first tick there is nothing
-		now += gap * ms
+	for _, gap := range []time.Duration{50 * ms, 50 * ms, 120 * ms, 120 * ms, 20 * ms, 50 * ms} { // before the first tick there is nothing
+		now += gap
 		k.tick(50 * ms)
 	}
 	if got := k.pace().Late; got != 0 {

@@ -138,6 +138,9 @@ func (r *Replica) Leads() bool { return r.n.core.leads() }
 // TermStart is, on a leader, the index of the first entry of its term, 0 while there is none.
 func (r *Replica) TermStart() uint64 { return r.n.core.termStart }
 
+// Violations are the invariants that did not hold.
+func (r *Replica) Violations() []Violation { return r.n.core.violations() }
+
 // Term, Commit and Applied are where the replica is.
 func (r *Replica) Term() uint64    { return r.n.core.term }
 func (r *Replica) Commit() uint64  { return r.n.core.commit }

@@ -19,23 +19,24 @@ import (
 // sim is a cluster of cores without goroutines: every queue is a slice and somebody decides what
 // happens next, a script or a seed. It checks after every step what must hold always.
 type sim struct {
-	t      testing.TB
-	rnd    *rand.Rand
-	now    time.Time
-	ids    []uint64
-	nodes  map[uint64]*simNode
-	net    []packet
-	cut    map[[2]uint64]bool
-	tune   func(*coreConfig)
-	doubt  map[uint64]string // why the disk of a node says that its end is in doubt
-	leader map[uint64]uint64 // by term
-	log    map[uint64]string // by index: what everybody must apply there
-	acked  uint64            // highest acknowledged index
-	sent   map[string]string // acknowledged key -> value
-	broken []string
-	held   **outcome // of a script's request that is not waited for
-	noSync bool      // a control: the disks lie about syncs
-	noRead bool      // a control: leaders answer reads from what they have applied
+	t       testing.TB
+	rnd     *rand.Rand
+	now     time.Time
+	ids     []uint64
+	nodes   map[uint64]*simNode
+	net     []packet
+	cut     map[[2]uint64]bool
+	dropped func(packet) bool // what the network loses besides; nil: nothing
+	tune    func(*coreConfig)
+	doubt   map[uint64]string // why the disk of a node says that its end is in doubt
+	leader  map[uint64]uint64 // by term
+	log     map[uint64]string // by index: what everybody must apply there
+	acked   uint64            // highest acknowledged index
+	sent    map[string]string // acknowledged key -> value
+	broken  []string
+	held    **outcome // of a script's request that is not waited for
+	noSync  bool      // a control: the disks lie about syncs
+	noRead  bool      // a control: leaders answer reads from what they have applied
 }
 
 type packet struct {
@@ -343,7 +344,7 @@ func (s *sim) deliver(i int) {
 	p := s.net[i]
 	s.net = append(s.net[:i:i], s.net[i+1:]...)
 	to := s.nodes[p.to]
-	if to == nil || to.core == nil || s.cut[[2]uint64{p.from, p.to}] {
+	if to == nil || to.core == nil || s.cut[[2]uint64{p.from, p.to}] || s.dropped != nil && s.dropped(p) {
 		return
 	}
 	if p.report != nil {

@@ -83,6 +83,7 @@ const (
 	runbookFirewall   = "firewall"
 	runbookDataLoss   = "data-loss"
 	runbookPoison     = "query-of-death"
+	runbookAlgorithm  = "incorrect-algorithm"
 )
 
 var alerts = []Alert{
@@ -110,6 +111,26 @@ var alerts = []Alert{
 		ID: "digest-mismatch", Condition: Condition{DigestMinority, Above, 0},
 		Severity: Page, Runbook: runbookCorruption,
 		Summary: "core members disagree about the state at the same index",
+	},
+	{
+		ID: "state-undecided", Condition: Condition{CoreUndecided, Above, 0},
+		Severity: Page, Runbook: runbookCorruption, Core: true,
+		Summary: "the core members hold different states and none has a majority: writes are refused",
+	},
+	{
+		ID: "incorrect-algorithm", Condition: Condition{CoreViolations, Above, 0},
+		Severity: Page, Runbook: runbookAlgorithm,
+		Summary: "a promise of the algorithm did not hold: this program, or a machine of the core, is wrong",
+	},
+	{
+		ID: "state-fenced", Condition: Condition{CoreFenced, Above, 0},
+		Severity: Warn, Runbook: runbookCorruption,
+		Summary: "the state of this core member was wrong: it answers nothing and is being rebuilt",
+	},
+	{
+		ID: "state-stays-fenced", Condition: Condition{CoreFenced, Above, 0},
+		For: 10 * time.Minute, Severity: Page, Runbook: runbookCorruption,
+		Summary: "the state of this core member was wrong and is not right again after ten minutes",
 	},
 	{
 		ID: "storage-damage", Condition: Condition{StorageScrubErrors, Above, 0},

@@ -8,7 +8,7 @@ import (
 // Every alert has an id of its own, judges a reading that is listed with its help, and names a runbook
 // that is there.
 func TestAlertsAreComplete(t *testing.T) {
-	runbooks := []string{runbookServerDown, runbookCrashLoop, runbookCorruption, runbookFirewall, runbookDataLoss, runbookPoison}
+	runbooks := []string{runbookServerDown, runbookCrashLoop, runbookCorruption, runbookFirewall, runbookDataLoss, runbookPoison, runbookAlgorithm}
 	seen := map[string]bool{}
 	for _, a := range Alerts() {
 		if a.ID == "" || seen[a.ID] {

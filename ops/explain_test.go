@@ -47,6 +47,12 @@ func TestExplainOneTrouble(t *testing.T) {
 		{"a learner is dead", func(_ Readings, f *Facts) {
 			f.Core = append(f.Core, CoreFact{"a4", true, false, "dead", base})
 		}, "core-member-dead a4 warn  server-down", "parley runbook run server-down --var node=a4"},
+		{"no state has a majority", func(r Readings, _ *Facts) { r[CoreUndecided] = 1 },
+			"state-undecided core page state-undecided data-corruption", "parley digest compare"},
+		{"an invariant is broken", func(r Readings, _ *Facts) { r[CoreViolations] = 1 },
+			"invariant-violated a1 page incorrect-algorithm incorrect-algorithm", "parley invariant list"},
+		{"the state is fenced", func(r Readings, _ *Facts) { r[CoreFenced] = 1 },
+			"state-fenced a1 warn state-fenced data-corruption", "parley events --kind state-fenced"},
 		{"a voter is alive and silent", func(r Readings, f *Facts) {
 			r[CoreQuorumMargin] = 0
 			f.Core[1].Healthy = false

@@ -198,6 +198,28 @@ func (q *inquiry) noLeader() {
 }
 
 func (q *inquiry) corruption() {
+	if q.readings[CoreUndecided] > 0 {
+		q.add(Cause{
+			Cause: CauseUndecided, Subject: "core", Severity: Page, Alert: "state-undecided", Runbook: runbookCorruption,
+			Evidence: evidence("the core members hold different states and none has a majority, so writes are refused", q.alertLine("state-undecided")),
+			Command:  "parley digest compare",
+		})
+	}
+	if n := q.readings[CoreViolations]; n > 0 {
+		q.add(Cause{
+			Cause: CauseInvariant, Subject: q.facts.Node, Severity: Page, Alert: "incorrect-algorithm", Runbook: runbookAlgorithm,
+			Evidence: evidence(fmt.Sprintf("an invariant of the algorithm did not hold %g times since this agent started", n), q.alertLine("incorrect-algorithm")),
+			Command:  "parley invariant list",
+		})
+	}
+	if q.readings[CoreFenced] > 0 {
+		q.add(Cause{
+			Cause: CauseFenced, Subject: q.facts.Node, Severity: q.severity("state-stays-fenced", Warn), Alert: "state-fenced", Runbook: runbookCorruption,
+			Evidence: evidence("the state of this core member was wrong; it answers nothing until it equals that of the others at three checkpoints",
+				q.alertLine("state-fenced"), q.alertLine("state-stays-fenced")),
+			Command: "parley events --kind state-fenced",
+		})
+	}
 	if n, ok := q.above(DigestMinority, 0); ok {
 		q.add(Cause{
 			Cause: CauseDigestMismatch, Subject: "core", Severity: Page, Alert: "digest-mismatch", Runbook: runbookCorruption,

@@ -53,6 +53,13 @@ const (
 	CoreSuspended        = "parley_core_suspended"
 	CoreApplyStopped     = "parley_core_apply_stopped"
 	CoreApplyStops       = "parley_core_apply_stops"
+	CoreFenced           = "parley_core_fenced"
+	CoreUndecided        = "parley_core_undecided"
+	CoreViolations       = "parley_core_invariant_violations"
+	CoreFencings         = "parley_core_fencings"
+	CoreRebuilds         = "parley_core_rebuilds"
+	CoreLogRepairs       = "parley_core_log_repairs"
+	CoreIDsGivenUp       = "parley_core_raft_ids_given_up"
 	StorageHealed        = "parley_storage_healed_files"
 	StorageWritesRefused = "parley_storage_writes_refused"
 	BackupAge            = "parley_backup_age_seconds"
@@ -123,6 +130,13 @@ var metrics = []Metric{
 	{CoreSuspended, "1 while this core member does not vote fully, because it may have acknowledged more than its log holds, else 0."},
 	{CoreApplyStopped, "1 while this core member applies nothing, because it crashes on a command or waits for others that do, else 0."},
 	{CoreApplyStops, "Commands at which this core member stopped applying since its start."},
+	{CoreFenced, "1 while this core member's state was wrong and is not trusted again yet, so that it answers nothing, else 0."},
+	{CoreUndecided, "1 while the core members hold different states of which none has a majority, so that writes are refused, else 0."},
+	{CoreViolations, "How often an invariant of the algorithm did not hold on this core member since its start: 0, or something is wrong."},
+	{CoreFencings, "How often this core member's state was found wrong since its start."},
+	{CoreRebuilds, "How often it was rebuilt then, and equalled that of the others at three checkpoints."},
+	{CoreLogRepairs, "Damaged logs that this core member repaired under their Raft id since its start."},
+	{CoreIDsGivenUp, "Raft ids that this agent gave up since its start, with logs that could not be repaired."},
 	{StorageWritesRefused, "1 while this core member takes no writes because too little space is free, else 0."},
 	{BackupAge, "Age of this agent's newest scheduled backup that was verified."},
 	{BackupLag, "The same in units of backup.every."},

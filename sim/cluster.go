@@ -47,7 +47,7 @@ type cluster struct {
 }
 
 func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
-	c := &cluster{rnd: rnd, memory: o.Memory, noRelay: o.NoRelay, size: o.Nodes, nextID: 1, messageBytes: 1 << 20, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
+	c := &cluster{rnd: rnd, memory: o.Seed/4%2 == 1, noRelay: o.NoRelay, size: o.Nodes, nextID: 1, messageBytes: 1 << 20, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
 	c.damages = int(o.Seed % uint64(len(damageKinds))) //nolint:gosec // small
 	if o.Seed%4 == 3 {
 		c.messageBytes = 1 // one entry
@@ -313,6 +313,9 @@ func (c *cluster) observe(h *host) {
 	if h.rep.HandingOver() {
 		c.transferAt = c.now
 	}
+	if broken := h.rep.Violations(); len(broken) > 0 {
+		c.fail("%s violates %s: %s", h.name, broken[0].Invariant, broken[0].Detail)
+	}
 	h.watchPromises()
 	h.watchCommit()
 	if commit := h.rep.Commit(); commit < h.commit {
@@ -369,9 +372,7 @@ func (l *history) note(commands, results [][]byte) {
 func (c *cluster) restored(h *host, index uint64) {
 	c.note("snapshot restored")
 	h.tainted = false
-	if mark, ok := c.log.entries[index]; ok && (c.taint() || mark.wrong) && mark.digest != h.machine.View().Digest() {
-		h.tainted = true // it came from one that is wrong
-	} else if ok && mark.digest != h.machine.View().Digest() {
+	if mark, ok := c.log.entries[index]; ok && (mark.wrong || mark.digest != h.machine.View().Digest()) {
 		c.fail("%s restored a snapshot of %d with another state", h.name, index)
 	}
 }

@@ -47,7 +47,7 @@ func (c *cluster) trouble(end time.Duration) {
 		case c.chance(2):
 			list = attacks
 		}
-		if c.memory && c.chance(8) {
+		if c.memory && c.chance(6) {
 			list = memoryFaults
 		}
 		f := list[c.rnd.IntN(len(list))]

@@ -39,6 +39,7 @@ type host struct {
 	tainted   bool          // its state is wrong, and nobody has noticed yet
 	probation bool          // its state was just rebuilt
 	skewed    bool          // it will apply one command wrongly
+	spoiled   uint64        // counts how often its state went wrong
 	sweep     state.Sweep
 	doomed    bool              // its files will be spoiled
 	damaged   bool              // its files were spoiled, and not read since

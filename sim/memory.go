@@ -51,6 +51,7 @@ func (c *cluster) flipMemory() {
 	kv := rows[c.rnd.IntN(len(rows))]
 	kv.Value[c.rnd.IntN(len(kv.Value))] ^= byte(1 << c.rnd.IntN(8))
 	h.tainted, h.flipped = true, kv.Key
+	h.spoiled++
 	c.note("memory flipped")
 	c.trace("%s: the value of %s is flipped in memory", h.name, kv.Key)
 }
@@ -81,6 +82,7 @@ func (h *host) miscompute(commands [][]byte) [][]byte {
 			continue
 		}
 		h.skewed, h.tainted, h.flipped = false, true, ""
+		h.spoiled++
 		h.c.note("command miscomputed")
 		commands = append([][]byte(nil), commands...)
 		commands[i] = wrong

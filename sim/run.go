@@ -18,7 +18,6 @@ type Options struct {
 	Spares int           // hosts beyond Nodes; 0 or 1, by the seed
 	For    time.Duration // of virtual time with faults; 5 s
 	Think  time.Duration // a client's pause between operations, in the mean; 25 ms
-	Memory bool          // faults of memory and processor as well: what they spoil may spread by a snapshot before it is found
 	Calm   bool          // no faults
 
 	NoRelay bool // members talk straight or not at all

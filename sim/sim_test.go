@@ -26,7 +26,6 @@ var (
 	flagSeeds  = flag.Int("seeds", 40, "how many seeds TestSeeds runs")
 	flagSeed   = flag.Uint64("seed", 1, "the first seed")
 	flagNodes  = flag.Int("nodes", 0, "3 or 5 members; 0: both by turns")
-	flagMemory = flag.Bool("memory", false, "faults of memory as well, as in TestMemoryFaults")
 	flagTrace  = flag.String("record", "", "file for what happens")
 	flagStride = flag.Uint64("stride", 1, "distance between seeds: TestSeeds runs several processes beside each other")
 )
@@ -65,9 +64,6 @@ func nodesOf(seed uint64) int {
 // replay is the one command that runs a seed again, with the commit that it says something about.
 func replay(o Options) string {
 	more := ""
-	if o.Memory {
-		more += " -memory"
-	}
 	if m := plantFlag(); m != "" {
 		more += " -tags mutants -mutant " + m
 	}
@@ -136,11 +132,12 @@ func everything(seeds int) []string {
 	names := []string{
 		"damage: tail zeroed", "damage: last frame spoiled", "damage seen", "log repaired", "end of the log in doubt", "repair needed", "frame cut off", "frame dropped", "frame duplicated", "frame reordered", "plan: change",
 		"outcome unknown", "ended amid an operation", "I/O error: write", "I/O error: sync", "I/O error: read", "rejoin under a new id", "snapshot restored",
+		"memory flipped", "command miscomputed", "rebuilt from the majority",
 	}
 	if seeds >= 10*everythingFrom { // what many seeds have seldom
 		names = append(names, "led by way of a hub", "lie: acknowledgement forged", "lie: envelope changed", "lie: envelope brought twice", "lie: envelope lost")
 	}
-	for _, f := range slices.Concat(faults, attacks, damages) {
+	for _, f := range slices.Concat(faults, attacks, damages, memoryFaults) {
 		names = append(names, f.name)
 	}
 	for _, kind := range damageKinds {
@@ -159,7 +156,7 @@ func alone(t *testing.T) tally {
 	began := cpuTime()
 	for i := range uint64(*flagSeeds) { //nolint:gosec // not negative
 		seed := *flagSeed + i**flagStride
-		r := runOne(t, Options{Seed: seed, Nodes: nodesOf(seed), Memory: *flagMemory})
+		r := runOne(t, Options{Seed: seed, Nodes: nodesOf(seed)})
 		if r.Operations < 2000 && r.Err == nil {
 			t.Errorf("seed %d: only %d operations", seed, r.Operations)
 		}
@@ -220,9 +217,6 @@ func shared(t *testing.T) tally {
 		if m := plantFlag(); m != "" {
 			args = append(args, "-mutant", m)
 		}
-		if *flagMemory {
-			args = append(args, "-memory")
-		}
 		go func() {
 			out, err := exec.CommandContext(t.Context(), os.Args[0], args...).CombinedOutput() //nolint:gosec // this program
 			parts <- part{out, err}
@@ -254,20 +248,6 @@ func shared(t *testing.T) tally {
 		t.Errorf("%d of %d seeds were run", all.Seeds, *flagSeeds)
 	}
 	return all
-}
-
-// TestMemoryFaults: a replica whose state is wrong is found, and rebuilt from the majority.
-func TestMemoryFaults(t *testing.T) {
-	fired := map[string]int{}
-	for seed := uint64(1); seed <= 20; seed++ {
-		r := runOne(t, Options{Seed: seed, Nodes: nodesOf(seed), Memory: true})
-		for what, n := range r.Fired {
-			fired[what] += n
-		}
-	}
-	if fired["rebuilt from the majority"] == 0 {
-		t.Error("nobody was rebuilt")
-	}
 }
 
 // TestPinnedSeeds: seeds that failed once go well.

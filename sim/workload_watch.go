@@ -39,6 +39,7 @@ type watcher struct {
 	seen    uint64 // the revision up to which changes were compared
 	host    *host
 	life    uint64
+	spoiled uint64 // of the host, when the connection began
 	feed    *watch.Feed
 	conn    int           // counts connections: frames of an earlier one are lost
 	lastAt  time.Duration // frames of a connection keep their order
@@ -79,7 +80,7 @@ func (w *watchers) turn(f *watcher) {
 	switch h := f.host; {
 	case h == nil:
 		w.connect(f)
-	case !h.up || h.life != f.life || h.tainted || w.c.chance(200) || w.c.frozen && !w.c.votes(h):
+	case !h.up || h.life != f.life || f.misled() || w.c.chance(200) || w.c.frozen && !w.c.votes(h):
 		w.c.note("watcher reconnected")
 		w.part(f)
 	case !h.paused:
@@ -91,7 +92,7 @@ func (w *watchers) turn(f *watcher) {
 }
 
 func (w *watchers) part(f *watcher) {
-	if f.host != nil && f.host.tainted { // what it told may be wrong; production finds out by the digests
+	if f.host != nil && f.misled() { // what it told may be wrong; production finds out by the digests
 		f.replica, f.seen = watch.NewReplica(watchedClasses...), 0
 	}
 	if f.feed != nil {
@@ -121,7 +122,7 @@ func (w *watchers) connect(f *watcher) {
 		})
 		return nil
 	}
-	f.host, f.life = h, h.life
+	f.host, f.life, f.spoiled = h, h.life, h.spoiled
 	var err error
 	if f.feed, err = h.hub.Feed(f.replica.Resume(), watchedClasses, send); err == nil {
 		err = f.feed.Begin()
@@ -134,11 +135,14 @@ func (w *watchers) connect(f *watcher) {
 	}
 }
 
+// misled reports whether the host is wrong, or was since the connection began: what is overwritten by now may have been told.
+func (f *watcher) misled() bool { return f.host.tainted || f.host.spoiled != f.spoiled }
+
 // receive feeds a frame, and compares what it changed with what happened.
 func (w *watchers) receive(f *watcher, frame []byte) {
 	touched, err := f.replica.Feed(frame)
 	if err != nil {
-		if !f.host.tainted {
+		if !f.misled() {
 			w.c.fail("change stream of %s: %v", f.host.name, err)
 		}
 		w.part(f)
@@ -148,7 +152,7 @@ func (w *watchers) receive(f *watcher, frame []byte) {
 	switch {
 	case touched.All:
 		w.c.note("watcher took a snapshot")
-	case f.host.tainted:
+	case f.misled():
 	default:
 		if err := compareChanges(w.told, f.seen, now, keyChanges(touched)); err != nil {
 			w.c.fail("a watcher at %s: %v", f.host.name, err)

@@ -80,7 +80,7 @@ func (a *app) tree() *cobra.Command {
 		a.initCommand(), a.tokenCommand(), a.agentCommand(), a.labCommand(),
 		a.statusCommand(), a.membersCommand(), a.coreCommand(), a.leaveCommand(), a.kvCommand(), a.sessionCommand(),
 		a.sloCommand(), a.alertsCommand(), a.healthCommand(),
-		a.eventsCommand(), a.digestCommand(), a.applyCommand(), a.netCommand(), a.nodeCommand(),
+		a.eventsCommand(), a.digestCommand(), a.invariantCommand(), a.applyCommand(), a.netCommand(), a.nodeCommand(),
 		a.checkCommand(), a.storageCommand(), a.snapshotCommand(), a.disasterCommand(),
 		a.runbookCommand(),
 		a.configCommand(), a.versionCommand(),

@@ -15,7 +15,7 @@ const jsonShape = "json-shape"
 const groupMark = "group"
 
 const (
-	coreShape     = `{"leader","term","commit_index","applied_index","size","margin","voters":[{"name","raft_id","healthy"}],"learners":[...],"held":[{"name","until"}],"epoch","epoch_id"}`
+	coreShape     = `{"leader","term","commit_index","applied_index","size","margin","read_only","voters":[{"name","raft_id","healthy"}],"learners":[...],"held":[{"name","until"}],"epoch","epoch_id"}`
 	memberShape   = `[{"name","spiffe_id","state","address","zone","core"}]`
 	pairShape     = `{"key","value","flags","revision","create_revision","version","modified_at","modified_hlc"}`
 	sessionShape  = `{"id","name","node","ttl","lease","behavior","lock_delay","created_at","created_hlc","fencing_token"}`
@@ -63,10 +63,13 @@ var jsonShapes = map[string]string{
 	"events":           `[{"hlc","time","node","kind","subject","message","pending","reported_at"}], oldest first`,
 	"events add":       `{"hlc","time","node"}`,
 	"digest compare":   `{"groups","index","members":[{"name","digest"}],"minority":[...],"unreachable":[...],"behind":[...],"absent":[...],"differences":[{"member","table","key"}]}`,
-	"apply status":     `{"members":[{"name","commit","applied","lag","withheld","stopped_at":{"index","command","cause","signature"}}],"unreachable":[...],"cases":[{"index","command","stopped":[...],"answers":{...},"verdict"}],"quarantined":[{"index","command","kind","hash","at"}]}`,
-	"apply quarantine": `{"index","command","dry_run"}`,
+	"digest diff":      `{"reference","index","members":[...],"differences":[{"member","table","key","kind":"differs|missing|extra","revision","reference_revision","hash","reference_hash"}],"more","unanswered":[...]}`,
+	"digest accept":    `{"node","index","dry_run","given_up":[...]}`,
+	"invariant list":   `{"count","invariants":[{"id","what","holds","violations","detail"}]}`,
 	"net matrix":       `{"agents":[...],"links":[{"from","to","udp","tcp","rtt_ms"}],"unreachable","udp_fallback","asymmetric","unknown"}`,
 	"node status":      `{"name","state","incarnation","starts_10m","crash_starts_10m","safe_mode","core","address","zone","version","reachable"}`,
+	"apply status":     `{"members":[{"name","commit","applied","lag","withheld","stopped_at":{"index","command","cause","signature"}}],"unreachable":[...],"cases":[{"index","command","stopped":[...],"answers":{...},"verdict"}],"quarantined":[{"index","command","kind","hash","at"}]}`,
+	"apply quarantine": `{"index","command","dry_run"}`,
 
 	"runbook list": `[{"id","title","failure_mode","alerts","severity","last_drill"}]`,
 	"runbook show": `{"schema","id","title","failure_mode","fail_types","layers","alerts","severity","data_at_risk","owner","requires","automatic","never","budget","drill","related","last_drill","inputs","sections","steps"}`,

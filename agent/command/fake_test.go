@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-const fakeCore = `{"leader":"a1","term":3,"commit_index":9007199254740993,"applied_index":41,"size":3,"margin":1,
+const fakeCore = `{"leader":"a1","term":3,"commit_index":9007199254740993,"applied_index":41,"size":3,"margin":1,"read_only":false,
  "voters":[{"name":"a1","raft_id":"1","healthy":true},{"name":"a2","raft_id":"a","healthy":false}],"learners":[],"held":[],
  "epoch":2,"epoch_id":"000102030405060708090a0b0c0d0e0f"}`
 
@@ -35,6 +35,8 @@ var fakeAnswers = map[string]string{
 	"/parley/v1/apply": `{"members":[{"name":"a1","commit":43,"applied":41,"lag":2,"withheld":42,"stopped_at":{"index":42,"command":0,"cause":"panic","signature":"00ff"}},{"name":"a2","commit":43,"applied":43,"lag":0,"withheld":0,"stopped_at":null}],"unreachable":["a3"],"cases":[{"index":42,"command":0,"stopped":["a1"],"answers":{"a1":"not applied","a3":"none"},"verdict":"it waits"}],"quarantined":[{"index":7,"command":1,"kind":"put","hash":"00ff","at":"2026-01-01T00:00:00Z"}]}`,
 	"/parley/v1/digest/compare": `{"groups":2,"index":42,"members":[{"name":"a1","digest":"aa"},{"name":"a2","digest":"aa"},{"name":"a3","digest":"bb"}],"minority":["a3"],"unreachable":["a4"],"behind":[],
 	 "differences":[{"member":"a3","table":"kv","key":"web/1"}]}`,
+	"/parley/v1/digest/diff": `{"reference":"a1","index":42,"members":["a3"],"differences":[{"member":"a3","table":"kv","key":"web/1","kind":"differs","revision":5,"reference_revision":5,"hash":"aa","reference_hash":"bb"}],"more":false,"unanswered":[]}`,
+	"/parley/v1/invariants":  `{"count":0,"invariants":[{"id":"one-leader-a-term","what":"A term has one leader.","holds":true,"violations":0,"detail":""}]}`,
 	"/parley/v1/net/matrix": `{"agents":["a1","a2"],"links":[{"from":"a1","to":"a2","udp":"fallback","tcp":"ok","rtt_ms":0.25},
 	 {"from":"a2","to":"a1","udp":"ok","tcp":"down","rtt_ms":0}],"unreachable":1,"udp_fallback":1,"asymmetric":1,"unknown":0,"relayed":0}`,
 	"/parley/v1/node/a2": `{"name":"a2","state":"dead","incarnation":7,"starts_10m":3,"crash_starts_10m":3,"safe_mode":0,"core":"voter","address":"127.0.0.2:8310","zone":"","version":"v1","reachable":false}`,
@@ -73,6 +75,8 @@ func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		 "join_command":"parley agent --join 127.0.0.1:8310 --token-file TOKEN_FILE"}`)
 	case strings.HasPrefix(path, "/parley/v1/token/"):
 		fakeError(w, 403, "denied", "the role discovery may not revoke tokens", 4, false)
+	case path == "/parley/v1/digest/accept":
+		_, _ = io.WriteString(w, `{"node":"a2","index":42}`)
 	case strings.HasPrefix(path, "/parley/v1/session"):
 		fakeSessions(w, r)
 	case strings.HasPrefix(path, "/parley/v1/core/"):

@@ -4,58 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/parley-mesh/parley/api/client"
 )
-
-func (a *app) digestCommand() *cobra.Command {
-	cmd := group("digest", "Whether the members of the core hold the same state")
-	cmd.AddCommand(&cobra.Command{
-		Use:   "compare",
-		Short: "Compare the digests of all core members at one index",
-		Long: "One group is good. With more, the minority is who a majority contradicts; without a majority it is all\n" +
-			"of them, because nobody can say who is right. A member that does not answer is not compared, nor is one\n" +
-			"that should be in the core and is not; both are named.",
-		Example: "  parley digest compare --wait 30s --expect '.groups==1'",
-		Args:    takes(),
-		RunE: a.query(func(ctx context.Context, c *client.Client) (answer, error) {
-			found, err := c.CompareDigests(ctx)
-			return answer{value: found, table: func(w io.Writer) { digestTable(w, found) }}, err
-		}),
-	})
-	return cmd
-}
-
-func digestTable(w io.Writer, found client.DigestComparison) {
-	row(w, "MEMBER", "DIGEST")
-	for _, m := range found.Members {
-		row(w, m.Name, m.Digest)
-	}
-	missing := len(found.Unreachable) + len(found.Behind) + len(found.Absent)
-	verdict := fmt.Sprintf("all %d hold the same at index %d", len(found.Members), found.Index)
-	if missing > 0 {
-		verdict = fmt.Sprintf("the %d that were compared hold the same at index %d; %d did not take part", len(found.Members), found.Index, missing)
-	}
-	if found.Groups > 1 {
-		verdict = fmt.Sprintf("%d different states at index %d; minority: %s", found.Groups, found.Index, strings.Join(found.Minority, ", "))
-	}
-	row(w, "\n"+verdict)
-	for _, d := range found.Differences {
-		row(w, fmt.Sprintf("%s differs in the %s row %q", d.Member, d.Table, d.Key))
-	}
-	if len(found.Unreachable) > 0 {
-		row(w, "no answer: "+strings.Join(found.Unreachable, ", "))
-	}
-	if len(found.Behind) > 0 {
-		row(w, "not at that index: "+strings.Join(found.Behind, ", "))
-	}
-	if len(found.Absent) > 0 {
-		row(w, "not in the core, which has room for them: "+strings.Join(found.Absent, ", "))
-	}
-}
 
 func (a *app) netCommand() *cobra.Command {
 	cmd := group("net", "How the agents reach each other")

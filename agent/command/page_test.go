@@ -29,6 +29,8 @@ var endpointNotes = map[string]string{
 	"POST /parley/v1/txn":              "`{\"compare\":[{\"key\",\"target\",\"relation\",\"number\",\"value\"}],\"then\":[{\"op\",\"key\",\"value\",\"flags\",\"cas\",\"session\"}],\"else\":[...]}`; `target` is revision, create_revision, version or value; `relation` is =, !=, < or >; `op` is put, delete, delete_prefix, get, get_existing, get_tree, lock, unlock, check_revision, check_session or check_absent",
 	"POST /parley/v1/token":            "`{\"ttl\",\"uses\",\"node\",\"role\",\"core\",\"replace\"}`, all optional",
 	"POST /parley/v1/core/allow":       "`{\"node\",\"allow\"}`",
+	"GET /parley/v1/digest/diff":       "`node=NAME`, `reference=NAME`",
+	"POST /parley/v1/digest/accept":    "`{\"node\"}`",
 	"POST /parley/v1/core/size":        "`{\"size\"}`",
 	"POST /parley/v1/agent/role":       "`{\"node\",\"role\"}`",
 	"POST /parley/v1/session":          "`{\"name\",\"node\",\"ttl\",\"behavior\",\"lock_delay\"}`, all optional; `behavior` is release or delete",
@@ -38,8 +40,8 @@ var endpointNotes = map[string]string{
 	"GET /parley/v1/events":            "`since=10m` or the `hlc` of an event, `kind=KIND`, `limit=N` of the newest, `index=N&wait=30s`",
 	"POST /parley/v1/events":           "`{\"message\"}`",
 	"GET /parley/v1/snapshot":          "`stale`; the answer is a backup file (storage/FORMAT.md), one at a time, of any size",
-	"POST /parley/v1/apply/quarantine": "`index=N`, `place=K`: the command in the entry, from 0",
 	"GET /parley/v1/storage/scrub":     "`mib_per_second=N`, 32 unless given; `node=NAME` for another agent's files",
+	"POST /parley/v1/apply/quarantine": "`index=N`, `place=K`: the command in the entry, from 0",
 }
 
 // docs/commands.md is what the program says about itself.

@@ -86,7 +86,7 @@ func coreTable(w io.Writer, core client.CoreStatus) {
 	}
 	fields(w, "leader", leader, "term", core.Term, "commit index", core.CommitIndex, "applied index", core.AppliedIndex,
 		"voters", coreNames(core.Voters), "learners", coreNames(core.Learners),
-		"margin", margin, "wanted voters", strconv.Itoa(core.Size))
+		"margin", margin, "writes", writesOf(core), "wanted voters", strconv.Itoa(core.Size))
 	if len(core.Held) > 0 {
 		fields(w, "in maintenance", heldNames(core.Held))
 	}
@@ -98,6 +98,16 @@ func heldNames(held []client.Hold) string {
 		names = append(names, h.Name+" (until "+instant(h.Until)+")")
 	}
 	return strings.Join(names, ", ")
+}
+
+func writesOf(core client.CoreStatus) string {
+	switch {
+	case core.ReadOnly:
+		return "refused: the members hold different states and none has a majority; see parley digest compare"
+	case core.Leader == nil:
+		return "wait for a leader"
+	}
+	return "taken"
 }
 
 func coreNames(members []client.CoreMember) string {

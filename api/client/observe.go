@@ -93,6 +93,73 @@ func (c *Client) CompareDigests(ctx context.Context) (DigestComparison, error) {
 	return out, err
 }
 
+// DigestDiff is the rows in which core members differ from one of them, the reference.
+type DigestDiff struct {
+	Reference   string    `json:"reference"`
+	Index       uint64    `json:"index"`
+	Members     []string  `json:"members"`
+	Differences []RowDiff `json:"differences"`
+	More        bool      `json:"more"`       // there are more than are named
+	Unanswered  []string  `json:"unanswered"` // who did not tell its rows
+}
+
+// RowDiff is one such row; Kind is differs, missing (at the member) or extra (at the member alone).
+type RowDiff struct {
+	Member            string `json:"member"`
+	Table             string `json:"table"`
+	Key               string `json:"key"`
+	Kind              string `json:"kind"`
+	Revision          uint64 `json:"revision"`
+	ReferenceRevision uint64 `json:"reference_revision"`
+	Hash              string `json:"hash,omitempty"`
+	ReferenceHash     string `json:"reference_hash,omitempty"`
+}
+
+// DiffDigests has the rows found in which node differs from reference; "" leaves the choice to the agent.
+func (c *Client) DiffDigests(ctx context.Context, node, reference string) (DigestDiff, error) {
+	query := url.Values{}
+	for name, value := range map[string]string{"node": node, "reference": reference} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	var out DigestDiff
+	err := c.call(ctx, http.MethodGet, "/parley/v1/digest/diff", query, nil, &out)
+	return out, err
+}
+
+// AcceptDigest says, while no state of the core has a majority, that a member's is right, and returns the checkpoint of which
+// it is. All others that differ are rebuilt.
+func (c *Client) AcceptDigest(ctx context.Context, node string) (index uint64, err error) {
+	var out struct {
+		Index uint64 `json:"index"`
+	}
+	err = c.post(ctx, "/parley/v1/digest/accept", map[string]any{"node": node}, &out)
+	return out.Index, err
+}
+
+// InvariantReport is what an agent's core member watches while it works; Count is 0, or something is wrong.
+type InvariantReport struct {
+	Count      uint64      `json:"count"`
+	Invariants []Invariant `json:"invariants"`
+}
+
+// Invariant is one of them; Detail is what was seen last of what did not hold.
+type Invariant struct {
+	ID         string `json:"id"`
+	What       string `json:"what"`
+	Holds      bool   `json:"holds"`
+	Violations uint64 `json:"violations"`
+	Detail     string `json:"detail"`
+}
+
+// Invariants lists what the agent watches.
+func (c *Client) Invariants(ctx context.Context) (InvariantReport, error) {
+	var out InvariantReport
+	err := c.call(ctx, http.MethodGet, "/parley/v1/invariants", nil, nil, &out)
+	return out, err
+}
+
 // Link is how one agent reaches another. UDP is ok, fallback, down or unknown, TCP ok, down or unknown.
 // Via is by whom the traffic of the core is relayed, "" when it goes straight.
 type Link struct {

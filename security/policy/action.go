@@ -18,7 +18,7 @@ const (
 	Console     Action = "console"      // GET /
 	Runbooks    Action = "runbooks"     // GET /runbooks/
 	Members     Action = "members"      // GET /parley/v1/members
-	CoreRead    Action = "core.read"    // GET /parley/v1/core, /v1/status/*
+	CoreRead    Action = "core.read"    // GET /parley/v1/core, /parley/v1/invariants, /v1/status/*
 	Status      Action = "status"       // GET /parley/v1/status
 	CatalogRead Action = "catalog.read" // who offers which service
 	HealthRead  Action = "health.read"  // GET /parley/v1/health
@@ -56,6 +56,8 @@ const (
 	Check        Action = "check"         // GET /parley/v1/check
 	StorageScrub Action = "storage.scrub" // GET /parley/v1/storage/scrub
 	AcceptTail   Action = "storage.tail"  // POST /parley/v1/storage/accept-tail
+	DigestDiff   Action = "digest.diff"   // GET /parley/v1/digest/diff: names keys
+	DigestAccept Action = "digest.accept" // POST /parley/v1/digest/accept: gives up the states of members
 	SnapshotSave Action = "snapshot.save" // GET /parley/v1/snapshot: the whole state, sealed keys included
 )
 
@@ -106,6 +108,8 @@ var needs = map[Action]Role{
 	Check:        Operator,
 	StorageScrub: Operator,
 	AcceptTail:   Operator,
+	DigestDiff:   Operator,
+	DigestAccept: Operator,
 	SnapshotSave: Operator,
 }
 

@@ -20,7 +20,7 @@ var allowed = []struct {
 	{Discovery, "metrics console runbooks members core.read status catalog.read health.read slo.read alert.read probe " +
 		"digest.read apply.read net.read bundle.read"},
 	{Local, "kv.read kv.write txn session.read session.use lock.use catalog.write event.read event.fire"},
-	{Operator, "token.create token.list token.revoke core.write node.role leave apply.quarantine check storage.scrub storage.tail snapshot.save"},
+	{Operator, "token.create token.list token.revoke core.write node.role leave apply.quarantine check storage.scrub storage.tail digest.diff digest.accept snapshot.save"},
 }
 
 // Every role may do exactly what the written list gives it and what the weaker roles have.

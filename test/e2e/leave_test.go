@@ -160,8 +160,11 @@ func TestHold(t *testing.T) {
 	eventually(t, 5*time.Second, "all show it", func(ctx context.Context) error {
 		for name, c := range clients {
 			core, err := c.Core(ctx)
-			if err != nil || len(core.Held) != 1 || core.Held[0].Name != held || time.Until(core.Held[0].Until) < 9*time.Minute {
-				return fmt.Errorf("%s: %+v, %v", name, core.Held, err)
+			if err != nil {
+				return err
+			}
+			if len(core.Held) != 1 || core.Held[0].Name != held || time.Until(core.Held[0].Until) < 9*time.Minute {
+				return fmt.Errorf("%s: %+v", name, core.Held)
 			}
 		}
 		return nil

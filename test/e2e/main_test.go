@@ -73,9 +73,13 @@ func need(t testing.TB, ok bool, what string) {
 // startLab runs a lab that ends with the test. A failed test shows the end of every agent's log.
 func startLab(t testing.TB, o lab.Options) *lab.Lab {
 	t.Helper()
-	if o.Binary == "" {
-		o.Binary = program
-	}
+	return startProgram(t, program, o)
+}
+
+// startProgram is startLab with another build of the program.
+func startProgram(t testing.TB, binary string, o lab.Options) *lab.Lab {
+	t.Helper()
+	o.Binary = binary
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	l, err := lab.Start(ctx, o)

@@ -33,7 +33,7 @@ func poisonProgram(t *testing.T) string {
 // has systemd do: a lab restarts nobody.
 func startPoisonLab(t *testing.T) *lab.Lab {
 	t.Helper()
-	l := startLab(t, lab.Options{Binary: poisonProgram(t), Agents: 3, ReplaceAfter: 10 * time.Minute})
+	l := startProgram(t, poisonProgram(t), lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute})
 	ctx, cancel := context.WithCancel(context.Background())
 	var keepers sync.WaitGroup
 	for _, a := range l.Agents {

@@ -125,7 +125,7 @@ func TestReplaceAHost(t *testing.T) {
 	t.Logf("whole %s after the new host started", time.Since(began).Round(10*time.Millisecond))
 	eventually(t, 10*time.Second, "all digests are compared", settled)
 	run := walk.end(t)
-	if want := []string{"replicas-agree", "all-take-part", "all-agree", "own-disk"}; run.Result != runbook.Pass || !run.NotThis || !slices.Equal(run.path(), want) {
+	if want := []string{"replicas-agree", "all-take-part", "all-agree", "takes-writes", "own-disk"}; run.Result != runbook.Pass || !run.NotThis || !slices.Equal(run.path(), want) {
 		t.Errorf("got %s\n%s", run, run.shown)
 	}
 }

@@ -131,7 +131,7 @@ func TestRunbookDataCorruption(t *testing.T) {
 	verifyFails(t, "data-corruption", "all-agree", asked) // the control
 	restart(t, l, victim)
 	run := walk.end(t)
-	want := []string{"replicas-agree", "replicas-differ", "disk-damaged", "start-it", "all-agree", "own-disk"}
+	want := []string{"replicas-agree", "replicas-differ", "disk-damaged", "start-it", "all-agree", "takes-writes", "own-disk"}
 	if run.exit != 0 || run.Result != runbook.Pass || run.NotThis || !slices.Equal(run.path(), want) {
 		t.Errorf("got %s\n%s", run, run.shown)
 	}
