@@ -79,7 +79,7 @@ func pipe(t *testing.T) (a, b net.Conn) {
 }
 
 // meet greets between two agents, and returns what each makes of it.
-func meet(t *testing.T, one, other *epochs, core bool) (byOne, byOther error, agreed state.Epoch) {
+func meet(t *testing.T, one, other *epochs, core bool) (agreed state.Epoch, byOne, byOther error) {
 	t.Helper()
 	a, b := pipe(t)
 	done := make(chan error, 1)
@@ -94,7 +94,7 @@ func meet(t *testing.T, one, other *epochs, core bool) (byOne, byOther error, ag
 	if byOne != nil {
 		_ = a.Close()
 	}
-	return byOne, <-done, agreed
+	return agreed, byOne, <-done
 }
 
 // TestGreeting: only agents of one epoch talk. Who lives in an older one is refused, learns so by a proof, and is then of the
@@ -103,7 +103,7 @@ func TestGreeting(t *testing.T) {
 	w := makeEpochs(t)
 	newer, old := epochsOf(t, w.third), epochsOf(t, w.first)
 	news := old.learned()
-	byNewer, byOld, _ := meet(t, newer, old, false)
+	_, byNewer, byOld := meet(t, newer, old, false)
 	var refused *EpochError
 	if !errors.As(byNewer, &refused) || refused.Verdict != state.EpochOlder || !strings.Contains(byNewer.Error(), "keeps its old log aside") {
 		t.Errorf("the newer one says %v", byNewer)
@@ -123,12 +123,12 @@ func TestGreeting(t *testing.T) {
 	if again.current() != w.third.Cluster().Epoch {
 		t.Errorf("after a restart it is of epoch %s", again.current())
 	}
-	if one, other, agreed := meet(t, newer, again, true); one != nil || other != nil || agreed != w.third.Cluster().Epoch {
+	if agreed, one, other := meet(t, newer, again, true); one != nil || other != nil || agreed != w.third.Cluster().Epoch {
 		t.Errorf("then: %v, %v in %s", one, other, agreed)
 	}
 	// It passes on what it learned, although its own state does not have it.
 	third := epochsOf(t, w.second)
-	if _, byThird, _ := meet(t, again, third, true); !third.passed(w.second.Cluster().Epoch) {
+	if _, _, byThird := meet(t, again, third, true); !third.passed(w.second.Cluster().Epoch) {
 		t.Errorf("the news does not go on: %v", byThird)
 	}
 	for _, test := range []struct {
@@ -140,13 +140,13 @@ func TestGreeting(t *testing.T) {
 		{"a split", w.split, ""},
 	} {
 		e := epochsOf(t, w.first)
-		_, err, _ := meet(t, epochsOf(t, test.other), e, false)
+		_, _, err := meet(t, epochsOf(t, test.other), e, false)
 		if !strings.Contains(err.Error(), test.text) || (test.text != "") != (e.current() == w.first.Cluster().Epoch) {
 			t.Errorf("%s: %v, then of %s", test.what, err, e.current())
 		}
 	}
 	e := epochsOf(t, w.second)
-	one, other, _ := meet(t, e, epochsOf(t, w.split), false)
+	_, one, other := meet(t, e, epochsOf(t, w.split), false)
 	if !errors.As(one, &refused) {
 		t.Fatal(one)
 	}
@@ -169,14 +169,14 @@ func TestGreeting(t *testing.T) {
 func TestGreetingOfAFreshAgent(t *testing.T) {
 	w := makeEpochs(t)
 	fresh := func() *epochs { return epochsOf(t, state.NewFollower(publicOnly...).View()) }
-	if one, other, agreed := meet(t, fresh(), epochsOf(t, w.second), false); one != nil || other != nil || agreed != w.second.Cluster().Epoch {
+	if agreed, one, other := meet(t, fresh(), epochsOf(t, w.second), false); one != nil || other != nil || agreed != w.second.Cluster().Epoch {
 		t.Errorf("%v, %v, in %s", one, other, agreed)
 	}
-	if one, other, _ := meet(t, fresh(), epochsOf(t, w.second), true); !errors.Is(one, errNoEpoch) || !errors.Is(other, errNoEpoch) {
+	if _, one, other := meet(t, fresh(), epochsOf(t, w.second), true); !errors.Is(one, errNoEpoch) || !errors.Is(other, errNoEpoch) {
 		t.Errorf("for Raft: %v, %v", one, other)
 	}
 	home := newEpochs(&dataDir{path: t.TempDir(), fs: storage.OS()}, w.first.Cluster().Epoch, state.NewFollower(publicOnly...).View, zap.NewNop())
-	if _, err, _ := meet(t, epochsOf(t, w.second), home, false); err == nil {
+	if _, _, err := meet(t, epochsOf(t, w.second), home, false); err == nil {
 		t.Error("a member whose View is empty is taken for a fresh agent")
 	}
 }

@@ -17,7 +17,7 @@ func TestGreetingMutant(t *testing.T) {
 	w := makeEpochs(t)
 	holds := func() bool {
 		old := epochsOf(t, w.first)
-		byNewer, _, _ := meet(t, epochsOf(t, w.second), old, false)
+		_, byNewer, _ := meet(t, epochsOf(t, w.second), old, false)
 		return byNewer != nil && old.passed(w.first.Cluster().Epoch)
 	}
 	if !holds() {

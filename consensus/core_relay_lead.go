@@ -30,7 +30,7 @@ const (
 
 func (c *core) tickRelayLead() {
 	l := &c.relay.lead
-	better := uint64(raft.None)
+	better := raft.None
 	if c.leads() && c.transfer == nil && len(c.relay.routes) > 0 {
 		better = c.betterPlaced()
 	}
