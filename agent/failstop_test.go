@@ -131,7 +131,9 @@ func scriptedRun(t *testing.T, cfg config.Config, fsys storage.FS, round int) (a
 		if n := a.core.current.Load(); i == 1 && n != nil {
 			saves := n.store.snapshots.Saves()
 			n.node.RenewSnapshot()
-			await(put, func() bool { return n.store.snapshots.Saves() > saves || len(died) > 0 || ctx.Err() != nil })
+			saved, done := context.WithTimeout(ctx, 3*time.Second) // at the next checkpoint
+			await(saved, func() bool { return n.store.snapshots.Saves() > saves || len(died) > 0 })
+			done()
 		}
 	}
 	return acked, end()
