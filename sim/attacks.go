@@ -56,10 +56,10 @@ func (c *cluster) attackLog(what string, spoil func(*host) bool) {
 	c.cutFor(300*time.Millisecond, pairs...)
 	life := victim.life
 	victim.doomed = true // no other host may lose its disk until then
+	c.later(220*time.Millisecond, func() { c.clients.held = true })
 	// What is zeroed whole while the anchor does not cover it yet leaves no trace on any disk: storage/FORMAT.md. So the
 	// anchor gets its 20 ms.
-	c.later(220*time.Millisecond, func() { c.clients.held = true })
-	c.later(300*time.Millisecond, func() {
+	c.laterWhen(300*time.Millisecond, func() bool { return !victim.up || !victim.logBusy && !victim.anchorBusy }, func() {
 		victim.doomed, c.clients.held = false, false
 		if !victim.up || victim.life != life {
 			return

@@ -67,6 +67,17 @@ func (c *cluster) later(d time.Duration, f func()) {
 	})
 }
 
+// laterWhen is later, and waits on until it is the moment.
+func (c *cluster) laterWhen(d time.Duration, moment func() bool, f func()) {
+	c.later(d, func() {
+		if moment() {
+			f()
+		} else {
+			c.laterWhen(time.Millisecond, moment, f)
+		}
+	})
+}
+
 // anyHost draws one that is up, nil if none is.
 func (c *cluster) anyHost() *host {
 	start := c.rnd.IntN(len(c.hosts))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"math"
+	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
 )
@@ -74,7 +75,7 @@ func (f *frameHeader) encode(b []byte, salt [8]byte) hash {
 // decodeFrameHeader reads a header of the given segment from the start of b, false if there is no
 // intact one. That may be a torn write, an old frame or damage: only what surrounds it can tell.
 func decodeFrameHeader(b []byte, segment uint64, salt [8]byte) (f frameHeader, found bool) {
-	if !claimsFrame(b, segment) || order.Uint32(b[4:]) != saltedCRC(salt, b[8:frameHeaderBytes]) {
+	if !beginsFrame(b, segment) || order.Uint32(b[4:]) != saltedCRC(salt, b[8:frameHeaderBytes]) {
 		return frameHeader{}, false
 	}
 	c := cursor{b[8:]}
@@ -89,9 +90,20 @@ func decodeFrameHeader(b []byte, segment uint64, salt [8]byte) (f frameHeader, f
 // maxSeq is more than a log ever counts to. A repair goes on above all that it saw, and has to have room there.
 const maxSeq = 1 << 62
 
-// claimsFrame reports whether b begins like a frame of this segment, intact or torn.
-func claimsFrame(b []byte, segment uint64) bool {
+// beginsFrame reports whether b begins like a frame of this segment, intact or torn.
+func beginsFrame(b []byte, segment uint64) bool {
 	return len(b) >= frameHeaderBytes && order.Uint32(b) == frameMagic && order.Uint64(b[8:]) == segment
+}
+
+// claimsFrame reports whether a frame of this segment was begun at b, whatever became of it: it begins like one, or is one
+// whose beginning is damaged, for with the right beginning its checksum is right.
+func claimsFrame(b []byte, segment uint64, salt [8]byte) bool {
+	if len(b) < frameHeaderBytes || beginsFrame(b, segment) {
+		return len(b) >= frameHeaderBytes
+	}
+	header := slices.Clone(b[8:frameHeaderBytes])
+	order.PutUint64(header, segment)
+	return order.Uint32(b[4:]) == saltedCRC(salt, header)
 }
 
 // payload returns the entries' bytes of the frame that begins b, false if they are not intact.

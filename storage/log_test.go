@@ -231,6 +231,29 @@ func TestTornTailIsKeptAside(t *testing.T) {
 	}
 }
 
+// A frame that was acknowledged, and of which one byte went bad before the anchor covered it, leaves the member in doubt:
+// wherever that byte is.
+func TestSpoiledLastFrameIsDoubted(t *testing.T) {
+	const size = 40 // of its data
+	for at := range int64(frameHeaderBytes + entryHeaderBytes + size) {
+		if at >= 184 && at < frameHeaderBytes {
+			continue // padding of the header: nothing is lost
+		}
+		fsys := NewMem()
+		log, _ := openTestLog(t, fsys)
+		put(t, log, 2, size)
+		disk := fsys.Crash(KeepUnsynced, 0)
+		disk.Flip(log.active.path, log.active.offset-pageBytes+at, 0x10)
+		log, recovered, err := OpenLog(logOptions(disk))
+		if err != nil || recovered.LastIndex != 1 || recovered.InDoubt == "" {
+			t.Errorf("byte %d: last %d, in doubt %q, %v", at, recovered.LastIndex, recovered.InDoubt, err)
+		}
+		if err == nil {
+			mustClose(t, log)
+		}
+	}
+}
+
 func TestTornFilesAreBounded(t *testing.T) {
 	disk := NewMem()
 	for range 3 * maxTornFiles { // some are cut while a segment is made, and leave none

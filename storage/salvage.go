@@ -221,7 +221,7 @@ func (r *salvage) readSegment(path string) (*salvagedSegment, error) {
 func (r *salvage) readFrame(s *salvagedSegment, data []byte, offset int64) int64 {
 	f, found := decodeFrameHeader(data, s.number, s.salt)
 	if !found {
-		s.claims[offset] = claimsFrame(data, s.number)
+		s.claims[offset] = claimsFrame(data, s.number, s.salt)
 		return pageBytes
 	}
 	r.out.seq = max(r.out.seq, f.seq)

@@ -125,7 +125,7 @@ func (r *replay) checkAnchor() error {
 func (s *segmentScan) evidence(seq uint64) (durable bool, torn int64) {
 	torn = s.end
 	limit := int64(len(s.data)) - pageBytes
-	if s.end < limit && claimsFrame(s.data[s.end:], s.number) {
+	if s.end < limit && claimsFrame(s.data[s.end:], s.number, s.salt) {
 		torn = s.end + pageBytes
 	}
 	for offset := s.end; offset < limit; offset += pageBytes {
