@@ -40,13 +40,15 @@ type host struct {
 	probation bool          // its state was just rebuilt
 	skewed    bool          // it will apply one command wrongly
 	spoiled   uint64        // counts how often its state went wrong
-	sweep     state.Sweep
-	doomed    bool              // its files will be spoiled
-	damaged   bool              // its files were spoiled, and not read since
-	oneEntry  bool              // its next life sends one entry in a message
-	slow      float64           // its disk takes so many times as long
-	lies      bool              // about what it relays
-	cut       storage.CrashMode // what its disk keeps when it ends amid an operation
+
+	spoiledLife uint64 // when that was last
+	sweep       state.Sweep
+	doomed      bool              // its files will be spoiled
+	damaged     bool              // its files were spoiled, and not read since
+	oneEntry    bool              // its next life sends one entry in a message
+	slow        float64           // its disk takes so many times as long
+	lies        bool              // about what it relays
+	cut         storage.CrashMode // what its disk keeps when it ends amid an operation
 
 	unproven    bool // it looks for what a leader counts of it without its word for it
 	ownWordOnly bool // nobody has that

@@ -51,7 +51,7 @@ func (c *cluster) flipMemory() {
 	kv := rows[c.rnd.IntN(len(rows))]
 	kv.Value[c.rnd.IntN(len(kv.Value))] ^= byte(1 << c.rnd.IntN(8))
 	h.tainted, h.flipped = true, kv.Key
-	h.spoiled++
+	h.wrong()
 	c.note("memory flipped")
 	c.trace("%s: the value of %s is flipped in memory", h.name, kv.Key)
 }
@@ -82,7 +82,7 @@ func (h *host) miscompute(commands [][]byte) [][]byte {
 			continue
 		}
 		h.skewed, h.tainted, h.flipped = false, true, ""
-		h.spoiled++
+		h.wrong()
 		h.c.note("command miscomputed")
 		commands = append([][]byte(nil), commands...)
 		commands[i] = wrong
@@ -102,6 +102,12 @@ func (h *host) outlived(equal bool, touched state.Touched) {
 			h.tainted, h.flipped = !equal, "" // it may have been read meanwhile
 		}
 	}
+}
+
+// wrong notes that the state has gone wrong.
+func (h *host) wrong() {
+	h.spoiled++
+	h.spoiledLife = h.life
 }
 
 // digest is what the host's replica tells at a checkpoint.

@@ -40,7 +40,6 @@ type watcher struct {
 	host    *host
 	life    uint64
 	spoiled uint64 // of the host, when the connection began
-	doubted bool   // the host was wrong then
 	feed    *watch.Feed
 	conn    int           // counts connections: frames of an earlier one are lost
 	lastAt  time.Duration // frames of a connection keep their order
@@ -111,6 +110,9 @@ func (w *watchers) connect(f *watcher) {
 	if h == nil || h.paused || h.tainted {
 		return
 	}
+	if h.spoiled > 0 && h.spoiledLife == h.life { // what was overwritten since is in the history of its changes still
+		f.replica, f.seen = watch.NewReplica(watchedClasses...), 0
+	}
 	f.conn++
 	conn := f.conn
 	send := func(frame []byte) error {
@@ -123,7 +125,7 @@ func (w *watchers) connect(f *watcher) {
 		})
 		return nil
 	}
-	f.host, f.life, f.spoiled, f.doubted = h, h.life, h.spoiled, h.tainted
+	f.host, f.life, f.spoiled = h, h.life, h.spoiled
 	var err error
 	if f.feed, err = h.hub.Feed(f.replica.Resume(), watchedClasses, send); err == nil {
 		err = f.feed.Begin()
@@ -137,7 +139,7 @@ func (w *watchers) connect(f *watcher) {
 }
 
 // misled reports whether the host is wrong, or was since the connection began: what is overwritten by now may have been told.
-func (f *watcher) misled() bool { return f.doubted || f.host.tainted || f.host.spoiled != f.spoiled }
+func (f *watcher) misled() bool { return f.host.tainted || f.host.spoiled != f.spoiled }
 
 // receive feeds a frame, and compares what it changed with what happened.
 func (w *watchers) receive(f *watcher, frame []byte) {
