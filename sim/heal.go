@@ -132,3 +132,29 @@ func copyEntries(entries []*raftpb.Entry) []*raftpb.Entry {
 	}
 	return out
 }
+
+// operate is what somebody does in the end whom the agent has asked: a voter that has lost its Raft id before it could be
+// replaced is heard by nobody, so that a member in doubt about its last frame would wait for ever. No acknowledged write is
+// lost by that: whoever loses a disk does so alone, and what a crash leaves unfinished was not acknowledged.
+func (c *cluster) operate() {
+	for _, h := range c.hosts {
+		if !h.up || h.rep.Status().Suspended == "" {
+			continue
+		}
+		for _, id := range h.rep.Status().Voters {
+			if c.byID(id) != nil {
+				continue
+			}
+			var accepted bool
+			h.do(func() (err error) {
+				accepted, err = h.rep.AcceptTail()
+				return err
+			})
+			if accepted {
+				c.note("end of the log accepted by an operator")
+				c.trace("%s: an operator accepts the end of its log", h.name)
+			}
+			break
+		}
+	}
+}

@@ -85,6 +85,7 @@ func (c *cluster) run(o Options) {
 	c.until(o.For, func() bool { return false })
 	c.trace("heal")
 	c.calm()
+	c.after(healTime/3, c.operate)
 	c.until(c.now+healTime, c.whole)
 	if c.err == nil && !c.whole() {
 		c.fail("not whole %v after the faults ended: %s", healTime, c.describe())
