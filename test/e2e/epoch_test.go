@@ -27,10 +27,19 @@ func TestEpochFence(t *testing.T) {
 	l := startLab(t, lab.Options{Agents: 4, ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	whole(t, clients)
-	if _, err := clients["a1"].Put(t.Context(), "kept", []byte("v"), client.PutOptions{}); err != nil {
+	kept, err := clients["a1"].Put(t.Context(), "kept", []byte("v"), client.PutOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
 	survivor := named(t, l, agentInRole(t, clients, "voter"))
+	// The other two suffice to acknowledge a write, and a recovery keeps what is in the survivor's log, no more.
+	eventually(t, 20*time.Second, survivor.Name+" has applied what was acknowledged", func(ctx context.Context) error {
+		s, err := clients[survivor.Name].Status(ctx)
+		if err == nil && (s.Digest.All == "" || s.Digest.Revision < kept.Revision) {
+			err = fmt.Errorf("it holds %+v, the write has revision %d", s.Digest, kept.Revision)
+		}
+		return err
+	})
 	outsider := named(t, l, agentInRole(t, clients, "none"))
 	var pair []*lab.Agent
 	for _, a := range l.Agents {

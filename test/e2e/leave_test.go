@@ -14,12 +14,12 @@ import (
 )
 
 // TestLeave: agents leave one after the other, until the core refuses. An agent outside the core just goes; a voter is
-// replaced by the spare; then, with three, the core becomes one voter and one learner by it, and what was written before is
-// still there. The one after that is refused with exit 4, and so is a voter while another one is dead. Who has left is
-// `left` for everyone, never dead, and its directory does not start again.
+// replaced by the spare, for which all of them are allowed in the core; then, with three, the core becomes one voter and
+// one learner by it, and what was written before is still there. The one after that is refused with exit 4, and so is a
+// voter while another one is dead. Who has left is `left` for everyone, never dead, and its directory does not start again.
 func TestLeave(t *testing.T) {
 	t.Parallel() // it mostly waits
-	l := startLab(t, lab.Options{Agents: 5, ReplaceAfter: 10 * time.Minute})
+	l := startLab(t, lab.Options{Agents: 5, Core: true, ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	whole(t, clients)
 	if _, err := clients["a1"].Put(t.Context(), "before", []byte("x"), client.PutOptions{}); err != nil {
@@ -32,7 +32,11 @@ func TestLeave(t *testing.T) {
 		t.Fatalf("dry run: %+v", dry)
 	}
 	leaves(t, l, clients, outside)
-	voter := agentInRole(t, clients, "voter")
+	voter, spare := agentInRole(t, clients, "voter"), agentInRole(t, clients, "none")
+	dry = parley(t, "leave", "--dry-run", "-o", "json", "--addr", named(t, l, voter).Addr())
+	if dry.code != 0 || !strings.Contains(dry.out, `"heir": "`+spare+`"`) {
+		t.Fatalf("dry run of a voter, with %s as the spare: %+v", spare, dry)
+	}
 	leaves(t, l, clients, voter)
 	voters(t, clients, 3, 0)
 
