@@ -92,17 +92,22 @@ func leaves(t *testing.T, l *lab.Lab, clients map[string]*client.Client, name st
 		}
 		return holdsState(ctx, clients, name, "left")
 	})
-	for _, c := range clients {
-		events, err := c.Events(t.Context(), client.EventOptions{Kind: "member-dead"})
-		if err != nil || slices.ContainsFunc(events, func(e client.TimelineEvent) bool { return e.Subject == name }) {
-			t.Errorf("the timeline says that %s is dead: %v, %v", name, events, err)
-		}
-		break
-	}
+	neverDead(t, clients, name, began)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if err := l.Restart(ctx, name); err == nil || !strings.Contains(a.LogTail(5), "has left the cluster") {
 		t.Errorf("%s starts again: %v\n%s", name, err, a.LogTail(5))
+	}
+}
+
+// neverDead wants the timeline not to say that a member is dead since a time: it may have been killed before.
+func neverDead(t *testing.T, clients map[string]*client.Client, name string, since time.Time) {
+	t.Helper()
+	for asked, c := range clients {
+		events, err := c.Events(t.Context(), client.EventOptions{Kind: "member-dead"})
+		if err != nil || slices.ContainsFunc(events, func(e client.TimelineEvent) bool { return e.Subject == name && !e.Time.Before(since) }) {
+			t.Errorf("the timeline of %s says that %s is dead, after it began to leave at %s: %v, %v", asked, name, since, events, err)
+		}
 	}
 }
 
