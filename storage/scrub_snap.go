@@ -151,7 +151,7 @@ func differsAt(a, b []byte) int {
 	return min(len(a), len(b))
 }
 
-// scrubChunk verifies a chunk by the hash that is its name.
+// scrubChunk verifies a chunk by the hash that is its name, and by zstd's own checksum of its content.
 func (s *scrubber) scrubChunk(ctx context.Context, snapshots *Snapshots, ref chunkRef) error {
 	path := snapshots.chunkPath(ref)
 	stored, err := s.readFile(ctx, path, maxStoredBytes)
@@ -159,15 +159,32 @@ func (s *scrubber) scrubChunk(ctx context.Context, snapshots *Snapshots, ref chu
 		return ctx.Err()
 	}
 	var found []ScrubProblem
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		found = []ScrubProblem{{path, 0, "missing"}}
-	} else if err != nil {
+	case err != nil:
 		if found, err = s.problem(path, 0, err); err != nil {
 			return err
 		}
-	} else if err := ref.verify(stored); err != nil {
-		found = []ScrubProblem{{path, 0, fmt.Sprintf("%d bytes do not have the hash that is the file's name", len(stored))}}
+	default:
+		found = s.judgeChunk(path, ref, stored)
 	}
 	s.add(found)
+	return nil
+}
+
+// judgeChunk compares what is stored with both checksums.
+func (s *scrubber) judgeChunk(path string, ref chunkRef, stored []byte) []ScrubProblem {
+	named := ref.verify(stored)
+	_, expanded := ref.decode(stored)
+	if (named == nil) != (expanded == nil) {
+		s.report.Disagree++
+	}
+	switch {
+	case named != nil:
+		return []ScrubProblem{{path, 0, fmt.Sprintf("%d bytes do not have the hash that is the file's name", len(stored))}}
+	case expanded != nil:
+		return []ScrubProblem{{path, 0, "the hash is right, the content is not: " + expanded.Error()}}
+	}
 	return nil
 }
