@@ -88,7 +88,7 @@ var pure = []string{
 	"ops/alert*.go", "ops/explain*.go", "ops/readings.go", "ops/slo/*.go",
 	"ops/check.go", "ops/precheck.go",
 	"ops/runbook/*.go",
-	"agent/sessionbook.go",
+	"agent/sessionbook.go", "agent/canarybook.go",
 }
 
 // impure are the exceptions.

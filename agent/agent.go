@@ -78,6 +78,7 @@ type Agent struct {
 	leaver   *leaver
 	control  *controller
 	backups  *backups
+	canaries *canaries
 	sessions *sessionKeeper
 
 	gossip     *membership.Membership
@@ -256,7 +257,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.timeline, a.comparison, a.matrix = a.newTimeline(), newShared[api.DigestComparison](), newShared[api.LinkMatrix]()
 	a.sessions = a.newSessionKeeper()
 	a.service = api.New(a.apiOptions())
-	a.backups = newBackups(a)
+	a.backups, a.canaries = newBackups(a), newCanaries(a)
 	a.service.Mount(consul.Routes(consul.Options{Datacenter: a.cfg.Dialect.Datacenter})...)
 	a.issuer = newIssuer(a, td)
 	a.renewer = a.newRenewer()

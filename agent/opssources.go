@@ -20,6 +20,7 @@ type opsSources struct {
 	backupAge        func() (value float64, ok bool)
 	backupLag        func() (value float64, ok bool)
 	backupVerified   func() (value float64, ok bool)
+	canariesLost     func() (value float64, ok bool)
 	maxStarts10m     func() (value float64, ok bool) // the largest of the own and of any member's
 
 	// crashes counts the starts of each agent after an end that was not clean, unreachable names live agents that
@@ -44,6 +45,7 @@ func (a *Agent) opsSources() opsSources {
 		backupAge:      func() (float64, bool) { return a.backups.age() },
 		backupLag:      func() (float64, bool) { return a.backups.lag() },
 		backupVerified: func() (float64, bool) { return a.backups.verifiedAge() },
+		canariesLost:   func() (float64, bool) { return a.canaries.lost() },
 		maxStarts10m:   a.maxStarts10m, crashes: a.crashStarts, unreachable: a.unreachableAgents,
 		alertChanged: a.alertChanged,
 	}
@@ -76,7 +78,7 @@ func (s *opsSources) read(r ops.Readings) {
 		ops.AgentStarts:      s.maxStarts10m,
 		ops.CoreApplyStopped: s.applyStopped, ops.CoreApplyStops: s.applyStops,
 		ops.CoreSuspended: s.suspended, ops.StorageHealed: s.storageHealed, ops.StorageWritesRefused: s.writesRefused,
-		ops.BackupAge: s.backupAge, ops.BackupLag: s.backupLag, ops.BackupVerifiedAge: s.backupVerified,
+		ops.BackupAge: s.backupAge, ops.BackupLag: s.backupLag, ops.BackupVerifiedAge: s.backupVerified, ops.CanariesLost: s.canariesLost,
 	} {
 		if source != nil {
 			value, ok := source()

@@ -54,6 +54,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"space", a.space.run, stopGrace},
 		{"pace", a.yielder.run, stopGrace},
 		{"backups", a.backups.run, stopGrace},
+		{"canaries", a.canaries.run, stopGrace},
 		{"readiness", a.announce, stopGrace},
 		{"ops", a.watcher.run, stopGrace},
 	}

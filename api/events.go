@@ -47,6 +47,8 @@ const (
 	EventBackupFailed = "backup-failed" // a scheduled one; subject: the agent
 	EventBackupWorks  = "backup-works"  // again
 
+	EventCanaryLost = "canary-lost" // acknowledged writes are not there any more; subject: the agent that remembers them
+
 	EventRelayed  = "link-relayed"  // this member reaches another only by way of a third; subject: the other
 	EventStraight = "link-straight" // and straight again
 
@@ -72,7 +74,7 @@ var eventKinds = []string{
 	EventMemberDead, EventMemberLeft, EventMemberBack, EventLeader, EventCore, EventDropped, state.EventNote,
 	state.EventRecovered, EventDamage, EventHealed, EventSpaceLow, EventSpaceBack, EventBackupFailed, EventBackupWorks,
 	EventYielded, EventEpoch, EventRaftID, EventRejoined, EventDoubt, EventFenced, EventRebuilt, EventUndecided, EventDecided, EventViolated,
-	EventApplyStopped, EventApplyResumed, EventRelayed, EventStraight,
+	EventApplyStopped, EventApplyResumed, EventRelayed, EventStraight, EventCanaryLost,
 }
 
 // Event is one row of GET /parley/v1/events, in the order of the log. Time is the cluster's, ReportedAt what the

@@ -163,6 +163,11 @@ var alerts = []Alert{
 		Summary: "core members reach each other only by way of another: a link between them is gone",
 	},
 	{
+		ID: "canary-lost", Condition: Condition{CanariesLost, Above, 0},
+		Severity: Page, Runbook: runbookDataLoss,
+		Summary: "acknowledged writes are gone: a recovery gave them up, or the core has lost them",
+	},
+	{
 		ID: "space-low", Condition: Condition{StorageWritesRefused, Above, 0},
 		For: time.Second, Severity: Warn, Runbook: runbookDataLoss,
 		Summary: "too little space is free on a core member's disk: it takes no writes while it leads",

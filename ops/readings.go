@@ -65,6 +65,7 @@ const (
 	BackupAge            = "parley_backup_age_seconds"
 	BackupLag            = "parley_backup_lag_ratio"
 	BackupVerifiedAge    = "parley_backup_verified_age_seconds"
+	CanariesLost         = "parley_canaries_lost"
 
 	NetUDPFallback = "parley_net_udp_fallback_ratio"
 	NetUnreachable = "parley_net_unreachable_links"
@@ -150,4 +151,5 @@ var metrics = []Metric{
 	{Epoch, "Epoch of the cluster that this agent lives in: one more with each recovery."},
 	{EpochRefused, "Connections that ended because the two ends live in different epochs, since this agent started."},
 	{BackupVerifiedAge, "Time since a scheduled backup of this agent was last verified by restoring it in memory."},
+	{CanariesLost, "Canaries, writes of the core's own, that this agent saw acknowledged and found gone within the last day."},
 }

@@ -6,7 +6,7 @@ import "fmt"
 type Class uint8
 
 const (
-	ClassPublic  Class = 1 + iota // every agent: cluster, nodes, core members, bundle, timeline, catalog
+	ClassPublic  Class = 1 + iota // every agent: cluster, nodes, core members, bundle, timeline, catalog, canaries
 	ClassKV                       // key/value and sessions: core members, and agents granted a prefix
 	ClassCore                     // core members only: tokens and sealed root keys
 	ClassReplica                  // what the replicas of the log remember for themselves; in no change stream
@@ -84,6 +84,7 @@ const (
 	TableRequest                       // requests and their answers, by index and place in the entry; internal
 	TableQuarantine                    // commands that were left out, by index and place in the entry; internal
 	TableEpoch                         // how the cluster came into each epoch after the first, by its number
+	TableCanary                        // rows that nobody needs, by index and place in the entry
 
 	tableEnd // one more than the last
 )
@@ -100,7 +101,7 @@ var (
 		TableCatalogNode: ClassPublic, TableService: ClassPublic, TableServiceName: ClassPublic,
 		TableCheck: ClassPublic, TableCatalogIndex: ClassPublic, TableSessionCheck: ClassKV,
 		TableRequest: ClassReplica, TableQuarantine: ClassReplica,
-		TableEpoch: ClassPublic,
+		TableEpoch: ClassPublic, TableCanary: ClassPublic,
 	}
 	tableNames = [tableEnd]string{
 		TableCluster: "cluster", TableNode: "node", TableCore: "core", TableBundle: "bundle",
@@ -110,7 +111,7 @@ var (
 		TableCatalogNode: "catalog node", TableService: "service", TableServiceName: "service name",
 		TableCheck: "check", TableCatalogIndex: "catalog index", TableSessionCheck: "session check",
 		TableRequest: "request", TableQuarantine: "quarantine",
-		TableEpoch: "epoch",
+		TableEpoch: "epoch", TableCanary: "canary",
 	}
 )
 

@@ -31,6 +31,8 @@ var rowTypes = []struct {
 		func(x any) []byte { return encodeSeal(x.(Seal)) }, nil},
 	{TableEvent, eventKey(Event{At: 1, Place: 2}), Event{At: 1, Place: 2, Node: "n", Kind: "k", Subject: "s", Message: "m"},
 		func(x any) []byte { return encodeEvent(x.(Event)) }, nil},
+	{TableCanary, requestKey(1, 2), Canary{Index: 1, Place: 2, At: 3, Epoch: 4, Node: "n"},
+		func(x any) []byte { return encodeCanary(x.(Canary)) }, nil},
 	{TableSession, sessionKey(testSession(1).ID), Session{
 		ID: testSession(1).ID, Node: "a1", Behavior: BehaviorRelease, NodeChecks: []string{"c"}, ServiceChecks: []string{"d"},
 	}, func(x any) []byte { return EncodeSession(x.(Session)) }, []string{"ID", "ModRevision"}},

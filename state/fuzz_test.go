@@ -13,7 +13,7 @@ func fuzzSeeds() []Command {
 		TokenCreate{Token: testToken(1)}, TokenRevoke{ID: testToken(1).ID}, testJoin(1, "a2"),
 		NodeSetRole{Node: "a1", Role: "local"}, NodeSetLeft{Node: "a1"}, CoreGrant{Node: "a1", Allow: true},
 		CoreAssign{Node: "a1"}, CoreRetire{RaftID: 3}, CoreHold{Node: "a1", Millis: 1000}, CoreSeal{Node: "a1", Sealed: []byte("s")},
-		SetCoreSize{Size: 3}, SetClusterVersion{Version: 1}, SetBundle{Bundle{Roots: [][]byte{{1}}}}, Probe{},
+		SetCoreSize{Size: 3}, SetClusterVersion{Version: 1}, SetBundle{Bundle{Roots: [][]byte{{1}}}}, Probe{}, WriteCanary{Node: "a1"},
 		EventAppend{ID: [16]byte{1}, Node: "a1", Kind: EventNote, Subject: "s", Message: "m", Origin: 7},
 		SessionCreate{testSession(1)}, SessionDestroy{ID: testSession(1).ID, Reason: ReasonTTL, Term: 3},
 		Lock{Key: "k", Session: testSession(1).ID.String()}, Unlock{Key: "k", Value: []byte("v")},

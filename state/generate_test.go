@@ -107,6 +107,9 @@ func drawCoreCommand(t *rapid.T) Command {
 	case 7:
 		return SetCoreSize{Size: rapid.SampledFrom([]int{1, 3, 5, 7}).Draw(t, "size")}
 	case 8:
+		if rapid.Bool().Draw(t, "canary") {
+			return WriteCanary{Node: node}
+		}
 		return Probe{}
 	case 9:
 		return EventAppend{ID: [16]byte{rapid.ByteRange(0, 9).Draw(t, "event")}, Node: node, Kind: EventNote, Message: "m"}

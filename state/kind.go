@@ -30,6 +30,7 @@ const (
 	kindCatalogRegister
 	kindCatalogDeregister
 	kindCoreHold
+	kindWriteCanary
 
 	kindEnd
 )
@@ -71,6 +72,7 @@ var kinds = [kindEnd]kindSpec{
 	kindCatalogRegister:   {"catalog register", 1, 1, readCatalogRegister},
 	kindCatalogDeregister: {"catalog deregister", 1, 1, readCatalogDeregister},
 	kindCoreHold:          {"core hold", 1, 1, readCoreHold},
+	kindWriteCanary:       {"write canary", 1, 1, readWriteCanary},
 }
 
 func (Put) kind() kind               { return kindPut }

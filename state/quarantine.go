@@ -55,7 +55,7 @@ type Quarantined struct {
 // quarantinable says which kinds may be left out. The others change who may do what, what the core is, or how commands
 // are read: a replica that cannot apply one of those is fenced instead.
 var quarantinable = [kindEnd]bool{
-	kindPut: true, kindDelete: true, kindDeletePrefix: true, kindTxn: true, kindProbe: true, kindEventAppend: true,
+	kindPut: true, kindDelete: true, kindDeletePrefix: true, kindTxn: true, kindProbe: true, kindEventAppend: true, kindWriteCanary: true,
 	kindSessionCreate: true, kindSessionDestroy: true, kindLock: true, kindUnlock: true,
 	kindCatalogRegister: true, kindCatalogDeregister: true,
 }

@@ -274,6 +274,10 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		var e Event
 		e, err = decodeEvent(row)
 		own = eventKey(e)
+	case TableCanary:
+		var c Canary
+		c, err = decodeCanary(row)
+		own = requestKey(c.Index, c.Place)
 	case TableSession, TableNodeSessions, TableHold, TableDelay, TableDelayEnd:
 		err = checkSessionRow(t, key, row)
 	case TableCatalogNode, TableService, TableServiceName, TableCheck, TableCatalogIndex, TableSessionCheck:

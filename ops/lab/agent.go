@@ -49,8 +49,14 @@ func (l *Lab) agentArgs(a *Agent, i int) []string {
 		"--bind", a.Mesh, "--http", a.HTTP, "--dns", a.DNS, "--http-anonymous", "operator",
 		"--set", "gossip.profile=fast", "--set", "core.replace_after=" + l.opts.ReplaceAfter.String(),
 	}
-	for _, key := range slices.Sorted(maps.Keys(l.opts.Settings)) {
-		args = append(args, "--set", key+"="+l.opts.Settings[key])
+	settings := []map[string]string{l.opts.Settings}
+	if l.opts.Own != nil {
+		settings = append(settings, l.opts.Own(i))
+	}
+	for _, keys := range settings {
+		for _, key := range slices.Sorted(maps.Keys(keys)) {
+			args = append(args, "--set", key+"="+keys[key])
+		}
 	}
 	if i > 0 {
 		args = append(args, "--join", l.Agents[0].Mesh, "--token-file", l.tokenFile())

@@ -59,6 +59,8 @@ type Options struct {
 	ReplaceAfter time.Duration
 	// Settings are further keys of every agent's configuration, such as "log.level": "debug".
 	Settings map[string]string
+	// Own are the keys of agent i (from 0) alone, beside Settings; nil is none.
+	Own func(i int) map[string]string
 	// Core gives every agent the core grant. Without it the first four have it, as in any new cluster.
 	Core bool
 	// Place puts agent i (from 0) elsewhere than in a block of loopback addresses, for instance into a

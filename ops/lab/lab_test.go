@@ -225,11 +225,12 @@ func TestBlocks(t *testing.T) {
 	second.release()
 }
 
-// Settings reach every agent, and a place of the caller's choice replaces the block.
+// Settings reach every agent, its own come after them, and a place of the caller's choice replaces the block.
 func TestArguments(t *testing.T) {
 	dir := t.TempDir()
 	l, err := prepare(Options{Binary: "/bin/parley", Agents: 2, Dir: dir, ReplaceAfter: time.Second,
 		Settings: map[string]string{"log.level": "debug", "core.tick": "20ms"},
+		Own:      func(i int) map[string]string { return map[string]string{"backup.keep": fmt.Sprint(i + 1)} },
 		Place: func(i int) Place {
 			return Place{Mesh: fmt.Sprintf("10.0.0.%d:8310", i+1), HTTP: "127.0.0.1:8500", DNS: "127.0.0.1:8600",
 				Wrap: []string{"ip", "netns", "exec", fmt.Sprintf("n%d", i+1)}}
@@ -239,7 +240,7 @@ func TestArguments(t *testing.T) {
 	}
 	want := "ip netns exec n2 /bin/parley agent --data-dir " + dir + "/a2/data --name a2 --zone z2 --bind 10.0.0.2:8310" +
 		" --http 127.0.0.1:8500 --dns 127.0.0.1:8600 --http-anonymous operator --set gossip.profile=fast" +
-		" --set core.replace_after=1s --set core.tick=20ms --set log.level=debug --join 10.0.0.1:8310 --token-file " + dir + "/token"
+		" --set core.replace_after=1s --set core.tick=20ms --set log.level=debug --set backup.keep=2 --join 10.0.0.1:8310 --token-file " + dir + "/token"
 	if got := strings.Join(l.Agents[1].Argv, " "); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
