@@ -402,6 +402,7 @@ func (c *coreRunner) discharge(ctx context.Context, raftID uint64) error {
 		}
 	}
 	c.room.has(false)
+	c.endFencing()
 	return c.dir.dropLog()
 }
 

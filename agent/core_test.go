@@ -85,6 +85,25 @@ func TestRetiredIDIsNotRunAgain(t *testing.T) {
 	}
 }
 
+// TestRetiredIDIsNotFenced: the fence of a Raft id ends with it. It lasted before, so that the next id of the same agent, which
+// begins with nothing, answered nothing either.
+func TestRetiredIDIsNotFenced(t *testing.T) {
+	c := testRunner(t, testMachine(), nil)
+	c.ids.RaftID, c.beyond, c.gate, c.sources = 1, 7, 7, []string{"a2"}
+	if err := c.setFencing(&fencing{Index: 7, Reason: "memory", Tries: rebuildTries}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.discharge(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if c.fencing.hopeless() || !c.mayServe() || c.beyond != 0 || c.gate != 0 || c.sources != nil {
+		t.Errorf("it is still fenced: %+v, from %v beyond %d", c.fencing, c.sources, c.beyond)
+	}
+	if c.loadFencing(); c.fencing != nil {
+		t.Errorf("it is fenced after a restart: %+v", c.fencing)
+	}
+}
+
 // TestNoRoomForALog: no space for a log of the core does not end the agent. It waits, longer each time,
 // says no to the leader meanwhile, leaves no id in cluster.toml, and is a member once there is room.
 func TestNoRoomForALog(t *testing.T) {

@@ -42,11 +42,7 @@ func (c *coreRunner) leaveEpoch() error {
 	}
 	c.ids, c.damage, c.lost, c.booted = ids, nil, nil, nil
 	c.room.has(false)
-	if c.fencing != nil {
-		if err := c.setFencing(nil); err != nil {
-			c.log.Warn("that this member is not fenced any more could not be written down", zap.Error(err))
-		}
-	}
+	c.endFencing()
 	c.log.Warn("the log of an epoch that has passed is kept aside, and this agent follows the new core", zap.Uint64("raft_id", raftID), zap.String("path", aside))
 	c.leftEpoch = fmt.Sprintf("the cluster was recovered without this member: its log of epoch %d, under Raft id %x, is in %s", old.Counter, raftID, aside)
 	return nil

@@ -60,6 +60,7 @@ func (c *coreRunner) fence(n *bootedCore) {
 // own snapshot where that is known to be right, else with one of a member that the majority agrees with.
 func (c *coreRunner) rebuild(n *bootedCore, need *consensus.RebuildNeed) error {
 	c.fence(n)
+	c.stoppedAt.Store(nil) // it does not go on there: nothing was left out
 	f := &fencing{Index: need.Index, Reason: truncate(need.Reason)}
 	if c.fencing != nil && need.Again {
 		f.Tries = c.fencing.Tries + 1
@@ -163,13 +164,22 @@ func (c *coreRunner) lookAtProbation(n *bootedCore) {
 		return
 	}
 	c.log.Info("the rebuilt state of this member equals that of the others, it answers again", zap.Uint64("index", st.Applied))
-	if err := c.setFencing(nil); err != nil {
-		c.log.Warn("that this member is not fenced any more could not be written down", zap.Error(err))
-	}
-	c.sources, c.beyond, c.gate = nil, 0, 0
+	c.endFencing()
 	c.rebuilds.Add(1)
 	c.report(api.EventRebuilt, c.ids.Node, "its state was rebuilt and equals that of the others again")
 	n.machine.trust()
+}
+
+// endFencing forgets why this member was fenced, and what its next state had to be: it was found equal, or its Raft id has
+// ended, and with it the state.
+func (c *coreRunner) endFencing() {
+	c.sources, c.beyond, c.gate = nil, 0, 0
+	if c.fencing == nil {
+		return
+	}
+	if err := c.setFencing(nil); err != nil {
+		c.log.Warn("that this member is not fenced any more could not be written down", zap.Error(err))
+	}
 }
 
 // mayServe reports whether another member may take snapshots of this one.

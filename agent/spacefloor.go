@@ -158,9 +158,9 @@ func (k *spaceKeeper) handOver(ctx context.Context) {
 	}
 }
 
-// serveRoom answers a leader without space.
+// serveRoom answers a leader without space: yes from a voter that has some, and that could lead.
 func (a *Agent) serveRoom(context.Context, transport.Peer, []byte) ([]byte, error) {
-	if a.space.low.Load() {
+	if n := a.core.member(); n == nil || !a.mayLead(n.Status()) {
 		return []byte(answerNo), nil
 	}
 	return []byte(answerYes), nil

@@ -96,3 +96,21 @@ func TestLowSpaceInWords(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 }
+
+// TestMayLead: a member offers to lead only if it would serve.
+func TestMayLead(t *testing.T) {
+	for name, spoil := range map[string]func(a *Agent, st *consensus.Status){
+		"":                func(*Agent, *consensus.Status) {},
+		"no vote":         func(_ *Agent, st *consensus.Status) { st.Suspended = "in doubt" },
+		"applies nothing": func(_ *Agent, st *consensus.Status) { st.Stopped = consensus.ErrStopped },
+		"on probation":    func(_ *Agent, st *consensus.Status) { st.Probation = 1 },
+		"fenced":          func(a *Agent, _ *consensus.Status) { a.core.isFenced.Store(&fencing{Tries: rebuildTries}) },
+		"no space":        func(a *Agent, _ *consensus.Status) { a.space.low.Store(true) },
+	} {
+		a, st := &Agent{core: &coreRunner{}, space: &spaceKeeper{}}, consensus.Status{}
+		spoil(a, &st)
+		if got := a.mayLead(st); got != (name == "") {
+			t.Errorf("%q: it may lead: %v", name, got)
+		}
+	}
+}

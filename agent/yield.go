@@ -110,8 +110,12 @@ func (y *yielder) askOne(ctx context.Context, node string, h *consensus.Heir) {
 	h.Known, h.Pace = answer.MayLead, consensus.Pace{Fsync: answer.Fsync, Late: answer.Late}
 }
 
-// paceAnswer is what a voter tells a slow leader, in nanoseconds. One without space, or without a vote, does not want the
-// lead.
+// mayLead reports whether this member would serve if it led: it votes, applies, has space, and its state is trusted.
+func (a *Agent) mayLead(st consensus.Status) bool {
+	return st.Suspended == "" && st.Stopped == nil && st.Probation == 0 && a.core.mayServe() && !a.space.low.Load()
+}
+
+// paceAnswer is what a voter tells a slow leader, in nanoseconds.
 type paceAnswer struct {
 	Fsync   time.Duration `json:"fsync_ns"`
 	Late    time.Duration `json:"late_ns"`
@@ -124,7 +128,7 @@ func (a *Agent) servePace(context.Context, transport.Peer, []byte) ([]byte, erro
 		return nil, &transport.Error{Code: api.CodeUnavailable, Message: "this agent is outside the core"}
 	}
 	p, st := n.Pace(), n.Status()
-	return json.Marshal(paceAnswer{Fsync: p.Fsync, Late: p.Late, MayLead: st.Suspended == "" && st.Stopped == nil && !a.space.low.Load()})
+	return json.Marshal(paceAnswer{Fsync: p.Fsync, Late: p.Late, MayLead: a.mayLead(st)})
 }
 
 // heirs are the other voters, as far as the leader knows them without asking.

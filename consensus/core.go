@@ -271,7 +271,9 @@ func (c *core) appliedTask(t *applyTask, stamp clock.Stamp) {
 // halt stops this replica's service but not its log: it keeps voting and replicating, so that the
 // others keep their quorum, and passes leadership on.
 func (c *core) halt(err error) {
-	c.halted = fmt.Errorf("%w: %w", ErrStopped, err)
+	if c.digests.fenced == nil { // else that it has to be rebuilt says more
+		c.halted = fmt.Errorf("%w: %w", ErrStopped, err)
+	}
 	c.failProposals(c.halted)
 	c.failReads(c.halted)
 	c.out.changed = true

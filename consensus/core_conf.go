@@ -134,9 +134,11 @@ func (c *core) applyConfChange(e *raftpb.Entry) {
 	if err != nil {
 		panic(fmt.Sprintf("change of the core at %d: %v", e.GetIndex(), err))
 	}
-	c.conf = c.rn.ApplyConfChange(cc)
-	c.log.confIndex = e.GetIndex()
-	c.out.changed = true
+	if e.GetIndex() > c.log.confIndex { // else it took effect ahead, see changesAhead
+		c.conf = c.rn.ApplyConfChange(cc)
+		c.log.confIndex = e.GetIndex()
+		c.out.changed = true
+	}
 	c.changeApplied(e)
 }
 

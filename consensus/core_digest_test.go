@@ -288,3 +288,25 @@ func TestCheckpointLimits(t *testing.T) {
 		}
 	}
 }
+
+// TestNoLeadForTheDoubted: the lead is given to nobody whose state was just rebuilt, whoever asks for it: it would take no
+// writes and hand it back. Afterwards it is.
+func TestNoLeadForTheDoubted(t *testing.T) {
+	s := digestSim(t, 1, 2, 3)
+	leader := s.nodes[s.elect()]
+	s.rest(2, true)
+	bad := s.nodes[leader.id%3+1]
+	bad.spoil()
+	s.rest(1, true)
+	bad.rebuild(t)
+	s.rest(1, true)
+	if out := *leader.ask(&request{target: bad.id}, (*core).transferTo); out == nil || !errors.Is(out.err, ErrTransfer) || !leader.core.leads() {
+		t.Errorf("on probation: %s", describeOutcome(out))
+	}
+	s.rest(8, true)
+	out := leader.ask(&request{target: bad.id}, (*core).transferTo)
+	if s.tick(5); *out == nil || (*out).err != nil || !bad.core.leads() {
+		t.Errorf("afterwards: %s", describeOutcome(*out))
+	}
+	s.sound(t)
+}

@@ -44,6 +44,9 @@ type guard struct {
 	gate   uint64 // not applied from here on until the leader's commit index is reached; 0: none
 	until  uint64 // that index, 0 until it was told
 
+	ahead  uint64   // raft counts as applied what is up to here, so that changes of the core take effect; see changesAhead
+	former []uint64 // voters of the configurations of before those changes
+
 	hold, holdTerm uint64 // promised not to apply from here on, to the leader of that term; 0: nothing
 
 	reports   map[uint64]heardStop // as leader: who stopped where
@@ -102,9 +105,7 @@ func (c *core) beginGuard() {
 	if o.Gate > 0 && (g.gate == 0 || o.Gate < g.gate) {
 		g.gate = o.Gate
 	}
-	if g.gate <= c.applied {
-		g.gate = 0
-	}
+	c.overtake(c.applied)
 }
 
 // stopped is told by the applier that it has stopped.
@@ -244,6 +245,28 @@ func (t *applyTask) split(n int) (head, tail *applyTask) {
 	return head, &rest
 }
 
+// overtake drops what was withheld and is covered by a snapshot that is about to be restored: its members have decided.
+func (c *core) overtake(index uint64) {
+	g, withheld := &c.guard, c.pair.held
+	c.pair.held, c.pair.batches = nil, 0
+	for _, t := range withheld {
+		for _, b := range t.batches {
+			if b != nil {
+				c.failAll(b.requests, &OutcomeUnknownError{Cause: errOvertaken})
+			}
+		}
+		for _, m := range t.responses { // raft counts what is out
+			_ = c.rn.Step(m)
+		}
+	}
+	if g.hold > 0 && g.hold <= index {
+		c.setHold(0, 0)
+	}
+	if g.gate <= index {
+		g.gate, g.until = 0, 0
+	}
+}
+
 // give hands a task to the applier, with what it has to leave out.
 func (c *core) give(t *applyTask) {
 	g := &c.guard
@@ -325,6 +348,7 @@ func (c *core) tickGuard() {
 		}
 	}
 	c.searchCommitted()
+	c.changesAhead()
 	c.releasePair()
 }
 

@@ -44,10 +44,21 @@ func (c *core) investigate() {
 	if g.stop != nil {
 		c.noteStop(c.cfg.id, *g.stop)
 	}
-	maps.DeleteFunc(g.reports, func(id uint64, r heardStop) bool { return c.ticks-r.at > uint64(4*c.cfg.electionTicks) })
+	maps.DeleteFunc(g.reports, func(_ uint64, r heardStop) bool { return c.ticks-r.at > uint64(4*c.cfg.electionTicks) })
+	maps.DeleteFunc(g.inquiries, func(index uint64, q *inquiry) bool { return !q.promise && !c.reported(index) })
 	for _, index := range sortedKeys(g.inquiries) {
 		c.inquire(index, g.inquiries[index])
 	}
+}
+
+// reported reports whether somebody says at present that it stopped at an entry.
+func (c *core) reported(index uint64) bool {
+	for _, r := range c.guard.reports {
+		if r.stop.index == index {
+			return true
+		}
+	}
+	return false
 }
 
 // resetInquiries forgets what was found out in an earlier term.
@@ -156,9 +167,13 @@ func (c *core) commonStop(index uint64) (best applyStop, majority bool) {
 	return best, most > len(c.conf.GetVoters())/2 && (len(old) == 0 || count(best, old) > len(old)/2)
 }
 
-// allVoters are those of the present configuration, of the one before, and those that a change in the log makes voters.
+// allVoters are those of the present configuration, of the one before, and those that a change in the log makes voters; and
+// those of before a change that took effect ahead of what is applied.
 func (c *core) allVoters() []uint64 {
 	ids := slices.Concat(c.conf.GetVoters(), c.conf.GetVotersOutgoing(), c.pendingVoters())
+	if c.applied < c.log.confIndex {
+		ids = append(ids, c.guard.former...)
+	}
 	slices.Sort(ids)
 	return slices.Compact(ids)
 }

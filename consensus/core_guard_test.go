@@ -395,6 +395,11 @@ func TestEarlyApplierIsRebuilt(t *testing.T) {
 	if need := s.nodes[3].core.rebuild(); need == nil || need.Gate != cases[0].Index || need.Agreed != cases[0].Index-1 {
 		t.Errorf("it needs %+v", need)
 	}
+	s.nodes[3].do(func() { s.nodes[3].core.halt(errors.New("the applier has ended")) })
+	var rebuilt *RebuildNeededError
+	if st := s.nodes[3].core.status(); !errors.As(st.Stopped, &rebuilt) {
+		t.Errorf("it says %v", st.Stopped)
+	}
 	s.sound(t)
 }
 
@@ -426,5 +431,64 @@ func TestGuardLimits(t *testing.T) {
 	}
 	if got := len(n.core.guard.inquiries); got != maxInquiries {
 		t.Errorf("%d entries are looked into", got)
+	}
+}
+
+// TestSnapshotOvertakesWhatIsWithheld: a member that applies nothing from an entry on, because it was killed there or has
+// promised it, was away for so long that the others' logs go on behind a snapshot. It begins there: what would end the wait is in
+// the part of the log that it never gets.
+func TestSnapshotOvertakesWhatIsWithheld(t *testing.T) {
+	for _, why := range []string{"killed", "promised"} {
+		s := guardSim(t, 3)
+		s.nodes[1].propose("k", "v")
+		s.tick(4)
+		n := s.nodes[3]
+		at := n.core.commit
+		n.crash(false)
+		for _, id := range []uint64{1, 2} {
+			s.nodes[id].core.cfg.snapshotEntries, s.nodes[id].core.cfg.trailingEntries = 5, 1
+		}
+		for range 30 {
+			s.nodes[1].propose("k", "v")
+			s.tick(1)
+		}
+		if got := s.nodes[1].core.log.offset; got <= n.log.now.last() {
+			t.Fatalf("not prepared: the leader's log goes on behind %d, the other ends at %d", got, n.log.now.last())
+		}
+		tune := s.tune
+		if why == "killed" {
+			s.tune = func(c *coreConfig) { tune(c); c.guard.Crash = &GuardCrash{Index: at, Times: 1} }
+		} else {
+			n.journal = simJournal{applied: at - 1, hold: at, term: s.nodes[1].core.term}
+		}
+		n.start()
+		if n.core.guard.withheld() != at {
+			t.Fatalf("%s: it withholds %d, want %d", why, n.core.guard.withheld(), at)
+		}
+		s.tune = tune
+		s.tick(60)
+		s.nodes[1].propose("k", "more")
+		s.tick(5)
+		s.sameStates(t)
+		if st := n.core.status(); st.Withheld != 0 || n.journal.hold != 0 {
+			t.Errorf("%s: it still withholds %d, promised %d", why, st.Withheld, n.journal.hold)
+		}
+		s.sound(t)
+	}
+}
+
+// TestOldCasesMakeRoom: an entry at which nobody is stopped any more is not looked into for the rest of the term, or after
+// maxInquiries of them the next would wait for ever.
+func TestOldCasesMakeRoom(t *testing.T) {
+	s := guardSim(t, 3)
+	n := s.nodes[1]
+	stop := applyStop{index: 1, term: 1}
+	for stop.index = 10; stop.index < 10+maxInquiries; stop.index++ {
+		_ = n.core.hear(note{peer: 2, kind: noteStopped, body: stop.encode()})
+	}
+	s.tick(6 * defaultElectionTicks)
+	_ = n.core.hear(note{peer: 2, kind: noteStopped, body: stop.encode()})
+	if n.core.guard.inquiries[stop.index] == nil {
+		t.Errorf("%d old cases are in the way", len(n.core.guard.inquiries))
 	}
 }

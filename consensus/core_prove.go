@@ -18,14 +18,16 @@ import (
 // So the machine is captured at checkpoints alone, whose digests all members tell each other, and what was captured is written
 // once a majority of the voters has told the same. Until then nothing is lost: the log is kept as long. There are two cases
 // in which a snapshot is written without proof, if nobody contradicts: the log grows beyond what memory is for it; and a
-// member needs one for so long that it may be the very one whose word is missing, without which nothing commits.
+// member needs one for so long that it may be the very one whose word is missing, without which nothing commits. That one
+// may run no Raft id at present and ask from outside, and we may not lead: two of three that begin again with what the third
+// has are a majority.
 //
 // What is captured cannot change until it is written without being noticed: Views are immutable, and each row is compared with
 // its hash when it is written.
 
 const noteWant noteKind = 22
 
-// proofTimeouts is how many election timeouts a member that needs a snapshot waits for its proof.
+// proofTimeouts is how many election timeouts whoever needs a snapshot waits for its proof.
 const proofTimeouts = 6
 
 // proves reports whether snapshots need a proof: whether states are compared at all.
@@ -33,14 +35,14 @@ func (c *core) proves() bool { return !c.cfg.noDigests }
 
 // pressed reports whether a snapshot is needed more than its proof.
 func (c *core) pressed() bool {
-	late := c.snaps.wantedAt > 0 && c.ticks-c.snaps.wantedAt >= uint64(proofTimeouts*c.cfg.electionTicks)
+	late := c.snaps.wantedAt > 0 && c.ticks-c.snaps.wantedAt >= uint64(proofTimeouts*c.cfg.electionTicks) && !c.cfg.fenced
 	return (late || c.log.bytes > c.cfg.maxLogBytes/2) && !c.digests.noQuorum && c.digests.fenced == nil
 }
 
-// tickProof notes since when a member needs a snapshot. The log may have grown too much, or the wait too long, meanwhile.
+// tickProof notes since when a snapshot is needed. The log may have grown too much, or the wait too long, meanwhile.
 func (c *core) tickProof() {
 	switch s := &c.snaps; {
-	case !c.log.wanted || !c.leads():
+	case !s.asked && !(c.log.wanted && c.leads()):
 		s.wantedAt = 0
 	case s.wantedAt == 0:
 		s.wantedAt = c.ticks
@@ -97,8 +99,9 @@ func (c *core) majorityTold(told map[uint64]mark, want mark) bool {
 }
 
 // wantsCheckpoint reports whether a snapshot waits for a checkpoint: to be captured, or to be proven by what is told again.
+// A replica that applies nothing comes to none, and a wrong one proves nothing, however many there are.
 func (c *core) wantsCheckpoint() bool {
-	return c.proves() && (c.snapshotDue() || c.snaps.pending != nil)
+	return c.proves() && c.halted == nil && !c.cfg.fenced && (c.snapshotDue() || c.snaps.pending != nil)
 }
 
 // tellWant lets the leader know that a snapshot waits for a checkpoint: with nothing written it would propose none.

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"errors"
 	"strings"
 	"testing"
 )
@@ -149,6 +150,58 @@ func TestSnapshotThatNobodyCanProve(t *testing.T) {
 	s.tick(2 * proofTimeouts * defaultElectionTicks)
 	if behind.core.applied < leader.core.log.snap.Index || leader.core.log.snap.Index < leader.core.log.confIndex {
 		t.Errorf("it has applied %d, the snapshot is at %d, needed is %d", behind.core.applied, leader.core.log.snap.Index, leader.core.log.confIndex)
+	}
+	s.sound(t)
+}
+
+// TestSnapshotForThoseThatBeginAgain: two of three begin again with what the third holds, and run no Raft id until they have
+// it: nothing commits, and nobody leads. The third has a snapshot of what it has applied after a while, when it is asked for
+// one; as a control, none without being asked.
+func TestSnapshotForThoseThatBeginAgain(t *testing.T) {
+	for _, asked := range []bool{false, true} {
+		s := provingSim(t)
+		n := s.nodes[s.elect()]
+		s.busy(t, 2)
+		n.propose("k", "last") // after the last checkpoint
+		s.tick(2)
+		for _, other := range s.nodes {
+			if other != n {
+				other.crash(false)
+			}
+		}
+		s.tick(3 * defaultElectionTicks)
+		if n.newest().Index >= n.core.applied || n.core.leads() {
+			t.Fatalf("not prepared: %s", s.describe())
+		}
+		if asked {
+			n.do(func() { n.core.renewSnapshot() })
+		}
+		s.tick((proofTimeouts - 1) * defaultElectionTicks)
+		if n.newest().Index >= n.core.applied {
+			t.Error("it did not wait for a proof")
+		}
+		s.tick(2 * defaultElectionTicks)
+		if has := n.newest().Index >= n.core.applied; has != asked {
+			t.Errorf("asked %v: the snapshot is at %d, applied is %d", asked, n.newest().Index, n.core.applied)
+		}
+		s.sound(t)
+	}
+}
+
+// TestStoppedMemberWantsNoCheckpoints: one that applies nothing can make no snapshot. It asks for no checkpoint to make it at,
+// or the log would grow without end although nothing is written.
+func TestStoppedMemberWantsNoCheckpoints(t *testing.T) {
+	s := provingSim(t)
+	leader := s.nodes[s.elect()]
+	s.busy(t, 2)
+	n := s.nodes[leader.id%3+1]
+	n.do(func() { n.core.renewSnapshot() })
+	n.do(func() { n.core.halt(errors.New("an unknown command")) })
+	s.tick(2 * testCheckpoint)
+	before := leader.core.commit
+	s.tick(20 * testCheckpoint)
+	if got := leader.core.commit; got != before {
+		t.Errorf("%d entries for a member that has stopped", got-before)
 	}
 	s.sound(t)
 }

@@ -21,7 +21,8 @@ type snapshots struct {
 	saving     bool
 	pending    *saveTask         // captured at a checkpoint at which no majority has told the same yet
 	renew      bool              // one is wanted although nothing calls for it: a damaged one is to be replaced
-	wantedAt   uint64            // tick since when a member needs one that there is not, 0 if none does
+	asked      bool              // one is wanted from outside: for a member that begins again, or in place of a damaged one
+	wantedAt   uint64            // tick since when one is needed that there is not, 0 if none is
 	retryAt    uint64            // tick before which none is captured, after a failure
 	compacted  uint64            // the log on disk was last told to drop what is up to here
 	replay     uint64            // what a start applies again, when that is long; 0 once there is a snapshot behind it
@@ -35,31 +36,37 @@ type snapshots struct {
 // captureDue decides at the end of an apply task whether the machine shall be captured after it.
 func (c *core) captureDue() bool {
 	s := &c.snaps
-	if s.saving || c.ticks < s.retryAt || c.applying < s.last || c.applying == s.last && !s.renew {
-		return false
-	}
-	replayed := s.replay > 0 && c.applying >= s.replay
-	early := c.log.wanted || s.renew || replayed || c.rarely(rareSnapshotNow)
-	if !early && c.applying-s.last < c.cfg.snapshotEntries && s.bytes < c.cfg.snapshotBytes {
+	if !c.mayCapture() || !c.calledFor() && !c.rarely(rareSnapshotNow) && !c.grown() {
 		return false
 	}
 	s.saving, s.last, s.bytes, s.renew, s.replay = true, c.applying, 0, false, 0
 	return true
 }
 
-// renewSnapshot has a snapshot saved as soon as may be, at the index of the last one if nothing came since.
-func (c *core) renewSnapshot() {
-	c.snaps.renew = true
-	c.drain()
+// snapshotDue reports whether the next checkpoint is to be captured.
+func (c *core) snapshotDue() bool { return c.mayCapture() && (c.calledFor() || c.grown()) }
+
+// mayCapture reports whether another snapshot can be begun, and would hold more than the last one, or replace it.
+func (c *core) mayCapture() bool {
+	s := &c.snaps
+	return !s.saving && c.ticks >= s.retryAt && (c.applying > s.last || c.applying == s.last && s.renew)
 }
 
-// snapshotDue reports whether the next checkpoint is to be captured.
-func (c *core) snapshotDue() bool {
+// calledFor reports whether a snapshot is wanted however little came since the last one.
+func (c *core) calledFor() bool {
 	s := &c.snaps
-	if s.saving || c.ticks < s.retryAt || c.applying < s.last || c.applying == s.last && !s.renew {
-		return false
-	}
-	return c.log.wanted || s.renew || c.applying-s.last >= c.cfg.snapshotEntries || s.bytes >= c.cfg.snapshotBytes
+	return c.log.wanted || s.renew || s.replay > 0 && c.applying >= s.replay
+}
+
+// grown reports whether so much came since the last snapshot that another one is due.
+func (c *core) grown() bool {
+	return c.applying-c.snaps.last >= c.cfg.snapshotEntries || c.snaps.bytes >= c.cfg.snapshotBytes
+}
+
+// renewSnapshot has a snapshot saved as soon as may be, at the index of the last one if nothing came since.
+func (c *core) renewSnapshot() {
+	c.snaps.renew, c.snaps.asked = true, true
+	c.drain()
 }
 
 // snapshotOnDemand asks for a capture when a peer, or the mending of a damaged one, needs a snapshot.
@@ -77,8 +84,13 @@ func (c *core) snapshotOnDemand() bool {
 }
 
 // captured turns the machine's captured state into a snapshot to be written. The configuration is
-// the one at t.index: later changes are in later tasks, which are not reported yet.
+// the one at t.index: later changes are in later tasks, which are not reported yet. Where one took effect ahead all the same
+// the configuration at t.index is not known any more, and another state is captured at the next checkpoint.
 func (c *core) captured(t *applyTask) {
+	if c.log.confIndex > t.index {
+		c.snaps.saving, c.snaps.renew = false, true
+		return
+	}
 	s := &saveTask{ref: SnapshotRef{Index: t.index, Term: t.term, ConfState: c.conf}, write: t.write}
 	if c.proves() && t.proof {
 		c.snaps.pending = s
@@ -98,6 +110,7 @@ func (c *core) saved(ref SnapshotRef, err error) {
 		return
 	}
 	before := c.log.snap.Index
+	c.snaps.asked = false
 	c.log.saved(ref)
 	if to := c.compactTo(); to > c.log.offset {
 		c.log.compact(to)
@@ -167,10 +180,15 @@ func (c *core) installed(t *installTask, err error) {
 
 // adopt steps a fetched snapshot. Raft ignores it if its term has passed or if we have caught up
 // otherwise. It waits while entries are being applied: a change of the core among them would reach
-// raft after the newer configuration of the snapshot, and undo it.
+// raft after the newer configuration of the snapshot, and undo it. It does not wait for what the guard withholds: what ends
+// that may be in the part of the log that only the snapshot has.
 func (c *core) adopt() {
 	t := c.snaps.held
-	if t == nil || c.applied < c.applying {
+	waits := c.applying // for what is being applied, and what is about to be
+	if c.guard.withheld() > 0 {
+		waits = c.guard.given
+	}
+	if t == nil || c.applied < waits {
 		return
 	}
 	c.snaps.held, c.snaps.ready = nil, t.ref
@@ -196,6 +214,7 @@ func (c *core) restored(s *raftpb.Snapshot) *SnapshotRef {
 	c.monitor.handed = ref.Index
 	c.props.overtaken(c, ref.Index)
 	c.releasePair() // nothing of an earlier leadership comes behind the restore
+	c.overtake(ref.Index)
 	c.give(&applyTask{restore: &ref, index: ref.Index, term: ref.Term})
 	c.out.changed = true
 	return &ref

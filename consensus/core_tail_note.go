@@ -84,7 +84,7 @@ func decodeTail(b []byte) (t tail, err error) {
 
 // ownTail is ours. Only what is on the disk counts.
 func (c *core) ownTail() tail {
-	t := tail{term: c.term, index: c.durable, applied: c.applied}
+	t := tail{term: c.term, index: c.durable, applied: max(c.applied, c.log.confIndex)}
 	t.lastTerm, _ = c.log.Term(t.index)
 	if c.cfg.chain != nil {
 		t.chain, _ = c.cfg.chain(t.index)

@@ -23,6 +23,8 @@ func (c *core) transferTo(r *request) {
 		c.answer(r, outcome{})
 	case !slices.Contains(c.conf.GetVoters(), r.target):
 		c.fail(r, fmt.Errorf("%w: %x is not a voter", ErrTransfer, r.target))
+	case c.doubted(r.target):
+		c.fail(r, fmt.Errorf("%w: the state of %x differs from the majority's, or was rebuilt and is not trusted yet", ErrTransfer, r.target))
 	case c.transfer != nil:
 		c.fail(r, fmt.Errorf("%w: a transfer to %x is in progress", ErrTransfer, c.transfer.to))
 	default:

@@ -142,6 +142,9 @@ func TestPoisonOnOne(t *testing.T) {
 				return serves(ctx, clients)
 			})
 			t.Logf("healed within %v", time.Since(started).Round(100*time.Millisecond))
+			if now, err := eventsOf(t.Context(), clients[victim], victim); err != nil || now["apply-resumed"] != before["apply-resumed"] {
+				t.Errorf("it says that the command was left out: %v, %v", now, err)
+			}
 			for name, c := range clients {
 				if v, err := c.Get(t.Context(), key, client.ReadOptions{}); err != nil || string(v.Value) != "x" {
 					t.Errorf("%s holds %q: %v", name, v.Value, err)
