@@ -13,9 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/parley-mesh/parley/agent/config"
 	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/api/client"
+	"github.com/parley-mesh/parley/consensus"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/storage"
 )
@@ -239,6 +242,26 @@ func TestFencingOutlivesARestart(t *testing.T) {
 	}
 	if err := next.setFencing(nil); err != nil || next.fencing != nil || next.setFencing(nil) != nil {
 		t.Errorf("taken back: %+v, %v", next.fencing, err)
+	}
+}
+
+// TestFencedMemberGoesOnNowhere: one that is rebuilt because it crashed on a command that others have applied does not stand
+// at that command any more. It told the timeline before that the command was left out on all members.
+func TestFencedMemberGoesOnNowhere(t *testing.T) {
+	c := testRunner(t, testMachine(), nil)
+	c.ids.RaftID, c.report = 1, func(string, string, string) {}
+	st, err := openStore(c.dir, c.ids.ClusterID, 1, 1, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.close() //nolint:errcheck // nothing was written
+	n := &bootedCore{coreNode: &coreNode{raftID: 1, store: st}, machine: &replica{machine: state.NewMachine(), views: c.views}}
+	c.stoppedAt.Store(&consensus.ApplyStop{Index: 7})
+	if err := c.rebuild(n, &consensus.RebuildNeed{Index: 7, Log: true}); err != nil {
+		t.Fatal(err)
+	}
+	if at := c.stoppedAt.Load(); at != nil {
+		t.Errorf("it still stands at %d, and will say that it goes on", at.Index)
 	}
 }
 
