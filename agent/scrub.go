@@ -215,7 +215,7 @@ func (a *Agent) serveScrub(ctx context.Context, peer transport.Peer, body []byte
 }
 
 func scrubShape(r storage.ScrubReport) api.ScrubReport {
-	out := api.ScrubReport{Errors: r.Errors, Segments: r.Segments, Entries: r.Entries, Snapshots: r.Snapshots, Bytes: r.Bytes}
+	out := api.ScrubReport{Errors: r.Errors, Disagree: r.Disagree, Segments: r.Segments, Entries: r.Entries, Snapshots: r.Snapshots, Bytes: r.Bytes}
 	for _, p := range r.Problems {
 		out.Problems = append(out.Problems, api.ScrubProblem(p))
 	}

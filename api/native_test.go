@@ -70,10 +70,10 @@ func TestJSONShapes(t *testing.T) {
 			`{"name":"a1","state":"alive","incarnation":3,"starts_10m":1,"crash_starts_10m":0,"safe_mode":0,"core":"leader","address":"127.0.0.1:8310","zone":"z1","version":"0.1.0","reachable":true}`},
 		{"GET", "/parley/v1/node/a9", "", 404, `{"error":{"code":"not_found","message":"there is no agent \"a9\"","hint":"list the agents: parley members","leader":null,"request_id":"ID","exit_code":1,"retryable":false}}`},
 		{"GET", "/parley/v1/check", "", 200, `{"ok":true,"checks":[{"id":"leader","status":"ok","message":"the core has a leader","hint":"","runbook":""}]}`},
-		{"GET", "/parley/v1/storage/scrub", "", 200, `{"errors":0,"segments":1,"entries":2,"snapshots":0,"bytes":33554432,"healed":0,"problems":[]}`},
+		{"GET", "/parley/v1/storage/scrub", "", 200, `{"errors":0,"disagree":0,"segments":1,"entries":2,"snapshots":0,"bytes":33554432,"healed":0,"problems":[]}`},
 		{"GET", "/parley/v1/digest/diff?node=a2&reference=a1", "", 200, `{"reference":"a1","index":7,"members":["a2"],"differences":[{"member":"a2","table":"kv","key":"a2a1","kind":"missing","revision":0,"reference_revision":5,"reference_hash":"00"}],"more":false,"unanswered":[]}`},
 		{"POST", "/parley/v1/digest/accept", `{"node":"a2"}`, 200, `{"node":"a2","index":7}`},
-		{"GET", "/parley/v1/storage/scrub?mib_per_second=2", "", 200, `{"errors":0,"segments":1,"entries":2,"snapshots":0,"bytes":2097152,"healed":0,"problems":[]}`},
+		{"GET", "/parley/v1/storage/scrub?mib_per_second=2", "", 200, `{"errors":0,"disagree":0,"segments":1,"entries":2,"snapshots":0,"bytes":2097152,"healed":0,"problems":[]}`},
 		{"GET", "/livez", "", 200, "ok"}, {"GET", "/readyz", "", 200, "ready"},
 		{"GET", "/readyz?verbose", "", 200, "[+]writes\n[-]view at index 0\nready"},
 	} {

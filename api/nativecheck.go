@@ -25,6 +25,7 @@ func checkRoutes() []Route {
 // ScrubReport is GET /parley/v1/storage/scrub. Errors counts all problems, Problems lists the first hundred.
 type ScrubReport struct {
 	Errors    int            `json:"errors"`
+	Disagree  int            `json:"disagree"` // of them: one kind of checksum is right and the other wrong
 	Segments  int            `json:"segments"`
 	Entries   uint64         `json:"entries"`
 	Snapshots int            `json:"snapshots"`

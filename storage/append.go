@@ -123,6 +123,9 @@ func (l *Log) writeEntries(entries []*raftpb.Entry, hard hardState) error {
 // fails for want of space the next frame takes the same place and number.
 func (l *Log) writeFrame(f *frameHeader, entries []*raftpb.Entry) ([]link, error) {
 	f.length, f.count = uint32(entriesBytes(entries)), uint32(len(entries))
+	if l.tip.seq+1 >= maxSeq { // of a forged header: nobody writes so many
+		return nil, &FatalError{Op: "number a frame of", Path: l.active.path, Err: errNumbers}
+	}
 	if int64(f.bytes()) > l.active.room() || l.active.offset > 4*pageBytes && l.rarely(rareRoll) {
 		if err := l.roll(); err != nil {
 			return nil, err

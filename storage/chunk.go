@@ -59,6 +59,11 @@ func (c chunkRef) expand(stored []byte) ([]byte, error) {
 	if err := c.verify(stored); err != nil {
 		return nil, err
 	}
+	return c.decode(stored)
+}
+
+// decode is expand of bytes that were verified, or are to be judged by zstd's checksum of the content alone.
+func (c chunkRef) decode(stored []byte) ([]byte, error) {
 	raw, err := decoder().DecodeAll(stored, make([]byte, 0, c.raw))
 	if err != nil {
 		return nil, fmt.Errorf("%w %s: %w", ErrChunk, c, err)

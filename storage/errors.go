@@ -32,6 +32,9 @@ var ErrOldSnapshot = errors.New("snapshot is older than the one in place")
 // errTooLong is returned by ReadFile beyond its limit.
 var errTooLong = errors.New("file is longer than allowed")
 
+// errNumbers is returned by Append, in a *FatalError, when the next frame would have a number that no reader takes.
+var errNumbers = errors.New("no number is left for a frame: the log was forged; keep the data directory, and let this host rejoin with an empty one")
+
 // FatalError reports a failed fsync, or a failed write to the log: what is on disk is unknown from
 // here on. The caller ends the process.
 type FatalError struct {

@@ -125,13 +125,17 @@ func decodeSegmentHeader(b []byte) (segmentHeader, error) {
 	if version := c.u32(); version != formatVersion {
 		return segmentHeader{}, fmt.Errorf("%w (%d, not %d)", errFormat, version, formatVersion)
 	}
-	return segmentHeader{
+	h := segmentHeader{
 		id:     identity{cluster: [16]byte(c.take(16)), raft: c.u64()},
 		number: c.u64(),
 		salt:   [8]byte(c.take(8)),
 		size:   int64(c.u64()),
 		start:  c.tip(),
-	}, nil
+	}
+	if h.start.seq >= maxSeq {
+		return segmentHeader{}, errors.New("segment header names a frame that no log gets to")
+	}
+	return h, nil
 }
 
 // alignPage rounds n up to whole pages.

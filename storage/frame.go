@@ -87,8 +87,12 @@ func decodeFrameHeader(b []byte, segment uint64, salt [8]byte) (f frameHeader, f
 	return f, f.seq < maxSeq
 }
 
-// maxSeq is more than a log ever counts to. A repair goes on above all that it saw, and has to have room there.
+// maxSeq is more than a log ever counts to: a frame, a segment or an anchor that says so was forged, and is none. It
+// binds the writer too, or a log that begins just below would acknowledge frames that its next start does not read.
 const maxSeq = 1 << 62
+
+// repairSeqs is the room below maxSeq that a repair needs: it goes on above all that it saw.
+const repairSeqs = 1 << 32
 
 // beginsFrame reports whether b begins like a frame of this segment, intact or torn.
 func beginsFrame(b []byte, segment uint64) bool {

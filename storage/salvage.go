@@ -95,6 +95,9 @@ func Salvage(o LogOptions, snapshot *SnapshotMeta) (*Salvaged, error) {
 	if err := r.readSegments(); err != nil {
 		return nil, err
 	}
+	if r.out.seq >= maxSeq-repairSeqs {
+		return nil, fmt.Errorf("salvage %s: %w: a frame has the number %d, which no log gets to", r.log.spares.dir, ErrNotSalvaged, r.out.seq)
+	}
 	if err := r.findEnd(); err != nil {
 		return nil, err
 	}

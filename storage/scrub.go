@@ -36,6 +36,7 @@ type ScrubOptions struct {
 // ScrubReport is what Scrub read, and what was wrong with it.
 type ScrubReport struct {
 	Errors    int // problems found; Problems lists the first 100
+	Disagree  int // of them: CRC or zstd's checksum right and SHA-256 wrong, or the reverse: no flipped bit does that
 	Segments  int
 	Entries   uint64
 	Snapshots int

@@ -172,7 +172,7 @@ func (s *scrubber) readHeaders(path string, number uint64) (_ segmentHeader, err
 
 // scrubSegment verifies one segment. What is found in a file that was recycled meanwhile says nothing.
 func (s *scrubber) scrubSegment(ctx context.Context, view logView, i int) error {
-	w := &segmentWalk{scrubber: s, segment: view.segments[i], tip: view.segments[i].start, offset: pageBytes}
+	w := &segmentWalk{scrubber: s, segment: view.segments[i], tip: view.segments[i].start, offset: pageBytes, anchor: view.anchor.tip}
 	limit := w.size - pageBytes
 	last := i == len(view.segments)-1
 	w.proven = math.MaxUint64 // rolling and the writer's own word say so
@@ -181,6 +181,9 @@ func (s *scrubber) scrubSegment(ctx context.Context, view logView, i int) error 
 		limit = view.offset
 	case last:
 		w.proven = view.anchor.tip.seq
+	}
+	if i == 0 {
+		w.checkAnchor()
 	}
 	err := w.run(ctx, limit)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -204,6 +207,7 @@ func (s *scrubber) scrubSegment(ctx context.Context, view logView, i int) error 
 		return nil
 	}
 	s.add(w.found)
+	s.report.Disagree += w.disagree
 	s.report.Segments++
 	s.report.Entries += w.entries
 	return nil
@@ -224,12 +228,15 @@ func (s *scrubber) recycled(number uint64) bool {
 type segmentWalk struct {
 	segment
 	scrubber *scrubber
+	anchor   tip   // of a log that nobody uses
 	tip      tip   // after the last frame read
 	offset   int64 // of the next one
 	entries  uint64
 	proven   uint64 // frames up to it were durable once: damage in them is no torn tail
 	doubt    bool   // the last frame's entries are damaged, so what they were is not known
+	unlinked bool   // the next frame's CRC is right and its hash of the frame before is wrong
 	found    []ScrubProblem
+	disagree int  // of found: see ScrubReport.Disagree
 	stopped  bool // by a problem after which nothing in this segment can be judged
 }
 
@@ -289,7 +296,10 @@ func (w *segmentWalk) frame(r io.Reader, page []byte, limit int64) (more bool, e
 		return false, err
 	}
 	f, found := decodeFrameHeader(page, w.number, w.salt)
-	if !found || f.seq != w.tip.seq+1 || f.prev != w.tip.frame {
+	if !found || f.seq != w.tip.seq+1 {
+		return false, nil
+	}
+	if w.unlinked = f.prev != w.tip.frame; w.unlinked {
 		return false, nil
 	}
 	if f.length > maxFrameBytes || w.offset+int64(f.bytes()) > limit {
@@ -306,46 +316,69 @@ func (w *segmentWalk) frame(r io.Reader, page []byte, limit int64) (more bool, e
 	if _, intact := f.payload(whole, w.salt); !intact && f.seq > w.proven {
 		return false, nil
 	}
-	problem := w.content(&f, whole)
+	problem, disagree := w.content(&f, whole)
 	if w.doubt = problem != ""; w.doubt {
 		w.report(w.offset, "frame %d: %s", f.seq, problem)
 	}
+	w.disagreeIf(disagree)
 	w.tip = tip{
 		seq: f.seq, frame: sumHeader(whole[:frameHeaderBytes]), index: f.prevIndex + uint64(f.count),
 		term: w.lastTerm(&f, whole), chain: f.after, hard: f.hard,
 	}
 	w.entries += uint64(f.count)
 	w.offset += int64(f.bytes())
+	w.checkAnchor()
 	return true, nil
 }
 
-// content says what is wrong with a frame whose header is intact, "" if nothing is.
-func (w *segmentWalk) content(f *frameHeader, whole []byte) string {
+// disagreeIf counts what was reported last among those of which the two kinds of checksum disagree.
+func (w *segmentWalk) disagreeIf(disagree bool) {
+	if disagree {
+		w.disagree++
+	}
+}
+
+// checkAnchor compares the walk with the anchor of a log that nobody uses, where both are at the same frame.
+func (w *segmentWalk) checkAnchor() {
+	if w.anchor.seq == w.tip.seq && w.anchor.frame != w.tip.frame {
+		w.report(w.offset, "the anchor knows another frame %d", w.tip.seq)
+		w.disagreeIf(true)
+	}
+}
+
+// content says what is wrong with a frame whose header is intact, "" if nothing is, and whether CRC and SHA-256 of the
+// entries disagree.
+func (w *segmentWalk) content(f *frameHeader, whole []byte) (problem string, disagree bool) {
 	payload, intact := f.payload(whole, w.salt)
+	proven := w.chained(f, payload)
 	switch {
 	case !intact:
-		return "entries do not have the checksum that was written with them"
+		return "entries do not have the checksum that was written with them", proven
 	case f.durable >= f.seq:
-		return fmt.Sprintf("claims that frame %d was durable before it", f.durable)
+		return fmt.Sprintf("claims that frame %d was durable before it", f.durable), false
 	case f.kind != frameAppend && f.kind != frameReset:
-		return fmt.Sprintf("unknown kind %d; a newer program wrote it", f.kind)
+		return fmt.Sprintf("unknown kind %d; a newer program wrote it", f.kind), false
 	case f.kind == frameAppend && f.prevIndex > w.tip.index:
-		return fmt.Sprintf("entries after %d follow entry %d", f.prevIndex, w.tip.index)
+		return fmt.Sprintf("entries after %d follow entry %d", f.prevIndex, w.tip.index), false
 	case f.kind == frameAppend && f.prevIndex == w.tip.index && !w.doubt && (f.before != w.tip.chain || f.prevTerm != w.tip.term):
-		return fmt.Sprintf("disagrees about the entries up to %d", f.prevIndex)
+		return fmt.Sprintf("disagrees about the entries up to %d", f.prevIndex), true
+	case !proven:
+		return "checksum right, SHA-256 chain of the entries wrong", true
 	}
+	return "", false
+}
+
+// chained reports whether the payload is the entries that lead to the chain after the frame.
+func (w *segmentWalk) chained(f *frameHeader, payload []byte) bool {
 	entries, err := decodeEntries(payload, f.prevIndex, f.count)
 	if err != nil {
-		return err.Error()
+		return false
 	}
 	chain := f.before
 	for _, entry := range entries {
 		chain = w.scrubber.chainer.next(chain, entry)
 	}
-	if chain != f.after {
-		return "SHA-256 chain of the entries is wrong"
-	}
-	return ""
+	return chain == f.after
 }
 
 // lastTerm is the term of a frame's last entry; of damaged ones it is not known.
@@ -363,8 +396,10 @@ func (w *segmentWalk) wantEnd(want tip) {
 	switch {
 	case w.tip.seq < want.seq:
 		w.report(w.offset, "frame %d is missing or damaged, and frame %d was written after it", w.tip.seq+1, want.seq)
+		w.disagreeIf(w.unlinked)
 	case w.tip != want && len(w.found) == 0:
 		w.report(w.offset, "the log does not go on from frame %d as the next file says", w.tip.seq)
+		w.disagreeIf(w.tip.seq == want.seq)
 	}
 }
 
@@ -372,6 +407,7 @@ func (w *segmentWalk) wantEnd(want tip) {
 func (w *segmentWalk) judgeTail(anchor anchorState) error {
 	if anchor.tip.seq > w.tip.seq {
 		w.report(w.offset, "frame %d is missing or damaged, and the anchor says that frame %d was durable", w.tip.seq+1, anchor.tip.seq)
+		w.disagreeIf(w.unlinked)
 		return nil
 	}
 	scan, err := readSegment(w.scrubber.o.FS, w.path, w.number, w.id)
@@ -381,6 +417,7 @@ func (w *segmentWalk) judgeTail(anchor anchorState) error {
 	scan.end = w.offset
 	if durable, _ := scan.evidence(w.tip.seq + 1); durable {
 		w.report(w.offset, "frame %d is damaged, and a later frame says that it was durable", w.tip.seq+1)
+		w.disagreeIf(w.unlinked)
 	}
 	return nil
 }

@@ -151,7 +151,7 @@ func differsAt(a, b []byte) int {
 	return min(len(a), len(b))
 }
 
-// scrubChunk verifies a chunk by the hash that is its name.
+// scrubChunk verifies a chunk by the hash that is its name, and by zstd's own checksum of its content.
 func (s *scrubber) scrubChunk(ctx context.Context, snapshots *Snapshots, ref chunkRef) error {
 	path := snapshots.chunkPath(ref)
 	stored, err := s.readFile(ctx, path, maxStoredBytes)
@@ -165,8 +165,18 @@ func (s *scrubber) scrubChunk(ctx context.Context, snapshots *Snapshots, ref chu
 		if found, err = s.problem(path, 0, err); err != nil {
 			return err
 		}
-	} else if err := ref.verify(stored); err != nil {
-		found = []ScrubProblem{{path, 0, fmt.Sprintf("%d bytes do not have the hash that is the file's name", len(stored))}}
+	} else {
+		named := ref.verify(stored)
+		_, expanded := ref.decode(stored)
+		switch {
+		case named != nil:
+			found = []ScrubProblem{{path, 0, fmt.Sprintf("%d bytes do not have the hash that is the file's name", len(stored))}}
+		case expanded != nil:
+			found = []ScrubProblem{{path, 0, "the hash is right, the content is not: " + expanded.Error()}}
+		}
+		if (named == nil) != (expanded == nil) {
+			s.report.Disagree++
+		}
 	}
 	s.add(found)
 	return nil

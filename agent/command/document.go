@@ -22,7 +22,7 @@ const (
 	checkShape    = `{"ok","checks":[{"id","status":"ok|warn|fail","message","hint","runbook"}]}`
 	survivorShape = `{"node","cluster_id","trust_domain","epoch","epoch_id","raft_id","last_term","last_index","commit_index","chain","voters":[...],"snapshot_index","in_doubt"}`
 	backupShape   = `{"file","ok","problem","digest","expected","bytes","content_bytes","manifest":{"cluster_id","trust_domain","epoch","epoch_id","index","term","revision","digest","taken_at","hlc","node","version","cluster_version","rows":{...}}}`
-	scrubShape    = `{"errors","segments","entries","snapshots","bytes","healed","problems":[{"file","offset","message"}]}`
+	scrubShape    = `{"errors","disagree","segments","entries","snapshots","bytes","healed","problems":[{"file","offset","message"}]}`
 )
 
 // jsonShapes has one line for each command: the form of its JSON, or, not beginning with a bracket, what

@@ -43,7 +43,7 @@ var fakeAnswers = map[string]string{
 	"/parley/v1/tokens":  `[]`,
 	"/parley/v1/check": `{"ok":false,"checks":[{"id":"leader","status":"fail","message":"no leader","hint":"start one","runbook":"server-down"},
 	 {"id":"disk","status":"ok","message":"9 GiB free","hint":"","runbook":""},{"id":"zones","status":"warn","message":"one zone","hint":"add one","runbook":""}]}`,
-	"/parley/v1/storage/scrub": `{"errors":1,"segments":2,"entries":3,"snapshots":0,"bytes":9,"healed":0,"problems":[{"file":"wal/1.wal","offset":4096,"message":"frame 1: bad"}]}`,
+	"/parley/v1/storage/scrub": `{"errors":1,"disagree":1,"segments":2,"entries":3,"snapshots":0,"bytes":9,"healed":0,"problems":[{"file":"wal/1.wal","offset":4096,"message":"frame 1: bad"}]}`,
 }
 
 // fakeAgent answers like an agent; its keys live in a map, with one revision for each write.

@@ -87,7 +87,7 @@ func (a *app) scrubOffline(cmd *cobra.Command, rate uint64) error {
 		return err
 	}
 	report := client.ScrubReport{
-		Errors: found.Errors, Segments: found.Segments, Entries: found.Entries, Snapshots: found.Snapshots, Bytes: found.Bytes, Healed: found.Healed,
+		Errors: found.Errors, Disagree: found.Disagree, Segments: found.Segments, Entries: found.Entries, Snapshots: found.Snapshots, Bytes: found.Bytes, Healed: found.Healed,
 		Problems: []client.ScrubProblem{},
 	}
 	for _, p := range found.Problems {
@@ -98,7 +98,7 @@ func (a *app) scrubOffline(cmd *cobra.Command, rate uint64) error {
 
 func scrubAnswer(r client.ScrubReport) answer {
 	return answer{value: r, table: func(w io.Writer) {
-		fields(w, "errors", r.Errors, "log segments", r.Segments, "log entries", r.Entries, "snapshots", r.Snapshots,
+		fields(w, "errors", r.Errors, "checksums disagree", r.Disagree, "log segments", r.Segments, "log entries", r.Entries, "snapshots", r.Snapshots,
 			"read", strconv.FormatInt(r.Bytes>>20, 10)+" MiB", "healed since the start", r.Healed)
 		if len(r.Problems) == 0 {
 			return

@@ -22,9 +22,10 @@ type CheckResult struct {
 }
 
 // ScrubReport is what an agent found in its log and snapshots. Errors counts all problems, Problems lists the first
-// hundred.
+// hundred. Disagree counts those of which one kind of checksum is right and the other wrong.
 type ScrubReport struct {
 	Errors    int            `json:"errors"`
+	Disagree  int            `json:"disagree"`
 	Segments  int            `json:"segments"`
 	Entries   uint64         `json:"entries"`
 	Snapshots int            `json:"snapshots"`
