@@ -61,7 +61,7 @@ func TestScrubFindsACollision(t *testing.T) {
 				t.Errorf("%s, in use %t: %+v, want one problem about which the checksums disagree", what, inUse, report)
 			}
 			if !inUse {
-				wantDamage(t, fsys, what)
+				_ = wantDamage(t, fsys, what)
 			}
 			overwrite(t, fsys, walPath(1), at, first)
 			if report := mustScrub(t, o); report.Errors != 0 || report.Disagree != 0 {

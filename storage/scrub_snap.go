@@ -159,25 +159,32 @@ func (s *scrubber) scrubChunk(ctx context.Context, snapshots *Snapshots, ref chu
 		return ctx.Err()
 	}
 	var found []ScrubProblem
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		found = []ScrubProblem{{path, 0, "missing"}}
-	} else if err != nil {
+	case err != nil:
 		if found, err = s.problem(path, 0, err); err != nil {
 			return err
 		}
-	} else {
-		named := ref.verify(stored)
-		_, expanded := ref.decode(stored)
-		switch {
-		case named != nil:
-			found = []ScrubProblem{{path, 0, fmt.Sprintf("%d bytes do not have the hash that is the file's name", len(stored))}}
-		case expanded != nil:
-			found = []ScrubProblem{{path, 0, "the hash is right, the content is not: " + expanded.Error()}}
-		}
-		if (named == nil) != (expanded == nil) {
-			s.report.Disagree++
-		}
+	default:
+		found = s.judgeChunk(path, ref, stored)
 	}
 	s.add(found)
+	return nil
+}
+
+// judgeChunk compares what is stored with both checksums.
+func (s *scrubber) judgeChunk(path string, ref chunkRef, stored []byte) []ScrubProblem {
+	named := ref.verify(stored)
+	_, expanded := ref.decode(stored)
+	if (named == nil) != (expanded == nil) {
+		s.report.Disagree++
+	}
+	switch {
+	case named != nil:
+		return []ScrubProblem{{path, 0, fmt.Sprintf("%d bytes do not have the hash that is the file's name", len(stored))}}
+	case expanded != nil:
+		return []ScrubProblem{{path, 0, "the hash is right, the content is not: " + expanded.Error()}}
+	}
 	return nil
 }
