@@ -81,7 +81,7 @@ func (l *leaver) leave(ctx context.Context) (api.Leave, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, leavePatience)
 	defer cancel()
-	first, err := l.ask(ctx)
+	first, err := l.firstAsk(ctx)
 	if err != nil {
 		return api.Leave{}, err
 	}
@@ -92,6 +92,22 @@ func (l *leaver) leave(ctx context.Context) (api.Leave, error) {
 		return api.Leave{}, err
 	}
 	return l.answer(first, true), nil
+}
+
+// firstAsk is ask, and waits a little when the lead is changing hands.
+func (l *leaver) firstAsk(ctx context.Context) (consensus.Leave, error) {
+	for until := clock.Boottime() + askTimeout; ; {
+		v, err := l.ask(ctx)
+		var refusal *api.Error
+		if err == nil || !errors.As(err, &refusal) || refusal.Code != api.CodeNotLeader && refusal.Code != api.CodeNoLeader || clock.Boottime() >= until {
+			return v, err
+		}
+		select {
+		case <-ctx.Done():
+			return v, err
+		case <-time.After(leaveEvery):
+		}
+	}
 }
 
 // outOfCore asks to be let go, and waits until this agent runs no Raft id and is given none.
