@@ -334,6 +334,7 @@ func (c *cluster) applied(h *host, index, term uint64, commands, results [][]byt
 	}
 	mark := entryMark{term: term, commands: [32]byte(sum.Sum(nil)), digest: h.machine.View().Digest()}
 	c.traceApplied(h, index, term, mark.digest)
+	h.overwritten(touched)
 	first, ok := c.log.entries[index]
 	switch {
 	case !ok:
@@ -352,7 +353,7 @@ func (c *cluster) applied(h *host, index, term uint64, commands, results [][]byt
 		c.watchers.happened(touched)
 	case first.wrong:
 	case h.tainted:
-		h.outlived(first.digest == mark.digest, touched)
+		h.outlived(first.digest == mark.digest)
 	case first.digest != mark.digest:
 		c.fail("%s has another state at %d", h.name, index)
 	}

@@ -91,16 +91,20 @@ func (h *host) miscompute(commands [][]byte) [][]byte {
 	return commands
 }
 
-// outlived notes that what was wrong has been overwritten.
-func (h *host) outlived(equal bool, touched state.Touched) {
-	if h.flipped == "" {
-		h.tainted = !equal
-		return
-	}
+// overwritten notes that the row that was flipped is another one now. What was read of it meanwhile may be wrong too, which
+// the digests of what is applied from now on show: see outlived.
+func (h *host) overwritten(touched state.Touched) {
 	for _, change := range touched.Changes {
 		if change.Table == state.TableKV && change.Key == h.flipped {
-			h.tainted, h.flipped = !equal, "" // it may have been read meanwhile
+			h.flipped = ""
 		}
+	}
+}
+
+// outlived notes whether the state is right again, once nothing in it is flipped.
+func (h *host) outlived(equal bool) {
+	if h.flipped == "" {
+		h.tainted = !equal
 	}
 }
 
