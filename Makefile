@@ -7,13 +7,13 @@ FUZZ  ?= 10s
 # Packages whose tests are about concurrency.
 RACE  := ./agent/... ./api/... ./consensus/... ./membership/... ./ops/... ./security/... ./state/watch/... ./storage/... ./transport/...
 
-.PHONY: build test check tidy lint race e2e campaign compat fuzz seeds mutants bench vuln clean
+.PHONY: build test check tidy lint race e2e campaign compat xds lives fuzz seeds mutants bench bench-check bench-parts vuln clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/parley ./cmd/agent
 
 test:
-	$(GO) test ./...
+	$(GO) test -timeout 30m ./...
 
 check: tidy lint
 
@@ -35,11 +35,17 @@ $(BIN)/staticcheck: tools/go.mod
 	cd tools && $(GO) build -o $@ honnef.co/go/tools/cmd/staticcheck
 
 race:
-	CGO_ENABLED=1 $(GO) test -race $(RACE)
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m $(RACE)
 
 # Real agent processes. What needs root, iproute2 and nftables skips elsewhere, and fails with CI=true.
 e2e:
-	$(GO) test -count=1 -v ./test/e2e
+	$(GO) test -count=1 -timeout 30m -v ./test/e2e
+
+# The drills of certificates' lifetimes with certificates of LIFE: no quorum for three lives, and everything frozen for two.
+# `make test` has them with ten seconds.
+LIFE ?= 60s
+lives:
+	$(GO) test -count=1 -v -timeout 10m ./test/e2e -run '^(TestCertificatesOutliveTheQuorum|TestAllFrozenPastTheirLives)$$' -life $(LIFE)
 
 # Real agents under load in network namespaces: kill -9, stops, cuts, full disks, failing syncs, for as long as one wants.
 # SEED repeats the order of the faults of a run; MUTANT plants a mistake in the program, which has to make it fail.
@@ -54,6 +60,10 @@ compat:
 	cd test/compat && $(GO) vet ./... && $(GO) test ./...
 	test/compat/run
 
+# gRPC's xDS client by the files that `parley identity fetch` keeps.
+xds:
+	cd test/xds && $(GO) vet ./... && $(GO) test -count=1 ./...
+
 fuzz:
 	tools/fuzz $(FUZZ)
 
@@ -65,8 +75,17 @@ seeds:
 mutants:
 	tools/mutants $(BUDGET)
 
-# The figures of docs/benchmarks.md.
+# Parley beside etcd, in alternation on this machine: three runs, 20 minutes at most, written to docs/benchmarks.md.
+# ARGS=-quick is one short run that is written nowhere; ARGS=-h has the rest.
 bench:
+	cd test/bench && $(GO) build -o $(BIN)/bench . && exec $(BIN)/bench $(or $(ARGS),-docs ../../docs/benchmarks.md)
+
+# What the comparison computes with; it compiles etcd's client and not its server.
+bench-check:
+	cd test/bench && $(GO) vet ./... && $(GO) test ./...
+
+# The figures of docs/benchmarks.md that are about Parley alone.
+bench-parts:
 	$(GO) test -run '^$$' -bench . -benchtime 5s ./test/e2e
 
 # Needs the vulnerability database at vuln.go.dev.

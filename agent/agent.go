@@ -21,6 +21,8 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
+	"runtime/trace"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -49,8 +51,11 @@ type Options struct {
 	// it back.
 	Physical func() time.Time
 
-	fs    storage.FS  // tests: of the data directory
-	fatal func(error) // tests: in place of ending the process
+	fs    storage.FS       // tests: of the data directory
+	fatal func(error)      // tests: in place of ending the process
+	wall  func() time.Time // tests: the clock by which certificates are made and judged
+
+	firstIdentity time.Duration // tests: in place of firstIdentityWait
 }
 
 // Agent is one agent of a cluster.
@@ -62,6 +67,7 @@ type Agent struct {
 	dir    *dataDir
 	ids    clusterIDs
 	host   *security.Host
+	keys   *security.KeyStore
 	source *security.Source
 	hub    *watch.Hub
 	views  *viewSwitch
@@ -71,26 +77,44 @@ type Agent struct {
 	live   *transport.Live
 	core   *coreRunner
 	issuer *issuer
+	rotor  *rotor
 
-	scrubber *scrubber
-	space    *spaceKeeper
-	yielder  *yielder
-	leaver   *leaver
-	control  *controller
-	backups  *backups
-	canaries *canaries
-	sessions *sessionKeeper
+	sealKeeper *sealKeeper
+	jwtSigner  *jwtSigner
+	workloads  *workloadIssuer
+	identities *identities // a workload.Source
+
+	scrubber   *scrubber
+	space      *spaceKeeper
+	yielder    *yielder
+	leaver     *leaver
+	control    *controller
+	backups    *backups
+	recordings *recordings
+	flight     atomic.Pointer[trace.FlightRecorder]
+	canaries   *canaries
+	gone       *keysGone
+	sessions   *sessionKeeper
 
 	gossip     *membership.Membership
 	service    *api.Service
 	watcher    *watcher
 	leaderHint leaderHint
+
+	operatorConns operatorConns // on the mesh port
+	operatorHTTPS operatorConns
+	held          held
+	workloadAPI   *workloadAPI
+
 	remoteCore remoteCore
 	ready      atomic.Bool
 
 	renewer     *security.Renewer
+	outside     outside
 	ledger      *ledger // nil when it could not be written
-	joined      bool    // the cluster, in this run
+	safe        safeMode
+	safeOver    bool // a run in safe mode came before, in this process
+	joined      bool // the cluster, in this run
 	incarnation uint64
 	address     netip.AddrPort // of the mesh port, as others reach it
 	timeline    *timeline
@@ -113,6 +137,7 @@ func New(cfg config.Config, opts Options) (*Agent, error) {
 	if opts.Ready == nil {
 		opts.Ready = func() {}
 	}
+	opts.Ready = sync.OnceFunc(opts.Ready)
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -138,26 +163,47 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 	defer held.Close() //nolint:errcheck // the lock ends with the process at the latest
 	debug.SetMaxStack(maxStackBytes)
+	if ids, err := a.dir.readCluster(); err == nil && ids != nil {
+		a.countStart()
+		a.backOff(ctx)
+	}
+	for {
+		if err = a.runOnce(ctx); !errors.Is(err, errSafeModeOver) {
+			break
+		}
+	}
+	a.countStop(err)
+	return err
+}
+
+// runOnce serves until ctx ends, or until a safe mode is over in which parts were left out.
+func (a *Agent) runOnce(ctx context.Context) error {
 	socks, err := openSockets(a.cfg, a.dir)
 	if err != nil {
-		return err
+		return errors.Join(err, a.uncountStart())
 	}
 	defer socks.close()
+	defer a.outside.close()
 	if err := a.identify(ctx, socks); err != nil {
-		return stoppedBy(ctx, err)
+		return errors.Join(stoppedBy(ctx, err), a.uncountStart())
 	}
-	a.countStart()
+	if a.ledger == nil {
+		a.countStart()
+	}
 	if err := a.assemble(socks); err != nil {
 		return errors.Join(err, a.uncountStart())
 	}
+	if a.safe.level() == safeAdmin {
+		socks.closeOutside() // nobody would answer there
+		a.workloadAPI.close()
+	}
+	defer a.workloadAPI.close()
 	defer a.pool.Close()
 	poison(a.ids.Node)
 	a.reportStart()
 	ctx, a.leaver.stop = context.WithCancel(ctx)
 	defer a.leaver.stop()
-	err = runTiers(ctx, a.log, a.tiers(socks), a.beforeStop)
-	a.countStop(err)
-	return err
+	return runTiers(ctx, a.log, a.safeTiers(a.tiers(socks)), a.beforeStop)
 }
 
 // identify finds out who this agent is, joining the cluster first if the directory is new.
@@ -179,6 +225,9 @@ func (a *Agent) identify(ctx context.Context, socks *sockets) error {
 	if err := a.dir.checkLeft(*ids); err != nil {
 		return err
 	}
+	if err := a.checkSource(*ids); err != nil {
+		return err
+	}
 	if err := a.checkToken(*ids); err != nil {
 		return err
 	}
@@ -190,6 +239,13 @@ func (a *Agent) identify(ctx context.Context, socks *sockets) error {
 		return err
 	}
 	a.host, err = security.LoadHost(a.dir.path)
+	if err != nil {
+		return identityError(fmt.Errorf("load the host's keys: %w", err), ids.Node)
+	}
+	if err := a.askOutside(ctx, ids.TrustDomain, ids.Node); err != nil {
+		return err
+	}
+	a.keys, err = security.NewKeyStore(a.dir.path, a.host, security.KeyStoreOptions{Kind: a.cfg.Identity.KeyStore, Device: a.cfg.Identity.TPM})
 	if err != nil {
 		return identityError(fmt.Errorf("load the host's keys: %w", err), ids.Node)
 	}
@@ -220,7 +276,8 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.epochs = newEpochs(a.dir, a.ids.raftEpoch(), a.hub.View, a.log.Named("epoch"))
 	a.source, err = security.NewSource(security.SourceOptions{
 		Dir: a.dir.path, TrustDomain: td, Node: a.ids.Node, Host: a.host,
-		Now: clock.System, HostKeyOf: a.hostKeyOf, Denied: a.hasLeft, Log: a.log.Named("security"),
+		Now: a.now, HostKeyOf: a.hostKeyOf, Denied: a.hasLeft, OperatorKey: a.operatorKey,
+		IssuerDenied: a.issuerDenied, External: a.outside.first, Log: a.log.Named("security"),
 	})
 	if err != nil {
 		return identityError(fmt.Errorf("load this agent's identity: %w", err), a.ids.Node)
@@ -230,7 +287,7 @@ func (a *Agent) assemble(socks *sockets) error {
 		return err
 	}
 	a.live = transport.NewLive()
-	a.book = &book{self: a.ids.Node, mesh: a.dialMesh, view: a.hub.View, members: a.memberList, known: known, join: a.cfg.Join}
+	a.book = &book{self: a.ids.Node, mesh: a.dialMesh, view: a.hub.View, members: a.memberList, known: known, join: a.cfg.Join, founders: a.epochs.founders}
 	a.pool = transport.NewPool(transport.PoolOptions{
 		Dial: func(ctx context.Context, node string) (net.Conn, error) {
 			return a.book.dial(ctx, node, transport.ALPNRPC)
@@ -238,15 +295,19 @@ func (a *Agent) assemble(socks *sockets) error {
 		Log: a.log.Named("rpc"),
 	})
 	a.digests = &digestRing{}
+	a.recordings = newRecordings(a)
 	a.core = &coreRunner{
 		cfg: a.cfg.Core, dir: a.dir, ids: a.ids, epochs: a.epochs, views: a.views, book: a.book, pool: a.pool, clock: hlc, digests: a.digests,
 		room: newCoreRoom(a.dir, a.log.Named("core")), log: a.log.Named("core"), changed: make(chan struct{}, 1),
 		host: a.host, viaTurns: newChunkTurns(),
-		turns: newChunkTurns(), fatal: a.storageFailed, stuck: a.commandFailed, report: a.tellTimeline,
-		entryTurns: newChunkTurns(), goneTurn: make(chan struct{}, 1), healNow: make(chan *damageFound, 1),
+		record: a.recordOptions(),
+		turns:  newChunkTurns(), fatal: a.storageFailed, stuck: a.commandFailed, report: a.tellTimeline,
+		entryTurns: newChunkTurns(), abstain: a.safe.abstains.Load, goneTurn: make(chan struct{}, 1), healNow: make(chan *damageFound, 1),
 	}
-	if err := a.core.open(); err != nil {
-		return err
+	if !a.safe.static() {
+		if err := a.core.open(); err != nil {
+			return err
+		}
 	}
 	a.scrubber = newScrubber(a.core, a.dir, a.ids.ClusterID, a.log.Named("storage"), a.tellTimeline)
 	a.space = newSpaceKeeper(a)
@@ -257,11 +318,19 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.timeline, a.comparison, a.matrix = a.newTimeline(), newShared[api.DigestComparison](), newShared[api.LinkMatrix]()
 	a.sessions = a.newSessionKeeper()
 	a.service = api.New(a.apiOptions())
-	a.backups, a.canaries = newBackups(a), newCanaries(a)
+	a.backups, a.canaries, a.gone = newBackups(a), newCanaries(a), &keysGone{now: clock.Boottime}
 	a.service.Mount(consul.Routes(consul.Options{Datacenter: a.cfg.Dialect.Datacenter})...)
 	a.issuer = newIssuer(a, td)
+	a.rotor = &rotor{agent: a, td: td, log: a.log.Named("issuer"), reports: map[string]security.TrustReport{}}
+	a.sealKeeper, a.jwtSigner = newSealKeeper(a), newJWTSigner(a)
+	a.workloads = newWorkloadIssuer(a)
+	a.identities = a.newIdentities()
 	a.renewer = a.newRenewer()
-	return a.newGossip(socks)
+	if err := a.newGossip(socks); err != nil {
+		return err
+	}
+	a.workloadAPI, err = a.newWorkloadAPI(a.identities)
+	return err
 }
 
 func (a *Agent) newClock() (*clock.Clock, error) {
@@ -299,7 +368,7 @@ func (a *Agent) newGossip(socks *sockets) error {
 		},
 		HostKey: a.host.Signer, HostKeyOf: a.hostKeyOf, BindingsChanged: a.bindingsChanged(),
 		ResetKey: resetKey(a.host), Epoch: epoch, Seeds: a.book.seeds,
-		Timing: gossipTiming(a.cfg.Gossip.Profile), Now: clock.System, Log: a.log.Named("membership"),
+		Timing: gossipTiming(a.cfg.Gossip.Profile), Now: a.now, NextBeat: nextBeat, Log: a.log.Named("membership"),
 	})
 	return err
 }
@@ -375,7 +444,15 @@ func (a *Agent) membersChanged() <-chan struct{} { return a.gossip.NextChange() 
 // hostKeyOf is the key that the replicated state binds to a node's name.
 func (a *Agent) hostKeyOf(node string) ([]byte, bool) {
 	row, ok := a.hub.View().Node(node)
-	return row.HostKey, ok
+	if ok {
+		return row.HostKey, true
+	}
+	for _, f := range a.epochs.founders() {
+		if f.Node == node {
+			return f.HostKey, true
+		}
+	}
+	return nil, false
 }
 
 // beforeStop runs while everything still works: readiness goes first, then leadership.

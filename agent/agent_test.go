@@ -3,7 +3,9 @@ package agent
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -20,8 +22,27 @@ import (
 	"github.com/parley-mesh/parley/clock"
 )
 
+// TestMain has more tests run beside each other than there are processors: those that say so mostly wait. The race detector
+// leaves them no time to wait.
+func TestMain(m *testing.M) {
+	beside := "4"
+	if raced {
+		beside = "1"
+	}
+	if err := flag.Set("test.parallel", beside); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
 // single founds a cluster of one agent and returns its configuration.
 func single(t *testing.T) config.Config {
+	t.Helper()
+	return singleOf(t, "agent.test")
+}
+
+// singleOf is the configuration of the first agent of a new cluster.
+func singleOf(t *testing.T, trustDomain string) config.Config {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "parley-agent-") // short enough for a socket
 	if err != nil {
@@ -31,20 +52,29 @@ func single(t *testing.T) config.Config {
 	cfg := config.Default()
 	cfg.DataDir, cfg.Name = filepath.Join(dir, "d"), "a1"
 	cfg.Mesh.Bind, cfg.HTTP.Bind = freeAddr(t), freeAddr(t)
-	if _, err := Init(t.Context(), InitOptions{DataDir: cfg.DataDir, TrustDomain: "agent.test", Name: "a1", Address: cfg.Mesh.Bind}); err != nil {
+	if _, err := Init(t.Context(), InitOptions{DataDir: cfg.DataDir, TrustDomain: trustDomain, Name: "a1", Address: cfg.Mesh.Bind}); err != nil {
 		t.Fatal(err)
 	}
 	return cfg
 }
 
+// freeAddr returns an address that is free, and that no outgoing connection takes while its agent is down: the system takes
+// ports above these for them.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)) //nolint:gosec // any will do
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return addr
 	}
-	defer l.Close() //nolint:errcheck // the agent takes the address next
-	return l.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }
 
 // runFor runs an agent in this process until do returns.

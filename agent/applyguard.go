@@ -25,7 +25,7 @@ func (c *coreRunner) guard(st *store, machine *replica, raftID uint64) (*consens
 		return nil, nil
 	}
 	journal, found, err := storage.OpenJournal(storage.JournalOptions{
-		FS: c.dir.fs, Dir: c.dir.path, ClusterID: mustID(c.ids.ClusterID), RaftID: raftID, Boot: bootID(), Last: lastOf(st),
+		FS: c.dir.fs, Dir: c.dir.path, ClusterID: mustID(c.ids.ClusterID), RaftID: raftID, Boot: bootID(), Program: programID(), Last: lastOf(st),
 	})
 	if errors.Is(err, errors.ErrUnsupported) {
 		c.log.Warn("files cannot be mapped here: a command that crashes this member stops it for good")
@@ -82,6 +82,20 @@ func bootID() string {
 	return strings.ReplaceAll(strings.TrimSpace(string(id)), "-", "")
 }
 
+// programID tells one build of this program from another: by the size and the time of its file, which cost nothing to read. The
+// same build that is installed anew may try once more what crashed it.
+func programID() string {
+	path, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d bytes of %d", info.Size(), info.ModTime().UnixNano())
+}
+
 // applyGuarded is Apply, without what is quarantined, and with a word to the journal before each step.
 func (r *replica) applyGuarded(index, term uint64, at clock.Stamp, commands [][]byte, skip []int, step func(int)) ([][]byte, error) {
 	if spoil := r.spoil.Load(); spoil != nil {
@@ -133,7 +147,8 @@ func (c *coreRunner) applyStopped() (float64, bool) {
 	if n == nil {
 		return 0, false
 	}
-	if st := n.Status(); st.StoppedAt != nil || st.Withheld > 0 && st.Applied < st.Commit {
+	// Who waits for a leader, as after a loss of power, is told of by the alert no-leader.
+	if st := n.Status(); st.StoppedAt != nil || st.Withheld > 0 && st.Applied < st.Commit && st.Leader != 0 {
 		return 1, true
 	}
 	return 0, true

@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 
@@ -17,34 +16,40 @@ import (
 func (a *Agent) apiOptions() api.Options {
 	return api.Options{
 		Local: api.Local{
-			Node: a.ids.Node, Hub: a.hub, HoldsKV: func() bool { return a.core.member() != nil }, Leader: a.leader,
+			Node: a.ids.Node, TrustDomain: a.source.ID().TrustDomain(), Hub: a.hub, HoldsKV: func() bool { return a.core.member() != nil }, Leader: a.leader,
 			MembersChanged: a.membersChanged, Starts: func() uint64 { return a.incarnation },
 			Propose: a.propose, ReadIndex: a.readIndex, Call: a.call, RoleOf: a.roleOf, CoreNodes: a.book.coreNodes,
-			ClusterVersion: func() uint32 { return a.hub.View().Cluster().Version },
+			ClusterVersion: func() uint32 { return a.held.clusterVersion(a.hub.View()) },
 			Members:        a.apiMembers, Core: a.coreStatus, Status: a.status, Health: a.health, Invariants: a.invariants,
 			CreateToken: a.createToken, Ops: a.watcher.board.Snapshot, Metrics: a.watcher.registry.Handler(),
 			EventTime: a.eventTime, PendingEvents: a.timeline.pending,
 			CompareDigests: func(ctx context.Context) (api.DigestComparison, error) {
 				return a.comparison.get(ctx, a.compareAndLocate)
 			},
+			Debug:      api.Debug{Bundle: a.debugBundle, Recordings: a.recordings.list, Forget: a.recordings.forget},
 			Digests:    api.Digests{Diff: a.diffDigests, Accept: a.acceptDigest},
 			LinkMatrix: func(ctx context.Context) (api.LinkMatrix, error) { return a.matrix.get(ctx, a.linkMatrix) },
 			NodeStatus: a.nodeStatus,
 			Check:      a.check, Scrub: a.apiScrub, AcceptTail: a.acceptTail, ApplyStatus: a.applyStatus, Quarantine: a.quarantine,
-			RenewSession: a.sessions.renew, WriteSnapshot: a.writeSnapshot, Leave: a.leave,
+			RenewSession: a.sessions.renew, WriteSnapshot: a.writeSnapshot, Leave: a.leave, SignOperator: a.signOperator, CAStatus: a.caStatus,
+			CARequest: a.requestAuthority, CAExternal: a.useAuthority, CAReseal: a.resealByRecoveryKey,
+			Identities: api.Identities{Show: a.showIdentities, Explain: a.explainIdentity},
 		},
 		AnonymousRole: policy.Role(a.cfg.HTTP.AnonymousRole),
-		IdentifyTLS: func(cs tls.ConnectionState) (string, string, error) {
-			peer, err := a.source.Identify(cs)
-			return peer.ID.String(), peer.Node, err
-		},
-		Log: a.log.Named("api"), Observe: a.watcher.observer(), Elapsed: a.watcher.elapsed,
+		IdentifyTLS:   a.identifyTLS,
+		Log:           a.log.Named("api"), Observe: a.watcher.observer(), Elapsed: a.watcher.elapsed,
 	}
 }
 
 // leader names the leader: by the own node inside the core, else by asking nobody: any core member
 // that gossip holds alive answers not_leader with the right name.
 func (a *Agent) leader() (node string, self, known bool) {
+	if a.safe.static() {
+		return "", false, false
+	}
+	if a.core.leads() { // which most writes ask
+		return a.ids.Node, true, true
+	}
 	n := a.core.member()
 	if n == nil {
 		return a.leaderHint.get(a.book.coreNodes())
@@ -66,6 +71,9 @@ func (a *Agent) propose(ctx context.Context, command []byte) (api.Proposed, erro
 		return api.Proposed{}, api.Errorf(api.CodeNotLeader, "%s is outside the core", a.ids.Node)
 	}
 	p, err := n.node.Propose(ctx, command)
+	if errors.Is(err, consensus.ErrGivenUp) && errors.Is(err, context.DeadlineExceeded) {
+		return api.Proposed{}, api.Errorf(api.CodeDeadline, "deadline exceeded, not proposed")
+	}
 	if err != nil {
 		return api.Proposed{}, a.consensusError(err)
 	}
@@ -142,11 +150,15 @@ func (a *Agent) call(ctx context.Context, node, method string, body []byte) ([]b
 
 // roleOf is what the cluster lets an agent do on behalf of others. The core grant implies operator.
 func (a *Agent) roleOf(node string) policy.Role {
-	row, ok := a.hub.View().Node(node)
-	if !ok || row.Left {
-		return policy.None
-	}
-	return row.EffectiveRole()
+	v := a.hub.View()
+	role, _ := a.held.roleOf(v, false, node, func() (policy.Role, bool) {
+		row, ok := v.Node(node)
+		if !ok || row.Left {
+			return policy.None, false
+		}
+		return row.EffectiveRole(), true
+	})
+	return role
 }
 
 // health lists what this agent can do at the moment, and why not. What needs no leader goes on without.
@@ -166,6 +178,7 @@ func (a *Agent) health() []api.Capability {
 		{Name: "runbooks", OK: true},
 		{Name: "writes", OK: led && !core.ReadOnly, Detail: cmp.Or(leaderless, unless(!core.ReadOnly, "the core members hold different states and none has a majority"))},
 		{Name: "linearizable_reads", OK: led, Detail: leaderless},
+		{Name: "full_service", OK: !a.safe.quiet(), Detail: safeSays[a.safe.level()]},
 		{Name: "core_room", OK: cramped == "", Detail: cramped},
 	}
 }

@@ -55,6 +55,9 @@ type BackupReport struct {
 // ErrBackupExists is returned, wrapped, instead of replacing a file.
 var ErrBackupExists = errors.New("the file exists")
 
+// errBackupSpace is returned, wrapped, by saveBackup when the file system of the backup is full.
+var errBackupSpace = errors.New("no space")
+
 func manifestOf(v *state.View, node, version string, now time.Time) BackupManifest {
 	cluster, digest := v.Cluster(), v.Digest()
 	m := BackupManifest{
@@ -180,7 +183,7 @@ func saveBackup(fsys storage.FS, path string, fetch func(io.Writer) error) (repo
 	report.File, report.Bytes = path, size
 	if errors.Is(err, storage.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		// ErrNoSpace speaks of the data directory.
-		err = withHint(fmt.Errorf("no space for %s, nothing was left there", path), "free space there, or choose another place")
+		err = withHint(fmt.Errorf("%w for %s, nothing was left there", errBackupSpace, path), "free space there, or choose another place")
 	}
 	return report, err
 }

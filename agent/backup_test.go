@@ -328,6 +328,7 @@ func listFiles(t *testing.T, dir string) string {
 // starts restored, or refuses; it never starts with half of each. The same restore again makes it whole, and the log of
 // before is still somewhere.
 func TestRestoreCrashes(t *testing.T) {
+	t.Parallel()
 	cfg := single(t)
 	cfg.Core.SegmentMiB = 16
 	file := filepath.Join(t.TempDir(), "b.parley")

@@ -39,6 +39,7 @@ type backups struct {
 	view    func() *state.View          // nil outside the core
 	write   func(v *state.View, w io.Writer) error
 	report  func(kind, subject, message string)
+	quiet   func() bool      // in safe mode it takes none; nil: never
 	now     func() time.Time // wall: files outlive boots
 	log     *zap.Logger
 
@@ -50,7 +51,7 @@ type backups struct {
 func newBackups(a *Agent) *backups {
 	return &backups{
 		cfg: a.cfg.Backup, fs: storage.OS(), node: a.ids.Node, trust: a.ids.TrustDomain,
-		catchUp: a.service.CatchUp, write: a.writeSnapshot, report: a.tellTimeline, now: clock.System, log: a.log.Named("backup"),
+		catchUp: a.service.CatchUp, write: a.writeSnapshot, report: a.tellTimeline, now: clock.System, quiet: a.safe.quiet, log: a.log.Named("backup"),
 		view: func() *state.View {
 			if v := a.hub.View(); a.core.member() != nil && v.Classes() == state.AllClasses {
 				return v
@@ -123,7 +124,7 @@ func (b *backups) verify(name string) error {
 // step does what is due and returns how long to wait.
 func (b *backups) step(ctx context.Context) time.Duration {
 	v := b.view()
-	if v == nil {
+	if v == nil || b.quiet != nil && b.quiet() {
 		return min(b.cfg.Every, backupRetry)
 	}
 	have, err := b.list()
@@ -131,7 +132,7 @@ func (b *backups) step(ctx context.Context) time.Duration {
 		if wait := backupWait(have, b.cfg.Every, b.now()); wait > 0 && b.isGood(have[len(have)-1]) {
 			return min(wait, verifyAgain)
 		}
-		err = b.take(ctx)
+		err = b.takeSomehow(ctx)
 	}
 	if ctx.Err() != nil {
 		return 0
@@ -157,6 +158,47 @@ func (b *backups) isGood(newest backupFile) bool {
 		return false
 	}
 	return true
+}
+
+// takeSomehow takes one. If the disk is full, those that it would push out go first, once the newest was found good: with
+// room for as many as are to be kept, and no more, there would never be another one. Fewer than that are not kept for it: a
+// backup from before a mistake may be what is needed.
+func (b *backups) takeSomehow(ctx context.Context) error {
+	err := b.take(ctx)
+	if !errors.Is(err, errBackupSpace) {
+		return err
+	}
+	removed, roomErr := b.makeRoom()
+	if roomErr == nil && removed > 0 {
+		b.log.Warn("no space for a backup, the oldest are removed first", zap.Int("count", removed), zap.Error(err))
+		err = b.take(ctx)
+	}
+	if !errors.Is(err, errBackupSpace) {
+		return errors.Join(err, roomErr)
+	}
+	have, _ := b.list()
+	return errors.Join(fmt.Errorf("%w; beside the %d that are kept there is no room for another: free space there, "+
+		"set backup.keep lower than %d, or give backup.dir a larger disk", err, len(have), b.cfg.Keep), roomErr)
+}
+
+// makeRoom removes the backups that the next one would push out, and returns how many. The newest always stays, and
+// nothing goes unless that one restores.
+func (b *backups) makeRoom() (removed int, err error) {
+	have, err := b.list()
+	due := surplus(have, b.cfg.Keep-1)
+	if err != nil || len(due) == 0 {
+		return 0, err
+	}
+	if err := b.verify(have[len(have)-1].name); err != nil {
+		return 0, err
+	}
+	for _, name := range due {
+		if err := b.fs.Remove(filepath.Join(b.cfg.Dir, name)); err != nil {
+			return removed, fmt.Errorf("remove an old backup: %w", err)
+		}
+		removed++
+	}
+	return removed, nil
 }
 
 // take writes one, and removes what is too many. The old ones go only after the new one is verified.

@@ -144,6 +144,63 @@ func TestBackupThatFails(t *testing.T) {
 	}
 }
 
+// TestBackupsOnATightDisk: on a disk with room for as many as are kept, and no more, the schedule goes on: the oldest goes
+// first. Nothing goes while the newest does not restore, or when fewer would be left than are to be kept; then the backup is late,
+// and the event says what to do.
+func TestBackupsOnATightDisk(t *testing.T) {
+	disk, told := storage.NewMem(), []string{}
+	b, now := schedule(t, disk, &told)
+	message := ""
+	b.report = func(kind, _, text string) { told, message = append(told, kind), text }
+	hours := func(n int) {
+		for range n {
+			b.step(t.Context())
+			*now = now.Add(time.Hour)
+		}
+	}
+	hours(3)
+	one := disk.Used() / 3
+	disk.Limit(3*one + one/2)
+	hours(3)
+	have := ownBackups(backupFiles(t, disk), "x.test", "a1")
+	if len(have) != 3 || !have[0].taken.Equal(now.Add(-3*time.Hour)) || len(told) != 0 {
+		t.Fatalf("with room for three: %v are kept, told %v", have, told)
+	}
+	disk.Flip("/b/"+have[2].name, 300, 1)
+	if hours(1); len(backupFiles(t, disk)) != 3 || len(told) != 1 {
+		t.Errorf("the newest does not restore: %v are kept, told %v", backupFiles(t, disk), told)
+	}
+	disk.Flip("/b/"+have[2].name, 300, 1)
+	disk.Limit(2*one + one/2) // somebody else fills it
+	told = nil
+	b.failed.Store(false)
+	hours(3)
+	left := ownBackups(backupFiles(t, disk), "x.test", "a1")
+	if len(left) != 2 || left[1] != have[2] || !slices.Equal(told, []string{"backup-failed"}) {
+		t.Errorf("with room for two: %v are left of %v, told %v", left, have, told)
+	}
+	if !strings.Contains(message, "backup.keep") || !strings.Contains(message, "the 2 that are kept") {
+		t.Errorf("it says %q", message)
+	}
+	if lag, _ := b.lag(); lag <= 2 {
+		t.Errorf("the alert does not fire: lag %g", lag)
+	}
+	if names := backupFiles(t, disk); slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, storage.TmpSuffix) }) {
+		t.Errorf("half a file is left: %v", names)
+	}
+	b.cfg.Keep = 2
+	if hours(1); len(backupFiles(t, disk)) != 2 || told[len(told)-1] != "backup-works" {
+		t.Errorf("after backup.keep was set to 2: %v, told %v", backupFiles(t, disk), told)
+	}
+	b.cfg.Keep = 1
+	hours(1)
+	last := backupFiles(t, disk)
+	disk.Limit(disk.Used())
+	if hours(1); len(last) != 1 || !slices.Equal(backupFiles(t, disk), last) {
+		t.Errorf("the only one, %v, made room for none: %v", last, backupFiles(t, disk))
+	}
+}
+
 // TestNoBackupsOutsideTheCore: there is no reading, and nothing is written, without the whole state or a directory.
 func TestNoBackupsOutsideTheCore(t *testing.T) {
 	disk, told := storage.NewMem(), []string{}

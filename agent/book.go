@@ -66,9 +66,12 @@ func (b *book) live() []string {
 	return live
 }
 
-// coreSources lists the nodes to ask for what only the core may say: the core members of the replicated
-// state, or, before there is one, those that the core itself named when this agent joined.
+// coreSources lists the nodes to ask for what only the core may say: a host that has begun an epoch which this agent has
+// only a proof of, else the core members of the replicated state, or, before there is one, those that the core itself named when this agent joined.
 func (b *book) coreSources() []string {
+	if founding := b.founding(); len(founding) > 0 {
+		return []string{founding[len(founding)-1].Node} // those that the View names are of a core that was
+	}
 	if nodes := b.coreNodes(); len(nodes) > 0 {
 		return nodes
 	}

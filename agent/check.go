@@ -13,6 +13,7 @@ import (
 
 	"github.com/parley-mesh/parley/membership"
 	"github.com/parley-mesh/parley/ops"
+	"github.com/parley-mesh/parley/security/workload"
 )
 
 // maxWideFiles bounds what the check of file modes lists; one is enough to act.
@@ -29,6 +30,8 @@ func (a *Agent) check(context.Context) ops.CheckReport {
 		WideFiles:  wideFiles(a.dir.path),
 		ClockAhead: view.Stamp().Wall().Sub(a.opts.Physical()), Versions: map[string]int{},
 	}
+	a.certificateFacts(&f)
+	f.SafeMode, f.SafeWindow = a.safe.level(), a.cfg.SafeMode.Window
 	f.DiskFreeBytes, f.DiskKnown = diskFree(a.dir.path)
 	alive := a.aliveNodes()
 	behind := a.learnersBehind()
@@ -105,6 +108,9 @@ func wideFiles(dir string) []string {
 	_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || len(wide) == maxWideFiles {
 			return nil //nolint:nilerr // a file that is gone meanwhile has no mode
+		}
+		if entry.Type() == fs.ModeSocket && entry.Name() == workload.SocketName {
+			return nil // it is for every process, and each is attested
 		}
 		if info, err := entry.Info(); err == nil && info.Mode().Perm()&0o077 != 0 && info.Mode().Type() != fs.ModeSymlink {
 			name, _ := filepath.Rel(dir, path)

@@ -26,26 +26,33 @@ type running struct {
 	*client.Client
 	agent *Agent
 	name  string
+	stop  func() // ends it before the test does
 }
 
 // start runs an agent until the test ends.
 func start(t *testing.T, cfg config.Config, ahead time.Duration) *running {
 	t.Helper()
+	return startBy(t, cfg, func() time.Time { return clock.System().Add(ahead) }, nil)
+}
+
+// startBy is start with a clock of its own; wall is that of certificates, nil the system's.
+func startBy(t *testing.T, cfg config.Config, physical, wall func() time.Time) *running {
+	t.Helper()
 	ready := make(chan struct{})
-	physical := func() time.Time { return clock.System().Add(ahead) }
-	a, err := New(cfg, Options{Physical: physical, Ready: func() { close(ready) }, Log: zaptest.NewLogger(t, zaptest.Level(zap.FatalLevel))})
+	a, err := New(cfg, Options{Physical: physical, wall: wall, Ready: func() { close(ready) }, Log: zaptest.NewLogger(t, zaptest.Level(zap.FatalLevel))})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()
-	t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("%s: a stop by its context returned %v", cfg.Name, err)
 		}
 	})
+	t.Cleanup(stop)
 	select {
 	case <-ready:
 	case err := <-ended:
@@ -59,7 +66,7 @@ func start(t *testing.T, cfg config.Config, ahead time.Duration) *running {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	return &running{Client: c, agent: a, name: cfg.Name}
+	return &running{Client: c, agent: a, name: cfg.Name, stop: stop}
 }
 
 // startCluster runs one agent for each clock: a1, a2 and so on, each so far ahead of this machine's.
@@ -70,16 +77,26 @@ func startCluster(t *testing.T, ahead ...time.Duration) []*running {
 
 func startClusterWith(t *testing.T, tune func(*config.Config), ahead ...time.Duration) []*running {
 	t.Helper()
+	clocks := make([]func() time.Time, len(ahead))
+	for i, d := range ahead {
+		clocks[i] = func() time.Time { return clock.System().Add(d) }
+	}
+	return startClusterBy(t, tune, nil, clocks...)
+}
+
+// startClusterBy is startClusterWith with clocks that a test moves.
+func startClusterBy(t *testing.T, tune func(*config.Config), wall func() time.Time, clocks ...func() time.Time) []*running {
+	t.Helper()
 	cfg := single(t)
 	tune(&cfg)
 	cfg.Gossip.Profile = "fast"
 	cfg.Core.ElectionTicks = 60 // no other leader because the machine is busy: whose clock is behind cannot follow
-	agents := []*running{start(t, cfg, ahead[0])}
-	token, err := agents[0].CreateToken(t.Context(), client.TokenSpec{Uses: len(ahead), Role: "local"})
+	agents := []*running{startBy(t, cfg, clocks[0], wall)}
+	token, err := agents[0].CreateToken(t.Context(), client.TokenSpec{Uses: len(clocks), Role: "local"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, d := range ahead[1:] {
+	for i, physical := range clocks[1:] {
 		dir, err := os.MkdirTemp("", "parley-agent-")
 		if err != nil {
 			t.Fatal(err)
@@ -89,7 +106,7 @@ func startClusterWith(t *testing.T, tune func(*config.Config), ahead ...time.Dur
 		joiner.DataDir, joiner.Name = filepath.Join(dir, "d"), fmt.Sprintf("a%d", i+2)
 		joiner.Mesh.Bind, joiner.HTTP.Bind = freeAddr(t), freeAddr(t)
 		joiner.Join, joiner.Token = []string{cfg.Mesh.Bind}, token.Token
-		agents = append(agents, start(t, joiner, d))
+		agents = append(agents, startBy(t, joiner, physical, wall))
 	}
 	within(t, "all see each other, and the core is complete", func(ctx context.Context) error {
 		for _, r := range agents {
@@ -100,7 +117,7 @@ func startClusterWith(t *testing.T, tune func(*config.Config), ahead ...time.Dur
 					alive++
 				}
 			}
-			if core, err := r.Core(ctx); err != nil || len(core.Voters) != min(3, len(ahead)) || core.Leader == nil || alive != len(ahead) {
+			if core, err := r.Core(ctx); err != nil || len(core.Voters) != min(3, len(clocks)) || core.Leader == nil || alive != len(clocks) {
 				return fmt.Errorf("%s sees %d alive and the core %+v (%w)", r.name, alive, core, err)
 			}
 			if err != nil {
@@ -146,6 +163,7 @@ func noteLines(events []client.TimelineEvent) (lines []string) {
 // which each waits until it sees the event before. All list the same order, and in it causes come first. The control
 // is the same list by the reporters' clocks, in which they do not.
 func TestOneOrderWhateverTheClocksSay(t *testing.T) {
+	t.Parallel()
 	agents := startCluster(t, 0, time.Minute, -3*time.Minute, 5*time.Minute, -9*time.Minute)
 	var writing sync.WaitGroup
 	for _, r := range agents {
@@ -217,6 +235,7 @@ func causesFirst(events []client.TimelineEvent, links int) error {
 // TestClusterSeesItself: each agent's own start is in the timeline; all core members are compared by an agent outside;
 // a member whose digest differs is named; all links are up; a start that gossip shows is counted.
 func TestClusterSeesItself(t *testing.T) {
+	t.Parallel()
 	agents := startCluster(t, 0, 0, 0, 0)
 	outside := agents[3]
 	within(t, "every start is in the timeline", func(ctx context.Context) error {

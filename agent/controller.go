@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -36,12 +35,13 @@ type controller struct {
 	call    func(ctx context.Context, node, method string, body []byte) ([]byte, error)
 	log     *zap.Logger
 
-	proven map[uint64]bool          // Raft ids that have shown that they can open the root; owned by run
+	proofs proofs                   // which Raft ids have shown that they can open the root; owned by run
 	silent map[uint64]time.Duration // since when (boottime) a Raft id has not answered; owned by run
 
 	willing map[string]willingness // by node; owned by run
 	report  func(kind, subject, message string)
 
+	quiet  func() bool                         // in safe mode it takes no step
 	leaves func() bool                         // this agent leaves the cluster
 	last   atomic.Pointer[consensus.PlanInput] // what Plan saw last, nil unless this agent leads
 }
@@ -52,22 +52,25 @@ type controllerConfig struct {
 }
 
 func (c *controller) run(ctx context.Context) error {
-	ticker := time.NewTicker(controlEvery)
-	defer ticker.Stop()
+	ticker := newBeat(controlEvery)
+	defer ticker.stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+			ticker.again()
 		}
 		n := c.core.node()
 		if n == nil {
+			c.proofs.reset()
 			c.last.Store(nil)
 			continue
 		}
 		st := n.Status()
-		if st.Leader != st.ID {
+		if st.Leader != st.ID || c.quiet() {
 			clear(c.silent)
+			c.proofs.reset()
 			c.last.Store(nil)
 			continue
 		}
@@ -88,7 +91,7 @@ func (c *controller) step(ctx context.Context, n *consensus.Node, st consensus.S
 		return nil
 	}
 	c.log.Info("changing the core", zap.String("step", string(action.Kind)), zap.String("reason", action.Reason))
-	if err := c.take(ctx, n, v, action); err != nil {
+	if err := c.take(ctx, n, action); err != nil {
 		return err
 	}
 	c.report(api.EventCore, c.subject(action), string(action.Kind)+": "+action.Reason)
@@ -96,10 +99,10 @@ func (c *controller) step(ctx context.Context, n *consensus.Node, st consensus.S
 }
 
 // take does one step.
-func (c *controller) take(ctx context.Context, n *consensus.Node, v *state.View, action consensus.Action) error {
+func (c *controller) take(ctx context.Context, n *consensus.Node, action consensus.Action) error {
 	switch action.Kind {
 	case consensus.ActionAssignID:
-		return c.enlist(ctx, v, action.Node)
+		return c.enlist(ctx, action.Node)
 	case consensus.ActionRetire:
 		return c.execute(ctx, state.CoreRetire{RaftID: action.RaftID})
 	case consensus.ActionTransfer:
@@ -122,14 +125,12 @@ func (c *controller) subject(action consensus.Action) string {
 	return strings.Join(names, ",")
 }
 
-// enlist gives node a Raft id and the sealed root.
-func (c *controller) enlist(ctx context.Context, v *state.View, node string) error {
-	row, ok := v.Node(node)
-	if !ok {
-		return fmt.Errorf("node %q is not in the replicated state", node)
-	}
+// enlist gives node a Raft id and the sealed root, by a View of after node has said that it is willing: it says so once the
+// state has the key that the root is to be sealed to.
+func (c *controller) enlist(ctx context.Context, node string) error {
+	v := c.core.views.hub.View()
 	if _, sealed := v.Seal(node); !sealed {
-		wrapped, err := c.issuer.sealFor(row)
+		wrapped, err := c.issuer.sealFor(v, node)
 		if err != nil {
 			return err
 		}
@@ -183,7 +184,7 @@ func (c *controller) input(ctx context.Context, v *state.View, st consensus.Stat
 		p := &in.Members[i]
 		p.Withdrawn = p.Alive && !c.isWilling(*p)
 		p.Leaving = p.Alive && (c.willing[p.Node].leaves || p.Node == c.self && c.leaves())
-		p.Ready = p.RaftID != 0 && (p.Node == c.self || c.proven[p.RaftID])
+		p.Ready = p.RaftID != 0 && (p.Node == c.self || c.proofs.ready(p.RaftID))
 	}
 	return in
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"sync/atomic"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -23,6 +22,7 @@ import (
 // coreRunner runs a consensus node exactly while the replicated state says that this agent has a
 // Raft id. It looks at levels, never at events: whatever was missed, the next look makes right.
 type coreRunner struct {
+	record  consensus.RecordOptions
 	cfg     config.Core
 	dir     *dataDir
 	ids     clusterIDs // owned by run
@@ -39,6 +39,7 @@ type coreRunner struct {
 	damage  *logDamage  // why the log has to be healed before a node runs; see heal
 	turns   *chunkTurns
 	host    *security.Host                      // nil: nothing is relayed
+	abstain func() bool                         // stands for no election; nil: never
 	fatal   func(error)                         // ends the process
 	stuck   func(error)                         // ends the process, because of a command
 	report  func(kind, subject, message string) // to the timeline
@@ -120,6 +121,15 @@ func (c *coreRunner) member() *consensus.Node {
 	return n
 }
 
+// leads reports whether this agent is a member that leads and serves.
+func (c *coreRunner) leads() bool {
+	if !c.views.ownLog() {
+		return false
+	}
+	n := c.node()
+	return n != nil && n.Leads()
+}
+
 // open prepares the node of an agent that was a core member when it stopped.
 func (c *coreRunner) open() error {
 	if c.ids.RaftID == 0 {
@@ -169,24 +179,26 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 		return nil, errors.Join(err, st.close())
 	}
 	n, err := consensus.New(consensus.Options{
-		Guard: guard,
-		ID:    raftID, Clock: c.clock, Log: st.log, Recovered: st.recoveredState(),
+		Guard: guard, Held: c.isHeld, Abstain: c.abstain,
+		ID: raftID, Clock: c.clock, Log: st.log, Recovered: st.recoveredState(),
 		Snapshots: snapshotStore{st.snapshots}, Machine: machine,
 		Digest: machine.digest, CheckpointEvery: c.cfg.CheckpointEvery, Probation: c.fencing != nil, Fenced: c.fencing.hopeless(),
 		ClaimKey: key, ClusterID: mustID(c.ids.ClusterID), OwnWordOnly: c.ownWordOnly,
 		MachineStamp: func() clock.Stamp { return machine.machine.View().Stamp() },
 		Peers:        c.peerOptions(),
-		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync,
+		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync, NoLease: !c.cfg.LeaseReads,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 		Final:     isFatal,
 		Fatal:     c.fatal,
 		Logger:    c.log.Named("consensus"),
+		Record:    c.record,
 	})
 	if err != nil {
 		_ = st.close()
 		return nil, err
 	}
 	machine.wrong = n.Fence
+	st.forgetEntries()
 	return &bootedCore{coreNode: &coreNode{raftID: raftID, epoch: c.ids.raftEpoch(), node: n, store: st}, machine: machine}, nil
 }
 
@@ -344,8 +356,8 @@ func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscr
 
 // watchOver waits until ctx ends, the node fails, or its id turns out to be retired.
 func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Subscription, done chan error) (retired bool, err error) {
-	ask := time.NewTicker(standingEvery)
-	defer ask.Stop()
+	ask := newBeat(standingEvery)
+	defer ask.stop()
 	told := coreTold{enlisted: n.enlisted, violated: make(map[string]bool)}
 	for {
 		learned := c.epochs.learned()
@@ -376,6 +388,7 @@ func (c *coreRunner) watchOver(ctx context.Context, n *bootedCore, sub *watch.Su
 				return true, nil
 			}
 		case <-ask.C:
+			ask.again()
 			if c.isRetired(n.raftID) || inDoubt(n.node.Status()) && c.othersSayRetired(ctx, n.raftID) {
 				return true, nil
 			}
@@ -440,7 +453,7 @@ func (c *coreRunner) handOver(ctx context.Context) {
 	if st.Leader != st.ID {
 		return
 	}
-	best, ok := consensus.BestHeir(c.heirs(st))
+	best, ok := consensus.BestHeir(c.askHeirs(ctx, st, heirPatience))
 	if !ok {
 		return
 	}

@@ -5,11 +5,13 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/consensus"
 	"github.com/parley-mesh/parley/transport"
@@ -37,29 +39,34 @@ type willingness struct {
 	next                 time.Duration // boottime from which on it is asked again
 }
 
-// hear asks the members what is not known of them yet: who wants to be in the core, and which learner
-// can open the root. All are asked at once and each has askTimeout: a frozen agent must not keep the
+// hear asks the members what is not known of them yet: who wants to be in the core, and who can open the root, once a day. All are asked at once and each has askTimeout: a frozen agent must not keep the
 // controller from the others.
 func (c *controller) hear(ctx context.Context, members []consensus.PlanMember, st consensus.Status) {
-	willing, proven := make([]willingness, len(members)), make([]bool, len(members))
+	willing, asked, answers := make([]willingness, len(members)), make([]bool, len(members)), make([]error, len(members))
+	now := clock.Boottime()
 	var asking errgroup.Group
 	asking.SetLimit(maxHearing)
 	for i, m := range members {
+		if m.RaftID != 0 && (m.Node == c.self || st.Progress[m.RaftID].Active) && c.proofs.due(m.RaftID, now) {
+			asked[i] = true
+			asking.Go(func() error { answers[i] = c.askProof(ctx, m.RaftID, m.Node); return nil })
+		}
 		if m.Node == c.self {
 			continue
 		}
 		if willing[i] = c.willing[m.Node]; m.Alive && clock.Boottime() >= willing[i].next {
 			asking.Go(func() error { c.askWilling(ctx, m.Node, &willing[i]); return nil })
 		}
-		if st.Progress[m.RaftID].Active && !c.proven[m.RaftID] {
-			asking.Go(func() error { proven[i] = c.askProof(ctx, m.RaftID, m.Node); return nil })
-		}
 	}
 	_ = asking.Wait() // the questions keep their errors
+	c.proofs.keep(func(id uint64) bool {
+		return slices.ContainsFunc(members, func(m consensus.PlanMember) bool { return m.RaftID == id })
+	})
 	for i, m := range members {
 		c.willing[m.Node] = willing[i]
-		if proven[i] {
-			c.proven[m.RaftID] = true
+		if asked[i] && c.proofs.note(m.RaftID, answers[i], clock.Boottime()) {
+			c.log.Error("a core member can no longer open the root", zap.String("node", m.Node), zap.Error(answers[i]))
+			c.report(api.EventUnopened, m.Node, truncate("cannot open the root any more: "+answers[i].Error()))
 		}
 	}
 }
@@ -88,20 +95,26 @@ func (c *controller) askWilling(ctx context.Context, node string, w *willingness
 	}
 }
 
-// askProof asks a learner to sign a challenge with the root that it was given sealed.
-func (c *controller) askProof(ctx context.Context, id uint64, node string) bool {
+// askProof asks a member to sign a challenge with the root that it was given sealed. The leader asks itself as well.
+func (c *controller) askProof(ctx context.Context, id uint64, node string) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	nonce := make([]byte, proveNonceSize)
 	_, _ = rand.Read(nonce)
-	signature, err := c.call(ctx, node, methodProve, nonce)
+	var signature []byte
+	var err error
+	if node == c.self {
+		signature, err = c.issuer.prove(id, nonce)
+	} else {
+		signature, err = c.call(ctx, node, methodProve, nonce)
+	}
 	if err == nil {
 		err = c.issuer.checkProof(id, nonce, signature)
 	}
 	if err != nil {
-		c.log.Debug("a learner has not opened the sealed root yet", zap.String("node", node), zap.Error(err))
+		c.log.Debug("a member has not opened the sealed root", zap.String("node", node), zap.Error(err))
 	}
-	return err == nil
+	return err
 }
 
 // proofDigest is what a learner signs: the purpose, its id, and the leader's nonce.

@@ -94,7 +94,7 @@ func (a *Agent) serveWilling(context.Context, transport.Peer, []byte) ([]byte, e
 	if a.leaver.wants() {
 		return []byte(answerLeaving), nil
 	}
-	if a.cfg.Core.Eligible && a.core.room.willing() {
+	if a.cfg.Core.Eligible && a.sealKeeper.mayBeSealedFor() && a.core.room.willing() {
 		return []byte(answerYes), nil
 	}
 	return []byte(answerNo), nil

@@ -47,6 +47,8 @@ type clusterIDs struct {
 	// PastRaftID is the highest id that this directory has given up. No id up to it is run again,
 	// whatever an old View says: its log is gone, and it would vote as if it had never acknowledged anything.
 	PastRaftID uint64 `toml:"past_raft_id"`
+	// IdentitySource is identity.source of the cluster, empty for the built-in one. It never changes.
+	IdentitySource string `toml:"identity_source,omitempty"`
 }
 
 // dataDir is an agent's directory. Its methods touch only the small files; log, snapshots and keys

@@ -154,14 +154,15 @@ type lastComparison struct {
 // watchDigests compares while this agent is in the core. Each member does so for itself, not the leader alone: a
 // leader whose state went bad must not be the only judge.
 func (a *Agent) watchDigests(ctx context.Context) error {
-	ticker := time.NewTicker(digestEvery)
-	defer ticker.Stop()
+	ticker := newBeat(digestEvery)
+	defer ticker.stop()
 	differed := false
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+			ticker.again()
 		}
 		if a.core.member() == nil {
 			a.lastDigests.Store(nil)

@@ -207,8 +207,7 @@ func (a *Agent) ownSums() ([]byte, error) {
 		return nil, err
 	}
 	sums := make([]byte, 0, 32*state.DigestBuckets)
-	for i := range state.DigestBuckets {
-		sum := v.Bucket(i)
+	for _, sum := range v.Buckets() {
 		sums = append(sums, sum[:]...)
 	}
 	return sums, nil

@@ -248,8 +248,7 @@ func TestOneFlippedRowIsFound(t *testing.T) {
 func replicaLocator(replicas map[string]*replica) locator {
 	return locator{
 		sums: func(_ context.Context, node string) (sums []byte, err error) {
-			for i := range state.DigestBuckets {
-				sum := replicas[node].machine.View().Bucket(i)
+			for _, sum := range replicas[node].machine.View().Buckets() {
 				sums = append(sums, sum[:]...)
 			}
 			return sums, nil

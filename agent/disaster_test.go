@@ -132,6 +132,7 @@ func TestMissingLogs(t *testing.T) {
 // began. It once found none, and said that the host had never been in the core. An agent that made a log of its own in
 // between keeps it.
 func TestRecoveryAfterACut(t *testing.T) {
+	t.Parallel()
 	cfg := single(t)
 	runFor(t, cfg, nil, func(c *client.Client) { put(t, c, "kept") })
 	own, err := Inspect(cfg.DataDir)

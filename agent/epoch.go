@@ -55,7 +55,8 @@ type provenEpoch struct {
 	Epoch string `json:"epoch"`
 	Proof []byte `json:"proof"` // state.EncodeEpochProof
 
-	epoch state.Epoch
+	epoch    state.Epoch
+	founders []state.EpochStatement // of hosts that the View did not know
 }
 
 func newEpochs(dir *dataDir, home state.Epoch, view func() *state.View, log *zap.Logger) *epochs {
@@ -64,6 +65,10 @@ func newEpochs(dir *dataDir, home state.Epoch, view func() *state.View, log *zap
 	p, err := dir.readEpoch()
 	if err != nil { // it is learned again
 		log.Warn("what this host knew of the newest epoch cannot be read", zap.Error(err))
+	}
+	if p != nil {
+		list, _ := state.DecodeEpochProof(p.Proof) // readEpoch has decoded it
+		p.founders = view().Founders(list, validStatement)
 	}
 	e.newest.Store(p)
 	return e
@@ -109,6 +114,24 @@ func (e *epochs) current() state.Epoch {
 		return p.epoch
 	}
 	return own
+}
+
+// validStatement verifies what a host, or a root, has signed about an epoch.
+func validStatement(key, signed, signature []byte) bool {
+	return security.VerifyStatement(key, epochPurpose, signed, signature) || security.VerifyRootStatement(key, epochPurpose, signed, signature)
+}
+
+// founders are the hosts that a root has brought in with an epoch which the View has not reached yet: until it has, their
+// keys and addresses are known from the proof alone.
+func (e *epochs) founders() []state.EpochStatement {
+	if e == nil {
+		return nil
+	}
+	p := e.newest.Load()
+	if p == nil || len(p.founders) == 0 || e.view().Cluster().Epoch.Counter >= p.epoch.Counter {
+		return nil
+	}
+	return p.founders
 }
 
 // passed reports whether another epoch has begun since.
@@ -164,14 +187,12 @@ func (e *epochs) learn(proof []byte) (state.Epoch, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	was := e.current()
-	epoch, err := e.view().ProveEpoch(was, list, func(hostKey, signed, signature []byte) bool {
-		return security.VerifyStatement(hostKey, epochPurpose, signed, signature)
-	})
+	epoch, err := e.view().ProveEpoch(was, list, validStatement)
 	if err != nil {
 		return epoch, err
 	}
 	// Believed at once: what this agent has to stop it stops even if the file cannot be written.
-	e.newest.Store(&provenEpoch{Epoch: epoch.String(), Proof: proof, epoch: epoch})
+	e.newest.Store(&provenEpoch{Epoch: epoch.String(), Proof: proof, epoch: epoch, founders: e.view().Founders(list, validStatement)})
 	close(e.mu.learned)
 	e.mu.learned = make(chan struct{})
 	e.log.Warn("the cluster has begun a new epoch without this agent, which follows it now", zap.Stringer("epoch", epoch), zap.Stringer("before", was))

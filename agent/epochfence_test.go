@@ -130,6 +130,7 @@ func coreOf(ctx context.Context, agents []*running, voters int) error {
 // they meet it they leave the old epoch: its logs are kept aside, its Raft ids never come back, and the core is three
 // again, of one history.
 func TestEpochFence(t *testing.T) {
+	t.Parallel()
 	pair, recovered, ids := recoverBeside(t)
 	all := append([]*running{recovered}, pair...)
 	within(t, "the old pair has joined the new core", func(ctx context.Context) error {

@@ -188,6 +188,10 @@ func (c *dialledConn) Close() error {
 // greeted is the handler of a protocol whose connections belong to an epoch.
 func (a *Agent) greeted(core bool, handle transport.ConnHandler) transport.ConnHandler {
 	return func(ctx context.Context, conn *tls.Conn, peer transport.Peer) {
+		if peer.Operator != "" {
+			a.serveOperator(ctx, conn, peer, handle)
+			return
+		}
 		agreed, err := a.epochs.greet(ctx, conn, peer.Node, core)
 		if err == nil {
 			var remove func()

@@ -143,10 +143,12 @@ func scriptedRun(t *testing.T, cfg config.Config, fsys storage.FS, round int) (a
 // its stop: when that sync fails the process ends, and the next start has all that was acknowledged before. Without a
 // failure it runs to its end: the control.
 func TestEverySyncFailsStop(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("it starts dozens of agents")
 	}
 	cfg := single(t)
+	cfg.SafeMode.Window = 100 * time.Millisecond // it ends badly at each sync, and is to serve afterwards
 	cfg.Core.SegmentMiB = 16
 	acked, err := scriptedRun(t, cfg, newBrokenFS(cfg.DataDir, "", 0), 0)
 	if err != nil || len(acked) != 4 {

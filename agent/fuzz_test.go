@@ -47,7 +47,7 @@ func FuzzLedger(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, err := d.openLedger(func() ledgerLine { return now })
+		l, err := d.openLedger(func() ledgerLine { return now }, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +64,7 @@ func FuzzLedger(f *testing.F) {
 		if err := l.stop(); err != nil {
 			t.Fatal(err)
 		}
-		if again, err := d.openLedger(func() ledgerLine { return now }); err != nil || !again.clean() {
+		if again, err := d.openLedger(func() ledgerLine { return now }, false); err != nil || !again.clean() {
 			t.Fatalf("the next start: clean %v, %v", again.clean(), err)
 		}
 	})

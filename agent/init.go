@@ -13,8 +13,10 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.uber.org/zap"
 
+	"github.com/parley-mesh/parley/agent/config"
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security"
+	"github.com/parley-mesh/parley/security/tpm"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/storage"
 )
@@ -30,16 +32,25 @@ type InitOptions struct {
 	// NodeID is what this agent's node is known by to clients; zero for the one that is made from its host key. Only the
 	// founder has a choice: nobody else is there yet whose id it could take.
 	NodeID [16]byte
-	Log    *zap.Logger
+	// RecoveryRecipient is the public half of the recovery key, for who has made that already; nil: Init makes the key, and
+	// the result is the only place where it is. NoRecovery: there is none, and without a host of the core no root either.
+	RecoveryRecipient []byte
+	NoRecovery        bool
+	// Keys says where this host's key is to which the root is sealed; the zero value is a file.
+	Keys security.KeyStoreOptions
+	// IdentitySource is identity.source of the cluster's agents; empty is the built-in one.
+	IdentitySource string
+	Log            *zap.Logger
 }
 
-// InitResult is what there is to know about the new cluster. None of it is secret.
+// InitResult is what there is to know about the new cluster. RecoveryKey alone is secret.
 type InitResult struct {
 	ClusterID   string
 	TrustDomain string
 	Node        string
 	SPIFFEID    string
 	RootHash    string // SHA-256 of the root certificate, hex
+	RecoveryKey []byte // PEM; nil when it was not made here
 }
 
 // firstRaftID is the id of the agent that founds a cluster.
@@ -91,6 +102,8 @@ func initialize(o InitOptions) (InitResult, error) {
 // checkInit refuses, before anything is written, what could not begin a cluster.
 func checkInit(td spiffeid.TrustDomain, o InitOptions) error {
 	switch {
+	case o.NoRecovery && o.RecoveryRecipient != nil:
+		return withHint(errors.New("a recovery recipient and no recovery key exclude each other"), "leave one of the two out")
 	case len(td.Name()) > state.MaxTrustBytes:
 		return withHint(fmt.Errorf("the trust domain has %d bytes, more than %d", len(td.Name()), state.MaxTrustBytes),
 			"it stands in every identity: choose a short one, such as prod.example")
@@ -109,6 +122,9 @@ func unfound(dir *dataDir, err error) error {
 		return withHint(err, "choose an empty --data-dir; one that never belonged to a cluster is empty again without its directory identity")
 	}
 	err = errors.Join(err, dir.dropLog(), os.RemoveAll(dir.join("identity")))
+	if errors.Is(err, tpm.ErrUnavailable) {
+		return withHint(err, "nothing was kept; name the TPM as identity.tpm and let this user open it, or set identity.key_store to file")
+	}
 	if errors.Is(err, storage.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) {
 		return withHint(err, "nothing was kept; free at least 200 MiB for the data directory, then run parley init again")
 	}
@@ -122,7 +138,11 @@ func found(dir *dataDir, td spiffeid.TrustDomain, o InitOptions) (InitResult, er
 		return InitResult{}, err
 	}
 	now := clock.System()
-	genesis, err := security.InitIdentity(dir.path, td, o.Name, now)
+	recipient, recoveryKey, err := o.recovery()
+	if err != nil {
+		return InitResult{}, err
+	}
+	genesis, err := security.InitIdentity(dir.path, td, o.Name, security.InitKeys{Recovery: recipient, Store: o.Keys, External: o.IdentitySource == config.SourceWorkloadAPI}, now)
 	if err != nil {
 		return InitResult{}, fmt.Errorf("make the first identity: %w", err)
 	}
@@ -130,21 +150,25 @@ func found(dir *dataDir, td spiffeid.TrustDomain, o InitOptions) (InitResult, er
 	if uid == [16]byte{} {
 		uid = genesis.Host.UID()
 	}
-	machine := state.Genesis(state.GenesisOptions{
+	begin := state.GenesisOptions{
 		ClusterID: clusterID, TrustDomain: td.Name(), EpochID: mustID(randomID()), At: stampOf(now),
 		Node: state.Node{
 			Name: o.Name, UID: uid, HostKey: genesis.Host.HostKey(), SealKey: genesis.Host.SealKey(),
 			Zone: o.Zone, Address: o.Address,
 		},
 		Bundle: state.Bundle{Sequence: genesis.BundleSequence, Roots: genesis.Roots},
-		Sealed: genesis.Sealed,
-	})
+		Sealed: genesis.Sealed, SealedTo: genesis.SealedTo,
+	}
+	if recipient != nil {
+		begin.Recovery = &state.Recovery{SealKey: recipient, Sealed: genesis.Recovery}
+	}
+	machine := state.Genesis(begin)
 	if err := writeFirstSnapshot(dir, clusterID, o.SegmentMiB, machine.View()); err != nil {
 		return InitResult{}, err
 	}
 	ids := clusterIDs{
 		ClusterID: clusterID, TrustDomain: td.Name(), Node: o.Name, Zone: o.Zone, RaftID: firstRaftID,
-		RaftEpoch: machine.View().Cluster().Epoch.String(),
+		RaftEpoch: machine.View().Cluster().Epoch.String(), IdentitySource: kept(o.IdentitySource),
 	}
 	if err := dir.writeCluster(ids); err != nil {
 		return InitResult{}, err
@@ -153,7 +177,21 @@ func found(dir *dataDir, td spiffeid.TrustDomain, o InitOptions) (InitResult, er
 	return InitResult{
 		ClusterID: clusterID, TrustDomain: td.Name(), Node: o.Name,
 		SPIFFEID: genesis.ID.String(), RootHash: hex.EncodeToString(rootHash[:]),
+		RecoveryKey: recoveryKey,
 	}, nil
+}
+
+// recovery returns to whom the root is sealed besides the host, nil for nobody, and the key if it is made here.
+func (o InitOptions) recovery() (recipient, key []byte, err error) {
+	if o.NoRecovery || o.RecoveryRecipient != nil {
+		return o.RecoveryRecipient, nil, nil
+	}
+	made, err := security.NewRecoveryKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err = made.PEM()
+	return made.Recipient(), key, err
 }
 
 // writeFirstSnapshot starts log and snapshots at index 1 with this agent as the only voter, so that

@@ -16,17 +16,17 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/api"
-	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/state/watch"
 	"github.com/parley-mesh/parley/transport"
 )
 
 const (
 	methodRenew = "identity.renew"
 
-	// issuerEvery is how often an agent looks whether it has become, or ceased to be, an issuer.
-	issuerEvery = 100 * time.Millisecond
+	// issuerEvery is how often an agent looks whether it has become, or ceased to be, an issuer, beside each change of a seal.
+	issuerEvery = 250 * time.Millisecond
 	// issuerRetry is the pause after an authority could not be made.
 	issuerRetry = time.Second
 )
@@ -40,6 +40,8 @@ type issuer struct {
 	td        spiffeid.TrustDomain
 	authority atomic.Pointer[security.Authority]
 	log       *zap.Logger
+
+	wait func(ctx context.Context) // for the next look; owned by run
 }
 
 func newIssuer(a *Agent, td spiffeid.TrustDomain) *issuer {
@@ -48,6 +50,21 @@ func newIssuer(a *Agent, td spiffeid.TrustDomain) *issuer {
 
 // run holds an authority exactly while the replicated state holds the root sealed for this host.
 func (i *issuer) run(ctx context.Context) error {
+	seals, err := i.agent.hub.Subscribe(watch.Selector{Table: state.TableSeal, Prefix: true})
+	if err != nil {
+		return err
+	}
+	defer seals.Close()
+	look := newBeat(issuerEvery)
+	defer look.stop()
+	i.wait = func(ctx context.Context) {
+		select {
+		case <-ctx.Done():
+		case <-seals.C():
+		case <-look.C:
+			look.again()
+		}
+	}
 	for ctx.Err() == nil {
 		authority := i.await(ctx)
 		if authority == nil {
@@ -68,7 +85,7 @@ func (i *issuer) await(ctx context.Context) *security.Authority {
 			}
 			return authority
 		}
-		pause(ctx, issuerEvery)
+		i.wait(ctx)
 	}
 	return nil
 }
@@ -80,11 +97,11 @@ func (i *issuer) serveAs(ctx context.Context, authority *security.Authority) {
 	go func() {
 		defer close(done)
 		// It returns only because ctx ended.
-		_ = authority.Run(ctx, security.AuthorityRun{Open: i.openRoot, Now: clock.System, Log: i.log})
+		_ = authority.Run(ctx, security.AuthorityRun{Open: i.openRoot, Now: i.agent.now, Log: i.log})
 	}()
 	i.authority.Store(authority)
 	for ctx.Err() == nil && (i.agent.core.node() != nil || i.isSealed()) {
-		pause(ctx, issuerEvery)
+		i.wait(ctx)
 	}
 	i.authority.Store(nil)
 	cancel()
@@ -98,7 +115,7 @@ func (i *issuer) isSealed() bool {
 
 // obtain loads this host's intermediate, or makes one when there is none or it has expired.
 func (i *issuer) obtain() *security.Authority {
-	dir, now := i.agent.dir.path, clock.System()
+	dir, now := i.agent.dir.path, i.agent.now()
 	authority, err := security.LoadAuthority(i.td, i.agent.ids.Node, dir)
 	if err == nil && authority.NotAfter().After(now) {
 		return authority
@@ -117,8 +134,19 @@ func (i *issuer) obtain() *security.Authority {
 	return authority
 }
 
-// openRoot opens the root for the moment of one use.
+// openRoot opens the root for the moment of one use, and has it sealed anew if it does not open.
 func (i *issuer) openRoot() (*security.Root, error) {
+	root, err := i.openSigning(i.agent.keys.OpenRoot)
+	if err != nil && i.agent.sealKeeper != nil {
+		i.agent.sealKeeper.unopened()
+	}
+	return root, err
+}
+
+// opener is how a seal is opened: by any key of this host, or by one of them.
+type opener func(sealed []byte, root *x509.Certificate, info security.SealInfo) (*security.Root, error)
+
+func (i *issuer) openSigning(open opener) (*security.Root, error) {
 	v := i.agent.hub.View()
 	row, ok := v.Seal(i.agent.ids.Node)
 	if !ok {
@@ -128,36 +156,65 @@ func (i *issuer) openRoot() (*security.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	return security.OpenRoot(row.Sealed, i.agent.host, cert, i.sealInfo(i.agent.ids.Node))
+	return withAbove(v, v.Authority().Signing)(open(row.Sealed, cert, i.sealInfo(i.agent.ids.Node)))
+}
+
+// withAbove adds to an opened authority what leads from it to the root, if another one has signed it.
+func withAbove(v *state.View, authority state.RootHash) func(*security.Root, error) (*security.Root, error) {
+	return func(root *security.Root, err error) (*security.Root, error) {
+		if u, ok := v.Upstream(authority); ok && err == nil {
+			root.Above = u.Chain[:len(u.Chain)-1]
+		}
+		return root, err
+	}
 }
 
 func (i *issuer) sealInfo(node string) security.SealInfo {
 	return security.SealInfo{ClusterID: i.agent.ids.ClusterID, Node: node}
 }
 
-// rootCert is the root that signs: the newest of the bundle.
+// rootCert is the root that signs.
 func rootCert(v *state.View) (*x509.Certificate, error) {
-	roots := v.Bundle().Roots
-	if len(roots) == 0 {
-		return nil, errors.New("the replicated bundle holds no root yet")
+	root, ok := v.Root(v.Authority().Signing)
+	if !ok {
+		return nil, errors.New("the replicated bundle holds no root that signs yet")
 	}
-	return x509.ParseCertificate(roots[len(roots)-1])
+	return x509.ParseCertificate(root)
+}
+
+// openNext opens the root that is about to sign.
+func (i *issuer) openNext(open opener) (*security.Root, error) {
+	v := i.agent.hub.View()
+	row, sealed := v.NextSeal(i.agent.ids.Node)
+	der, ok := v.Root(v.Authority().Next)
+	if !ok || !sealed {
+		return nil, errors.New("the next root is not sealed for this host")
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	return withAbove(v, v.Authority().Next)(open(row.Sealed, cert, i.sealInfo(i.agent.ids.Node)))
 }
 
 // sealFor wraps the root's key for a new core member.
-func (i *issuer) sealFor(row state.Node) ([]byte, error) {
+func (i *issuer) sealFor(v *state.View, node string) ([]byte, error) {
+	key, ok := v.SealKey(node)
+	if !ok {
+		return nil, fmt.Errorf("node %q is not in the replicated state", node)
+	}
 	root, err := i.openRoot()
 	if err != nil {
-		return nil, fmt.Errorf("seal the root for %s: %w", row.Name, err)
+		return nil, fmt.Errorf("seal the root for %s: %w", node, err)
 	}
-	return security.SealRoot(root, row.SealKey, i.sealInfo(row.Name))
+	return security.SealRoot(root, key, i.sealInfo(node))
 }
 
 // prove signs the leader's challenge with the root, which shows that the seal opens on this host.
 func (i *issuer) prove(raftID uint64, nonce []byte) ([]byte, error) {
 	root, err := i.openRoot()
 	if err != nil {
-		return nil, &transport.Error{Code: api.CodeUnavailable, Message: err.Error()}
+		return nil, &transport.Error{Code: codeUnopened, Message: err.Error()}
 	}
 	return ecdsa.SignASN1(rand.Reader, root.Key, proofDigest(raftID, nonce))
 }
@@ -169,7 +226,7 @@ func (i *issuer) checkProof(raftID uint64, nonce, signature []byte) error {
 	}
 	key, ok := cert.PublicKey.(*ecdsa.PublicKey)
 	if !ok || !ecdsa.VerifyASN1(key, proofDigest(raftID, nonce), signature) {
-		return errors.New("the challenge was not signed with the root")
+		return errBadProof
 	}
 	return nil
 }
@@ -199,6 +256,9 @@ func (i *issuer) serveRenew(_ context.Context, peer transport.Peer, body []byte)
 
 // sign judges by applied state alone, so that renewal works without a leader.
 func (i *issuer) sign(req security.LeafRequest) (renewAnswer, error) {
+	if err := i.agent.certifies(); err != nil {
+		return renewAnswer{}, err
+	}
 	authority := i.authority.Load()
 	if authority == nil {
 		return renewAnswer{}, errNotIssuing
@@ -209,7 +269,7 @@ func (i *issuer) sign(req security.LeafRequest) (renewAnswer, error) {
 		return renewAnswer{}, &transport.Error{Code: api.CodeDenied, Message: fmt.Sprintf("node %q is not a member of this cluster", req.Node)}
 	}
 	req.HostKey = row.HostKey
-	chain, err := authority.SignAgent(req, clock.System())
+	chain, err := authority.SignAgent(req, i.agent.now())
 	if err != nil {
 		return renewAnswer{}, &transport.Error{Code: api.CodeInvalid, Message: err.Error()}
 	}
@@ -218,12 +278,15 @@ func (i *issuer) sign(req security.LeafRequest) (renewAnswer, error) {
 
 func (a *Agent) newRenewer() *security.Renewer {
 	return security.NewRenewer(security.RenewerOptions{
-		Source: a.source, Renew: a.askRenewal, Rekey: a.askByHostKey, TTL: a.cfg.Identity.LeafTTL, Now: clock.System, Log: a.log.Named("security"),
+		Source: a.source, Renew: a.askRenewal, Rekey: a.askByHostKey, Stale: a.chainsToCompromised, TTL: a.cfg.Identity.LeafTTL, Now: a.now, Log: a.log.Named("security"),
 	})
 }
 
 // renewIdentity keeps this agent's own certificate fresh.
 func (a *Agent) renewIdentity(ctx context.Context) error {
+	if a.outside.feed != nil {
+		return a.outside.feed.Run(ctx, a.source)
+	}
 	err := a.renewer.Run(ctx)
 	if ctx.Err() != nil {
 		return nil

@@ -36,6 +36,9 @@ func (a *Agent) joinCluster(ctx context.Context, socks *sockets) (*clusterIDs, e
 	if err != nil {
 		return nil, err
 	}
+	if err := a.askOutside(ctx, token.TrustDomain, name); err != nil {
+		return nil, err
+	}
 	host, err := loadOrCreateHost(a.dir.path)
 	if err != nil {
 		return nil, err
@@ -49,7 +52,7 @@ func (a *Agent) joinCluster(ctx context.Context, socks *sockets) (*clusterIDs, e
 	a.log.Info("joining the cluster", zap.String("node", name), zap.Strings("addr", a.cfg.Join))
 	resp, err := security.Join(ctx, security.JoinOptions{
 		Token: token, Addrs: a.cfg.Join, Host: host, Node: name, Zone: a.cfg.Zone, Address: address.String(),
-		Dir: a.dir.path, TTL: a.cfg.Identity.LeafTTL, Now: clock.System, Log: a.log.Named("join"),
+		Dir: a.dir.path, TTL: a.cfg.Identity.LeafTTL, Now: clock.System, External: a.outside.first, Log: a.log.Named("join"),
 	})
 	if err != nil {
 		return nil, err
@@ -61,7 +64,7 @@ func (a *Agent) joinCluster(ctx context.Context, socks *sockets) (*clusterIDs, e
 	if err := a.dir.writeKnown(known); err != nil {
 		return nil, err
 	}
-	ids := &clusterIDs{ClusterID: resp.ClusterID, TrustDomain: token.TrustDomain, Node: name, Zone: a.cfg.Zone}
+	ids := &clusterIDs{ClusterID: resp.ClusterID, TrustDomain: token.TrustDomain, Node: name, Zone: a.cfg.Zone, IdentitySource: kept(a.cfg.Identity.Source)}
 	a.log.Info("joined the cluster", zap.String("node", ids.Node), zap.String("role", string(resp.Role)))
 	return ids, a.dir.writeCluster(*ids)
 }
@@ -227,7 +230,7 @@ func (i *issuer) admit(ctx context.Context, req security.JoinRequest) (security.
 	if err != nil {
 		return security.JoinResponse{}, err
 	}
-	if err := security.CheckJoin(req, i.td, token.Verify, clock.System()); err != nil {
+	if err := security.CheckJoin(req, i.td, token.Verify, i.agent.now()); err != nil {
 		return security.JoinResponse{}, err
 	}
 	applied, err := a.service.Execute(ctx, api.Internal(a.ids.Node), state.NodeJoin{
@@ -241,9 +244,11 @@ func (i *issuer) admit(ctx context.Context, req security.JoinRequest) (security.
 	if err != nil {
 		return security.JoinResponse{}, fmt.Errorf("decode the new node's row: %w", err)
 	}
-	chain, err := authority.SignAgent(req.LeafRequest(), clock.System())
-	if err != nil {
-		return security.JoinResponse{}, err
+	var chain [][]byte // none where the joiner has its certificate already
+	if !a.certifiedOutside() {
+		if chain, err = authority.SignAgent(req.LeafRequest(), i.agent.now()); err != nil {
+			return security.JoinResponse{}, err
+		}
 	}
 	a.log.Info("admitted a new agent", zap.String("node", row.Name), zap.String("addr", row.Address), zap.String("role", string(row.EffectiveRole())))
 	v := a.hub.View()

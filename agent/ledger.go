@@ -31,6 +31,8 @@ type ledgerLine struct {
 	MS    int64     `json:"boottime_ms"`
 	Wall  time.Time `json:"wall"`
 	Clean bool      `json:"clean_before,omitempty"` // of a start: a stop stands before it
+	// Explained is of a start: the process before ended while it applied a command, which the apply guard deals with.
+	Explained bool `json:"explained,omitempty"`
 }
 
 const (
@@ -48,7 +50,7 @@ type ledger struct {
 }
 
 // openLedger notes this start.
-func (d *dataDir) openLedger(now func() ledgerLine) (*ledger, error) {
+func (d *dataDir) openLedger(now func() ledgerLine, explained bool) (*ledger, error) {
 	lines, torn, err := d.readLedger()
 	if err != nil {
 		return nil, err
@@ -56,6 +58,7 @@ func (d *dataDir) openLedger(now func() ledgerLine) (*ledger, error) {
 	start := now()
 	start.Event = ledgerStart
 	start.Clean = len(lines) > 0 && lines[len(lines)-1].Event == ledgerStop
+	start.Explained = explained && !start.Clean && len(lines) > 0
 	l := &ledger{dir: d, now: now, lines: append(lines, start), size: d.ledgerSize()}
 	if len(l.lines) > 2*maxLedgerStarts {
 		l.lines, l.size = lastStarts(l.lines, maxLedgerStarts), -1
@@ -102,13 +105,26 @@ func (l *ledger) clean() bool { return l.lines[len(l.lines)-1].Clean }
 // crashes counts the starts of the last ten minutes that came after an end that was not clean. The oldest start of the
 // ledger is none: nothing is known of what was before.
 func (l *ledger) crashes() int {
-	var crashed []ledgerLine
+	return startsWithin(l.crashed(true), l.now(), startsWindow)
+}
+
+// crashed are the starts that came after an end that was not clean, with those or without that the apply guard deals with.
+func (l *ledger) crashed(explained bool) (lines []ledgerLine) {
 	for i, line := range l.lines {
-		if i > 0 && line.Event == ledgerStart && !line.Clean {
-			crashed = append(crashed, line)
+		if i > 0 && line.Event == ledgerStart && !line.Clean && (explained || !line.Explained) {
+			lines = append(lines, line)
 		}
 	}
-	return startsWithin(crashed, l.now(), startsWindow)
+	return lines
+}
+
+// unstable counts the unexplained crashes of so long, and says for how long there was none.
+func (l *ledger) unstable(window time.Duration) (n int, since time.Duration) {
+	crashed, now := l.crashed(false), l.now()
+	if len(crashed) == 0 {
+		return 0, window
+	}
+	return startsWithin(crashed, now, window), startAge(crashed[len(crashed)-1], now)
 }
 
 // cleanRun is how many starts in a row, this one the last, came after a clean stop.
@@ -132,15 +148,18 @@ func (l *ledger) starts() int { return startsWithin(l.lines, l.now(), startsWind
 // clock that was set back must not hide a host that crashes as a whole.
 func startsWithin(lines []ledgerLine, now ledgerLine, window time.Duration) (n int) {
 	for _, l := range lines {
-		age := now.Wall.Sub(l.Wall).Abs()
-		if l.Boot == now.Boot && l.Boot != "" {
-			age = time.Duration(now.MS-l.MS) * time.Millisecond
-		}
-		if l.Event == ledgerStart && age < window {
+		if l.Event == ledgerStart && startAge(l, now) < window {
 			n++
 		}
 	}
 	return n
+}
+
+func startAge(l, now ledgerLine) time.Duration {
+	if l.Boot == now.Boot && l.Boot != "" {
+		return time.Duration(now.MS-l.MS) * time.Millisecond
+	}
+	return now.Wall.Sub(l.Wall).Abs()
 }
 
 // lastStarts cuts lines to the last n starts and what is between and behind them.

@@ -31,7 +31,7 @@ func testDir(t *testing.T) *dataDir {
 
 func mustOpen(t *testing.T, d *dataDir, c *testClock) *ledger {
 	t.Helper()
-	l, err := d.openLedger(c.now)
+	l, err := d.openLedger(c.now, false)
 	if err != nil {
 		t.Fatal(err)
 	}

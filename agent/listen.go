@@ -112,7 +112,15 @@ func removeStale(path string) error {
 }
 
 func (s *sockets) close() {
-	for _, l := range []net.Listener{s.meshTCP, s.http, s.https, s.admin} {
+	s.closeOutside()
+	if s.admin != nil {
+		_ = s.admin.Close()
+	}
+}
+
+// closeOutside closes all but the admin socket.
+func (s *sockets) closeOutside() {
+	for _, l := range []net.Listener{s.meshTCP, s.http, s.https} {
 		if l != nil {
 			_ = l.Close()
 		}

@@ -127,7 +127,9 @@ func (c *coreRunner) heal(ctx context.Context) (*bootedCore, error) {
 			return n, err
 		}
 		c.log.Warn("the damaged log is not repaired yet", zap.Error(err))
-		if need := damage.need; need != nil && need.Unproven && (errors.Is(err, errNobodyHas) || clock.Boottime()-began > unprovenPatience) {
+		// What the core has applied is there, if only in snapshots: then the leader counts what is true.
+		if need := damage.need; need != nil && need.Unproven && c.views.hub.View().Index() < need.Index &&
+			(errors.Is(err, errNobodyHas) || clock.Boottime()-began > unprovenPatience) {
 			c.log.Warn("nobody has what a leader counts of this member, going on without", zap.Uint64("index", need.Index))
 			c.damage, c.ownWordOnly = nil, true
 			return c.build(id)

@@ -42,8 +42,9 @@ func linkPeers(self string, members []membership.Member, core []string) []string
 
 // ping is the outcome of one call to a peer.
 type ping struct {
-	ok bool
-	ms float64
+	ok   bool
+	ms   float64
+	safe int // its safe mode
 }
 
 // linkRow is one agent's own links: gossip knows how packets go, the last calls whether they get through. A peer

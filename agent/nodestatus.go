@@ -24,11 +24,12 @@ func (a *Agent) nodeStatus(name string) (api.NodeStatus, bool) {
 	}
 	if name == a.ids.Node {
 		out.Starts10m, out.CrashStarts10m, out.Reachable = a.ownStarts(), a.crashStarts()[name], true
+		out.SafeMode = a.safe.level()
 		return out, true
 	}
 	out.Starts10m, out.CrashStarts10m = a.starts.of(name, clock.Boottime()), a.crashStarts()[name]
 	if pings := a.links.pings.Load(); pings != nil {
-		out.Reachable = (*pings)[name].ok
+		out.Reachable, out.SafeMode = (*pings)[name].ok, (*pings)[name].safe
 	}
 	return out, true
 }

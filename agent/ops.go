@@ -26,12 +26,15 @@ type watcher struct {
 	registry *ops.Registry
 	writes   *slo.Counter
 	accuracy *slo.Counter
+	fresh    *slo.Counter
 	log      *zap.Logger
 
 	// Owned by run.
 	alarms *ops.Alarms
 	judge  *slo.Accuracy
-	tracks []track
+
+	freshUntil time.Duration // the minute that is not judged yet ends then; 0: none has begun
+	tracks     []track
 }
 
 // track is one objective: what was counted, and how much of it the tracker has seen.
@@ -54,7 +57,8 @@ func newWatcher(a *Agent) *watcher {
 		w.tracks = append(w.tracks, track{counter: c, tracker: slo.NewTracker(o)})
 	}
 	w.writes, w.accuracy = counters[slo.ConfigWrite], counters[slo.MembershipAccuracy]
-	w.registry = ops.NewRegistry(ops.RegistryOptions{Version: a.opts.Version, Board: &w.board, Counters: all, Elapsed: clock.Boottime})
+	w.fresh = counters[slo.CertificateFreshness]
+	w.registry = ops.NewRegistry(ops.RegistryOptions{Version: a.opts.Version, Board: &w.board, Counters: all, Elapsed: clock.Awake})
 	return w
 }
 
@@ -72,12 +76,12 @@ func (w *watcher) observer() api.Observer {
 }
 
 func (w *watcher) observeWrite(probe bool) func(status int, abandoned bool) {
-	source, began := slo.SourceClient, clock.Boottime()
+	source, began := slo.SourceClient, clock.Awake()
 	if probe {
 		source = slo.SourceProbe
 	}
 	return func(status int, abandoned bool) {
-		good, counts := slo.Write{Status: status, Abandoned: abandoned, Took: clock.Boottime() - began}.Judge()
+		good, counts := slo.Write{Status: status, Abandoned: abandoned, Took: clock.Awake() - began}.Judge()
 		switch {
 		case !counts:
 		case good:
@@ -95,8 +99,8 @@ func (w *watcher) run(ctx context.Context) error {
 		defer close(probed)
 		w.probe(ctx)
 	}()
-	ticker := time.NewTicker(w.hasten(lookEvery))
-	defer ticker.Stop()
+	ticker := newBeat(w.hasten(lookEvery))
+	defer ticker.stop()
 	for {
 		w.look()
 		select {
@@ -104,6 +108,7 @@ func (w *watcher) run(ctx context.Context) error {
 			<-probed
 			return nil
 		case <-ticker.C:
+			ticker.again()
 		}
 	}
 }
@@ -116,6 +121,7 @@ func (w *watcher) look() {
 	w.accuracy.Add(slo.SourceGossip, good, bad)
 
 	readings, facts := w.gather(members)
+	w.countFresh(now.Elapsed, readings)
 	statuses := w.burn(now.Elapsed, readings)
 	facts.Burns = w.burned(now)
 	for _, t := range w.alarms.Look(now, readings) {
@@ -193,6 +199,7 @@ func (w *watcher) gather(members []membership.Member) (ops.Readings, ops.Facts) 
 	readMembers(r, members)
 	leaf := a.source.Leaf()
 	readIdentity(r, leaf.NotBefore, leaf.NotAfter, a.now())
+	a.readCertificates(r)
 	r.SetBool(ops.AgentReady, a.isReady(core))
 	r[ops.ViewIndex] = float64(view.Index())
 	r[ops.Epoch], r[ops.EpochRefused] = float64(a.epochs.current().Counter), float64(a.epochs.refused.Load())

@@ -32,8 +32,8 @@ type linkTable struct {
 
 // watchLinks calls every peer now and then, to know whether calls get through.
 func (a *Agent) watchLinks(ctx context.Context) error {
-	ticker := time.NewTicker(pingEvery)
-	defer ticker.Stop()
+	ticker := newBeat(pingEvery)
+	defer ticker.stop()
 	for {
 		pings := a.pingAll(ctx, linkPeers(a.ids.Node, a.memberList(), a.coreNames()))
 		if ctx.Err() != nil {
@@ -44,6 +44,7 @@ func (a *Agent) watchLinks(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+			ticker.again()
 		}
 	}
 }
@@ -64,8 +65,12 @@ func (a *Agent) ping(ctx context.Context, node string) ping {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	began := clock.Boottime()
-	_, err := a.pool.Call(ctx, node, methodPing, nil)
-	return ping{ok: err == nil, ms: float64((clock.Boottime() - began).Microseconds()) / 1000}
+	answer, err := a.pool.Call(ctx, node, methodPing, nil)
+	p := ping{ok: err == nil, ms: float64((clock.Boottime() - began).Microseconds()) / 1000}
+	if len(answer) == 1 {
+		p.safe = int(min(answer[0], safeAdmin))
+	}
+	return p
 }
 
 // eachOf calls f for all names, so many at once, and returns when all are done.
@@ -175,8 +180,10 @@ func (a *Agent) askLinks(ctx context.Context, node, method string, body []byte, 
 	return checkRow(of, row), nil
 }
 
-// servePing shows that calls get through.
-func (a *Agent) servePing(context.Context, transport.Peer, []byte) ([]byte, error) { return nil, nil }
+// servePing shows that calls get through, and in which safe mode this agent is.
+func (a *Agent) servePing(context.Context, transport.Peer, []byte) ([]byte, error) {
+	return []byte{byte(a.safe.level())}, nil //nolint:gosec // 0 to 3
+}
 
 // serveLinks tells any agent how this one reaches the others.
 func (a *Agent) serveLinks(context.Context, transport.Peer, []byte) ([]byte, error) {

@@ -37,7 +37,7 @@ func (w *watcher) probe(ctx context.Context) {
 	defer sent.Wait()
 	places := make(chan struct{}, w.scale)
 	for ctx.Err() == nil {
-		pause(ctx, w.hasten(probeEvery(a.core.node() != nil, len(a.memberList()))))
+		pause(ctx, w.untilProbe())
 		if ctx.Err() != nil || !a.ready.Load() {
 			continue
 		}
@@ -50,6 +50,17 @@ func (w *watcher) probe(ctx context.Context) {
 		default: // the one before is late, and will say so
 		}
 	}
+}
+
+// untilProbe is how long to wait for the next probe. Core members probe at the same moment, by the clocks that hosts have, so
+// that a core at rest is woken, and its disks are, once a second and not once for each member.
+func (w *watcher) untilProbe() time.Duration {
+	inCore := w.agent.core.node() != nil
+	every := w.hasten(probeEvery(inCore, len(w.agent.memberList())))
+	if !inCore {
+		return every
+	}
+	return untilBeat(time.Duration(w.agent.now().UnixNano()), every)
 }
 
 // probeOnce leaves it to the observer to count how the probe ended.

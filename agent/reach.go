@@ -32,6 +32,8 @@ type book struct {
 	members func() []membership.Member
 	known   []knownMember // as read at start; never changed
 	join    []string      // as configured
+
+	founders func() []state.EpochStatement // of an epoch that the View has not reached; nil: none
 }
 
 // address returns the mesh address of node that is most likely right.
@@ -64,6 +66,11 @@ func (b *book) addresses(node string) []netip.AddrPort {
 	if row, ok := b.view().Node(node); ok {
 		add(netip.ParseAddrPort(row.Address))
 	}
+	for _, f := range b.founding() {
+		if f.Node == node {
+			add(netip.ParseAddrPort(f.Address))
+		}
+	}
 	add(died, nil)
 	for _, k := range b.known {
 		if k.Node == node {
@@ -71,6 +78,14 @@ func (b *book) addresses(node string) []netip.AddrPort {
 		}
 	}
 	return out
+}
+
+// founding are the hosts that began an epoch which the View has not reached.
+func (b *book) founding() []state.EpochStatement {
+	if b.founders == nil {
+		return nil
+	}
+	return b.founders()
 }
 
 // dial opens a mutually authenticated connection to node for one protocol of the mesh port, at whichever of its

@@ -136,6 +136,7 @@ func heals(t *testing.T, agents []*running, r *running, before uint64, key, valu
 // TestFlippedMemoryHeals: a bit of a row flips in the memory of a follower, then of the leader. The next checkpoint finds it,
 // nobody is served it afterwards, and the member is rebuilt and answers again by itself.
 func TestFlippedMemoryHeals(t *testing.T) {
+	t.Parallel()
 	agents := startClusterWith(t, comparing, 0, 0, 0)
 	if _, err := agents[0].Put(t.Context(), "flipped", []byte("value"), client.PutOptions{}); err != nil {
 		t.Fatal(err)
@@ -181,6 +182,7 @@ func TestLoneMemberHeals(t *testing.T) {
 // TestMiscomputingMember: a member that computes something else is outvoted, although what it holds is what it wrote, and
 // rebuilt from another's snapshot. One that does so again and again stays fenced, votes on, and the others go on.
 func TestMiscomputingMember(t *testing.T) {
+	t.Parallel()
 	agents := startClusterWith(t, comparing, 0, 0, 0)
 	keepWriting(t, agents)
 	_, bad := leaderAndOther(t, agents)

@@ -11,7 +11,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/api"
-	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/transport"
 )
@@ -125,6 +124,9 @@ func (i *issuer) rekey(req security.RekeyRequest) (security.RekeyResponse, error
 }
 
 func (i *issuer) signByHostKey(req security.RekeyRequest) (security.RekeyResponse, error) {
+	if i.agent.certifiedOutside() {
+		return security.RekeyResponse{}, security.NewRekeyError(security.RekeyDenied, security.ErrExternal.Error())
+	}
 	authority := i.authority.Load()
 	if authority == nil {
 		return security.RekeyResponse{}, security.NewRekeyError(security.RekeyUnavailable, "this agent has just left the core")
@@ -141,7 +143,7 @@ func (i *issuer) signByHostKey(req security.RekeyRequest) (security.RekeyRespons
 	if err != nil {
 		return security.RekeyResponse{}, err
 	}
-	chain, err := authority.SignAgent(leaf, clock.System())
+	chain, err := authority.SignAgent(leaf, i.agent.now())
 	if err != nil {
 		return security.RekeyResponse{}, err
 	}

@@ -49,8 +49,8 @@ func (r *remoteCore) fresh() bool {
 
 // followCore keeps remoteCore fresh while this agent is outside the core.
 func (a *Agent) followCore(ctx context.Context) error {
-	ticker := time.NewTicker(remoteCoreEvery)
-	defer ticker.Stop()
+	ticker := newBeat(remoteCoreEvery)
+	defer ticker.stop()
 	for {
 		if a.core.member() == nil {
 			a.askCore(ctx)
@@ -59,6 +59,7 @@ func (a *Agent) followCore(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+			ticker.again()
 		}
 	}
 }

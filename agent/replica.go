@@ -114,10 +114,10 @@ func (r *replica) trust() {
 }
 
 const (
-	// sweepTime is how long the applier looks at each checkpoint for rows that changed in memory: 100,000 small rows.
-	// A larger state is looked at by parts.
-	sweepTime = 20 * time.Millisecond
-	sweepRows = 1000 // before the time is looked at
+	// sweepTime is how long the applier looks at each checkpoint for rows that changed in memory: 20,000 small rows. A larger
+	// state is looked at by parts. Nothing is applied meanwhile, so it has to be well below what a write may wait.
+	sweepTime = 4 * time.Millisecond
+	sweepRows = 250 // before the time is looked at
 )
 
 // digest is consensus.Options.Digest. The digest is a sum of what each row was when it was written; that the rows still
@@ -162,8 +162,18 @@ func (r *replica) Capture() func(io.Writer) error {
 	}
 }
 
+// beside is a state.Beside.
+func beside(work func()) (wait func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		work()
+	}()
+	return func() { <-done }
+}
+
 func (r *replica) Restore(src io.Reader, index, term uint64) error {
-	if err := r.machine.Restore(src); err != nil {
+	if err := r.machine.RestoreBeside(src, beside); err != nil {
 		return fmt.Errorf("restore snapshot at index %d: %w", index, err)
 	}
 	v := r.machine.View()

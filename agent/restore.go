@@ -2,10 +2,8 @@ package agent
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/parley-mesh/parley/clock"
@@ -20,6 +18,7 @@ import (
 type Restore struct {
 	Report RestoreReport
 	rebirth
+	founder *founder // nil: this host was of the cluster before
 }
 
 // RestoreReport is what a restore does, or did.
@@ -63,7 +62,12 @@ func openRestore(path, file string, now time.Time) (_ *Restore, err error) {
 }
 
 // Do makes the directory begin with the restored state; see rebirth.do. It may be run again after it was cut.
-func (r *Restore) Do() error { return withOwnerHint(r.do(), r.dir.path) }
+func (r *Restore) Do() error {
+	if r.founder != nil {
+		return withOwnerHint(r.doNew(), r.dir.path)
+	}
+	return withOwnerHint(r.do(), r.dir.path)
+}
 
 // prepare verifies the file, and makes the state that the new epoch begins with.
 func (r *Restore) prepare(file string, now time.Time) error {
@@ -101,13 +105,10 @@ func (r *Restore) prepare(file string, now time.Time) error {
 // checkHost refuses a host that could not be the core: it must be a node of the backup, with this directory's keys, and
 // able to open the root. What the later copy says of the node counts more than the backup. It returns the host's keys.
 func (r *Restore) checkHost(v, known *state.View) (*security.Host, error) {
-	var able []string
-	for _, n := range v.Nodes() {
-		if mayRestore(v, n) == nil {
-			able = append(able, n.Name)
-		}
+	hint := "nothing was changed; " + restoreHosts(v)
+	if _, ok := v.Recovery(); ok {
+		hint += "; elsewhere it takes the recovery key and an empty --data-dir"
 	}
-	hint := "nothing was changed; the backup can be restored on: " + cmp.Or(strings.Join(able, ", "), "no host, take another backup")
 	n, ok := v.Node(r.ids.Node)
 	if !ok {
 		return nil, withHint(fmt.Errorf("the backup has no node %q, which %s belongs to", r.ids.Node, r.dir.path), hint)

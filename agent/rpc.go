@@ -16,7 +16,9 @@ const methodChunk = "snapshot.chunk"
 
 // registerRPC puts on the mesh's RPC server what one agent may ask of another. The peer is always
 // the identity of its certificate; each handler says who may call it.
-func (a *Agent) registerRPC(s *transport.Server) {
+func (a *Agent) registerRPC(server *transport.Server) {
+	a.registerClientRPC(server)
+	s := agentsOnly{server, a.knownAgent}
 	for _, method := range a.service.Methods() {
 		s.Handle(method, func(ctx context.Context, peer transport.Peer, body []byte) ([]byte, error) {
 			a.sessions.contact(peer.Node)
@@ -49,7 +51,12 @@ func (a *Agent) registerRPC(s *transport.Server) {
 	s.Handle(methodPing, a.servePing)
 	s.Handle(methodLinks, a.serveLinks)
 	s.Handle(methodLinksVia, a.serveLinksVia)
+	s.Handle(methodTrust, a.coreOnly(a.serveTrust))
+	s.Handle(methodCAStatus, a.serveCAStatus)
 	s.Handle(methodRenew, a.issuer.serveRenew)
+	s.Handle(methodReseal, a.serveReseal) // any agent, about itself
+	s.Handle(methodWorkload, a.workloads.serveWorkload)
+	s.Handle(methodToken, a.workloads.serveToken)
 	s.Handle(methodJoin, a.issuer.serveForwardedJoin)
 	s.Handle(methodRekey, a.issuer.serveForwardedRekey)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -30,15 +31,22 @@ func (a *Agent) tiers(socks *sockets) []tier {
 	a.registerRPC(rpc)
 	a.control = a.controller()
 	mesh := a.newMesh(socks, rpc)
-	return []tier{
+	return slices.Concat([]tier{
 		{"identity", a.renewIdentity, stopGrace},
 		{"view", a.hub.Run, stopGrace},
+		{"flight recorder", a.recordFlight, stopGrace},
+		{"recordings", a.recordings.run, stopGrace},
 		{"core", a.core.run, 2 * stopGrace},
 		{"membership", a.gossip.Run, stopGrace},
 		{"mesh", mesh.Run, stopGrace},
 		{"recheck", a.recheck, stopGrace},
 		{"change stream", a.follower().run, stopGrace},
 		{"issuer", a.issuer.run, stopGrace},
+		{"trust", a.followTrust, stopGrace},
+		{"rotation", a.rotor.run, stopGrace},
+		{"seals", a.sealKeeper.run, stopGrace},
+		{"tokens", a.jwtSigner.run, stopGrace},
+		{"identities", a.identities.run, stopGrace},
 		{"core status", a.followCore, stopGrace},
 		{"links", a.dropDead, stopGrace},
 		{"link matrix", a.watchLinks, stopGrace},
@@ -56,8 +64,10 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"backups", a.backups.run, stopGrace},
 		{"canaries", a.canaries.run, stopGrace},
 		{"readiness", a.announce, stopGrace},
+		{"founder", a.callOn, stopGrace},
 		{"ops", a.watcher.run, stopGrace},
-	}
+		{"safe mode", a.watchSafeMode, stopGrace},
+	}, a.workloadAPI.tiers())
 }
 
 func (a *Agent) follower() *follower {
@@ -71,8 +81,9 @@ func (a *Agent) controller() *controller {
 	return &controller{
 		cfg:  controllerConfig{replaceAfter: a.cfg.Core.ReplaceAfter, eligible: a.cfg.Core.Eligible},
 		self: a.ids.Node, core: a.core, members: a.memberList, service: a.service, issuer: a.issuer, call: a.pool.Call,
-		log: a.log.Named("core"), proven: make(map[uint64]bool), silent: make(map[uint64]time.Duration),
+		log: a.log.Named("core"), proofs: proofs{of: make(map[uint64]proof)}, silent: make(map[uint64]time.Duration),
 		willing: make(map[string]willingness), report: a.timeline.report, leaves: a.leaver.wants,
+		quiet: a.safe.quiet,
 	}
 }
 
@@ -134,6 +145,11 @@ func (a *Agent) serveHTTPS(l net.Listener) func(context.Context) error {
 
 // announce waits until this agent knows its cluster, then says once that it is ready.
 func (a *Agent) announce(ctx context.Context) error {
+	if a.safe.static() { // it is up, and not ready
+		a.opts.Ready()
+		<-ctx.Done()
+		return nil
+	}
 	if !await(ctx, func() bool { return a.hub.View().Index() > 0 }) {
 		return nil
 	}

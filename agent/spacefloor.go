@@ -82,14 +82,15 @@ func newSpaceKeeper(a *Agent) *spaceKeeper {
 
 // run looks until ctx ends.
 func (k *spaceKeeper) run(ctx context.Context) error {
-	ticker := time.NewTicker(spaceEvery)
-	defer ticker.Stop()
+	ticker := newBeat(spaceEvery)
+	defer ticker.stop()
 	for {
 		k.look(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+			ticker.again()
 		}
 	}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.uber.org/zap"
 
+	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
@@ -35,7 +37,7 @@ func (a *Agent) hasLeft(id spiffeid.ID) bool {
 	return ok && row.Left
 }
 
-// recheck closes the connections of those whom the cluster has replaced or let go, as soon as the applied state says
+// recheck closes the connections of those whom the cluster has replaced or let go, operators too, as soon as the applied state says
 // so, and those of an epoch that has passed. Their calls go by the name in a handshake that may be long past.
 func (a *Agent) recheck(ctx context.Context) error {
 	sub, err := a.hub.Subscribe(watch.Selector{Table: state.TableNode, Prefix: true})
@@ -43,8 +45,13 @@ func (a *Agent) recheck(ctx context.Context) error {
 		return err
 	}
 	defer sub.Close()
-	ticker := time.NewTicker(recheckEvery)
-	defer ticker.Stop()
+	operators, err := a.hub.Subscribe(watch.Selector{Table: state.TableOperator, Prefix: true})
+	if err != nil {
+		return err
+	}
+	defer operators.Close()
+	ticker := newBeat(recheckEvery)
+	defer ticker.stop()
 	for ctx.Err() == nil {
 		pause(ctx, recheckPause) // who asked for the change gets its answer first
 		a.live.Recheck(func(conn net.Conn, why error) {
@@ -52,18 +59,39 @@ func (a *Agent) recheck(ctx context.Context) error {
 		})
 		select {
 		case <-sub.C():
+		case <-operators.C():
 		case <-a.epochs.learned():
 		case <-ticker.C:
+			ticker.again()
 		case <-ctx.Done():
 		}
 	}
 	return nil
 }
 
+// httpsConn finds, in a request's context, the connection that it came by.
+type httpsConn struct{}
+
+var errManyConns = errors.New("the operator has too many connections open")
+
 // guardHTTPS keeps the connections of the https listener in the table of those that are rechecked, from their first
 // request on, which is when the handshake is over.
 func (a *Agent) guardHTTPS(server *http.Server) {
 	var guarded sync.Map // of conn to what takes it out of the table
+	var full sync.Map    // of conn that found no place: its first request is told so, and is its last
+	inner, next := server.ConnContext, server.Handler
+	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		return context.WithValue(inner(ctx, conn), httpsConn{}, conn)
+	}
+	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, over := full.Load(r.Context().Value(httpsConn{})); over {
+			w.Header().Set("Connection", "close")
+			api.Refuse(w, api.Errorf(api.CodeTooMany, "%d https connections of this operator are open", maxOperatorConns).
+				WithHint("close some, or send more requests over each"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 	server.ConnState = func(conn net.Conn, s http.ConnState) {
 		secured, ok := conn.(*tls.Conn)
 		if !ok {
@@ -74,18 +102,46 @@ func (a *Agent) guardHTTPS(server *http.Server) {
 			if _, known := guarded.Load(conn); known {
 				return
 			}
-			remove, err := a.live.Add(conn, a.source.Standing(secured.ConnectionState()))
-			if err != nil {
+			remove, err := a.admitHTTPS(secured)
+			switch {
+			case errors.Is(err, errManyConns):
+				full.Store(conn, err)
+			case err != nil:
 				_ = secured.NetConn().Close() // the request that was read cannot be answered any more
-				return
+			default:
+				guarded.Store(conn, remove)
 			}
-			guarded.Store(conn, remove)
 		case http.StateClosed, http.StateHijacked:
+			full.Delete(conn)
 			if remove, known := guarded.LoadAndDelete(conn); known {
 				remove.(func())()
 			}
 		}
 	}
+}
+
+// admitHTTPS puts a connection into the table while its peer stands, and an operator has no more of them than on the mesh
+// port. remove takes it out.
+func (a *Agent) admitHTTPS(conn *tls.Conn) (remove func(), err error) {
+	peer, err := a.source.Identify(conn.ConnectionState())
+	if err != nil {
+		return nil, err
+	}
+	if peer.Operator == "" {
+		return a.live.Add(conn, a.source.Standing(conn.ConnectionState()))
+	}
+	if !a.operatorHTTPS.enter(peer.Operator) {
+		return nil, errManyConns
+	}
+	gone, err := a.live.Add(conn, a.source.Standing(conn.ConnectionState()))
+	if err != nil {
+		a.operatorHTTPS.leave(peer.Operator)
+		return nil, err
+	}
+	return func() {
+		gone()
+		a.operatorHTTPS.leave(peer.Operator)
+	}, nil
 }
 
 // dialMesh is how this agent opens a TLS connection to another one, or with node "" to whoever listens there.

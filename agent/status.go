@@ -20,7 +20,13 @@ import (
 // timeStep rounds durations that people read.
 const timeStep = time.Second
 
-func (a *Agent) now() time.Time { return clock.System() }
+// now is the clock by which certificates are made and judged.
+func (a *Agent) now() time.Time {
+	if a.opts.wall != nil {
+		return a.opts.wall()
+	}
+	return clock.System()
+}
 
 // apiMembers joins gossip's view of who is alive with the core's roles. An agent that the replicated
 // state knows and gossip has not met yet is listed as dead.
@@ -126,7 +132,7 @@ func (a *Agent) aliveNodes() map[string]bool {
 // coreStatusOf puts names to a consensus status. A voter is healthy when the leader hears from it,
 // or, on a follower, when gossip does.
 func coreStatusOf(st consensus.Status, v *state.View, alive map[string]bool) api.CoreStatus {
-	out := api.CoreStatus{Term: st.Term, CommitIndex: st.Commit, AppliedIndex: st.Applied, Size: v.Cluster().CoreSize, ReadOnly: st.ReadOnly}
+	out := api.CoreStatus{Term: st.Term, CommitIndex: st.Commit, AppliedIndex: st.Applied, Size: v.Cluster().CoreSize, ReadOnly: st.ReadOnly, Reads: readsBy(st)}
 	member := func(id uint64) api.CoreMember {
 		m, _ := v.CoreByID(id)
 		healthy := alive[m.Node]
@@ -173,7 +179,7 @@ func (a *Agent) status() api.AgentStatus {
 	core := a.coreStatus()
 	return api.AgentStatus{
 		Name: a.ids.Node, ClusterID: a.ids.ClusterID, TrustDomain: a.ids.TrustDomain, Version: a.opts.Version,
-		Ready: a.isReady(core), Core: core,
+		Ready: a.isReady(core), Core: core, SafeMode: a.safe.level(),
 		SVID:   api.SVID{SPIFFEID: a.source.ID().String(), NotAfter: a.source.NotAfter().UTC()},
 		Digest: stateDigest(a.hub.View()),
 	}

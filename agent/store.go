@@ -20,10 +20,13 @@ type store struct {
 	journal   *storage.Journal // of what is being applied; nil: none
 }
 
+// warmBytes is what of the newest snapshot is read once at a start, and not twice. A larger one is.
+const warmBytes = 256 << 20
+
 // openStore opens log and snapshots. New segments of the log have so many MiB.
 func openStore(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, log *zap.Logger) (*store, error) {
 	id := mustID(clusterID)
-	snapshots, err := storage.OpenSnapshots(storage.SnapshotOptions{FS: dir.fs, Dir: dir.path, ClusterID: id, Log: log})
+	snapshots, err := storage.OpenSnapshots(storage.SnapshotOptions{FS: dir.fs, Dir: dir.path, ClusterID: id, WarmBytes: warmBytes, Log: log})
 	if err != nil {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
@@ -41,6 +44,9 @@ func (s *store) close() error {
 	}
 	return err
 }
+
+// forgetEntries lets the recovered entries go: consensus keeps those that it needs.
+func (s *store) forgetEntries() { s.recovered.Entries = nil }
 
 // recoveredState is what consensus starts from: the newest snapshot and the entries behind it.
 func (s *store) recoveredState() consensus.Recovered {

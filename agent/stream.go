@@ -158,7 +158,7 @@ var errOwnLog = errors.New("the own log feeds the view now")
 func (f *follower) waitOutside(ctx context.Context) {
 	select {
 	case <-ctx.Done():
-	case <-time.After(outsideEvery):
+	case <-time.After(nextBeat(outsideEvery)):
 	}
 }
 

@@ -44,17 +44,18 @@ func (a *Agent) runTimeline(ctx context.Context) error {
 }
 
 func (w *timelineWatch) run(ctx context.Context) {
-	ticker := time.NewTicker(timelineLook)
-	defer ticker.Stop()
+	ticker := newBeat(timelineLook)
+	defer ticker.stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.agent.core.changed:
 		case <-ticker.C:
+			ticker.again()
 		}
 		w.lookAtCore()
-		w.lookAtRenewals(w.agent.renewer.Err())
+		w.lookAtRenewals(w.agent.renewalErr())
 		w.lookAtRelays(w.agent.core.relays())
 	}
 }
@@ -146,6 +147,9 @@ func (a *Agent) reportStart() {
 	}
 	var message string
 	switch {
+	case a.safeOver: // in this process
+		message = startClean
+		a.timeline.report(api.EventSafeModeOver, a.ids.Node, "it was stable for long enough, and does all of its work again")
 	case a.ledger == nil:
 		message = "the ledger of starts cannot be written"
 	case a.ledger.first():
@@ -207,23 +211,14 @@ func (a *Agent) newTimeline() *timeline {
 // eventTime is this host's wall clock as a stamp. It is shown beside the stamp of the log and orders nothing.
 func (a *Agent) eventTime() clock.Stamp { return stampOf(a.opts.Physical()) }
 
-// countStart notes this start before anything that could crash. An agent that cannot note it runs nevertheless: the
-// others count its incarnations.
-func (a *Agent) countStart() {
-	l, err := a.dir.openLedger(machineTime)
-	if err != nil {
-		a.log.Warn("this start is not in the ledger", zap.Error(err))
-		return
-	}
-	a.ledger = l
-}
-
 // uncountStart takes the start back when it was refused.
 func (a *Agent) uncountStart() error {
-	if a.ledger == nil {
+	if a.ledger == nil || a.safeOver {
 		return nil
 	}
-	return a.ledger.undo()
+	err := a.ledger.undo()
+	a.ledger = nil // nor is there a stop to be noted
+	return err
 }
 
 // countStop marks a clean stop.

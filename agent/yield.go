@@ -20,14 +20,16 @@ const (
 	methodPace = "core.pace"
 
 	yieldEvery = 250 * time.Millisecond
+	// heirPatience is how long a leader that stops waits for the others to say whether they would serve.
+	heirPatience = 300 * time.Millisecond
 )
 
 // yielder gives the lead away when this agent leads on a slow disk or with a late loop and another voter is much faster.
 // It measures nothing and decides nothing: consensus does both.
 type yielder struct {
 	core   *coreRunner
-	call   func(ctx context.Context, node, method string, body []byte) ([]byte, error)
 	report func(kind, subject, message string)
+	quiet  func() bool // in safe mode it begins nothing
 	log    *zap.Logger
 
 	yields atomic.Uint64 // since the start
@@ -36,20 +38,21 @@ type yielder struct {
 }
 
 func newYielder(a *Agent) *yielder {
-	return &yielder{core: a.core, call: a.pool.Call, report: a.tellTimeline, log: a.log.Named("core")}
+	return &yielder{core: a.core, quiet: a.safe.quiet, report: a.tellTimeline, log: a.log.Named("core")}
 }
 
 // run looks until ctx ends. With core.yield=false it only waits.
 func (y *yielder) run(ctx context.Context) error {
-	ticker := time.NewTicker(yieldEvery)
-	defer ticker.Stop()
+	ticker := newBeat(yieldEvery)
+	defer ticker.stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+			ticker.again()
 		}
-		if n := y.core.node(); n != nil && y.core.cfg.Yield {
+		if n := y.core.node(); n != nil && y.core.cfg.Yield && !y.quiet() {
 			y.look(ctx, n)
 		}
 	}
@@ -65,7 +68,7 @@ func (y *yielder) look(ctx context.Context, n *consensus.Node) {
 	if !y.state.Due(clock.Boottime(), self, bounds) {
 		return
 	}
-	to, ok := consensus.Successor(self, bounds, y.ask(ctx, st))
+	to, ok := consensus.Successor(self, bounds, y.core.askHeirs(ctx, st, askTimeout))
 	if !ok {
 		y.state.Vain(clock.Boottime())
 		y.log.Debug("this leader is slow, and no other voter is much faster", zap.Stringer("reason", self))
@@ -83,26 +86,26 @@ func (y *yielder) look(ctx context.Context, n *consensus.Node) {
 	y.report(api.EventYielded, node, "this leader was too slow: "+self.String())
 }
 
-// ask has the other voters say how fast they are, all at once.
-func (y *yielder) ask(ctx context.Context, st consensus.Status) []consensus.Heir {
-	heirs := y.core.heirs(st)
+// askHeirs has the other voters say whether they would serve and how fast they are, all at once and in so much time.
+func (c *coreRunner) askHeirs(ctx context.Context, st consensus.Status, within time.Duration) []consensus.Heir {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	heirs := c.heirs(st)
 	var asking errgroup.Group
 	for i := range heirs {
 		h := &heirs[i]
-		node, known := y.core.nodeOf(h.ID)
+		node, known := c.nodeOf(h.ID)
 		if !h.Healthy || !known {
 			continue
 		}
-		asking.Go(func() error { y.askOne(ctx, node, h); return nil })
+		asking.Go(func() error { c.askHeir(ctx, node, h); return nil })
 	}
 	_ = asking.Wait() // the questions keep their errors
 	return heirs
 }
 
-func (y *yielder) askOne(ctx context.Context, node string, h *consensus.Heir) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	raw, err := y.call(ctx, node, methodPace, nil)
+func (c *coreRunner) askHeir(ctx context.Context, node string, h *consensus.Heir) {
+	raw, err := c.pool.Call(ctx, node, methodPace, nil)
 	var answer paceAnswer
 	if err != nil || json.Unmarshal(raw, &answer) != nil {
 		return
@@ -112,7 +115,7 @@ func (y *yielder) askOne(ctx context.Context, node string, h *consensus.Heir) {
 
 // mayLead reports whether this member would serve if it led: it votes, applies, has space, and its state is trusted.
 func (a *Agent) mayLead(st consensus.Status) bool {
-	return st.Suspended == "" && st.Stopped == nil && st.Probation == 0 && a.core.mayServe() && !a.space.low.Load()
+	return st.Suspended == "" && st.Stopped == nil && st.Probation == 0 && a.core.mayServe() && !a.space.low.Load() && !a.safe.quiet()
 }
 
 // paceAnswer is what a voter tells a slow leader, in nanoseconds.
@@ -120,6 +123,8 @@ type paceAnswer struct {
 	Fsync   time.Duration `json:"fsync_ns"`
 	Late    time.Duration `json:"late_ns"`
 	MayLead bool          `json:"may_lead"`
+
+	SafeMode int `json:"safe_mode,omitempty"`
 }
 
 func (a *Agent) servePace(context.Context, transport.Peer, []byte) ([]byte, error) {
@@ -128,7 +133,7 @@ func (a *Agent) servePace(context.Context, transport.Peer, []byte) ([]byte, erro
 		return nil, &transport.Error{Code: api.CodeUnavailable, Message: "this agent is outside the core"}
 	}
 	p, st := n.Pace(), n.Status()
-	return json.Marshal(paceAnswer{Fsync: p.Fsync, Late: p.Late, MayLead: a.mayLead(st)})
+	return json.Marshal(paceAnswer{Fsync: p.Fsync, Late: p.Late, MayLead: a.mayLead(st), SafeMode: a.safe.level()})
 }
 
 // heirs are the other voters, as far as the leader knows them without asking.
@@ -136,7 +141,7 @@ func (c *coreRunner) heirs(st consensus.Status) (heirs []consensus.Heir) {
 	for _, id := range st.Voters {
 		if id != st.ID {
 			p := st.Progress[id]
-			heirs = append(heirs, consensus.Heir{ID: id, Healthy: p.Healthy(), Match: p.Match, Held: c.isHeld(id)})
+			heirs = append(heirs, consensus.Heir{ID: id, Healthy: p.Healthy(), Match: p.Match, Held: c.isHeld(id), Doubted: p.Doubted})
 		}
 	}
 	return heirs
@@ -158,4 +163,5 @@ func (y *yielder) readings(r ops.Readings) {
 	}
 	p := n.Pace()
 	r[ops.CoreFsync], r[ops.CoreTickLate], r[ops.CoreYields] = p.Fsync.Seconds(), p.Late.Seconds(), float64(y.yields.Load())
+	r[ops.CoreSlow] = p.Slowness(n.PaceBounds())
 }

@@ -9,7 +9,7 @@ import (
 const (
 	KindAnonymous = "anonymous" // loopback HTTP, no credentials
 	KindSocket    = "socket"    // the admin socket, by SO_PEERCRED
-	KindMTLS      = "mtls"      // an agent's SVID on https
+	KindMTLS      = "mtls"      // the SVID of an agent or an operator, on https or the mesh's RPC
 	KindForwarded = "forwarded" // another agent asks for its own caller
 	KindInternal  = "internal"  // a part of this agent
 )
@@ -20,6 +20,9 @@ type Caller struct {
 	Name string      // a SPIFFE ID, "uid:1000", or "" for nobody known
 	Kind string
 	Via  string // the agent that forwarded the request, or ""
+	// Ending says that the connection is going to end with its certificate soon, and that the caller may make a new one
+	// with the next: it is told to.
+	Ending bool
 }
 
 // Internal is the caller for what the agent does by itself: it may execute the commands that have no endpoint. When
@@ -56,8 +59,10 @@ func allow(c Caller, action policy.Action) *Error {
 // propose it, and between agents it needs the operator's rights.
 func commandAction(cmd state.Command) policy.Action {
 	switch cmd.(type) {
-	case state.Put, state.Delete, state.DeletePrefix:
+	case state.Put, state.Delete, state.DeletePrefix, state.KVUndo:
 		return policy.KVWrite
+	case state.KVPurge:
+		return policy.KVPurge
 	case state.Txn:
 		return policy.Txn
 	case state.SessionCreate, state.SessionDestroy:
@@ -72,6 +77,14 @@ func commandAction(cmd state.Command) policy.Action {
 		return policy.TokenRevoke
 	case state.NodeSetRole:
 		return policy.NodeRole
+	case state.OperatorBind, state.OperatorRemove:
+		return policy.OperatorWrite
+	case state.CARotate, state.UpstreamLeave:
+		return policy.CARotate
+	case state.NodeEvict:
+		return policy.Evict
+	case state.EntrySet, state.EntryDelete, state.JWTKeyRevoke:
+		return policy.EntryWrite
 	case state.Probe:
 		return policy.Probe
 	default:
@@ -82,10 +95,11 @@ func commandAction(cmd state.Command) policy.Action {
 // internalOnly reports whether callers from outside must not send cmd whatever their role.
 func internalOnly(cmd state.Command) bool {
 	switch c := cmd.(type) {
-	case state.Put, state.Delete, state.DeletePrefix, state.Txn, state.TokenCreate, state.TokenRevoke,
+	case state.Put, state.Delete, state.DeletePrefix, state.KVUndo, state.KVPurge, state.Txn, state.TokenCreate, state.TokenRevoke,
 		state.NodeSetRole, state.CoreGrant, state.CoreHold, state.SetCoreSize,
 		state.SessionCreate, state.SessionDestroy, state.Lock, state.Unlock,
-		state.CatalogRegister, state.CatalogDeregister:
+		state.CatalogRegister, state.CatalogDeregister, state.OperatorBind, state.OperatorRemove, state.CARotate, state.UpstreamLeave, state.NodeEvict,
+		state.EntrySet, state.EntryDelete, state.JWTKeyRevoke:
 		return false
 	case state.EventAppend:
 		return c.Kind != state.EventNote

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parley-mesh/parley/api/wire"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 )
@@ -57,7 +58,7 @@ func TestCodecRefuses(t *testing.T) {
 	name := sampleRead
 	name.name = strings.Repeat("n", maxNameBytes+1)
 	for what, body := range map[string][]byte{
-		"another version": append([]byte{opVersion + 1}, whole[1:]...),
+		"another version": append([]byte{wire.Version + 1}, whole[1:]...),
 		"more bytes":      append(append([]byte{}, whole...), 0),
 		"a long key":      appendRead(nil, long),
 		"a long name":     appendRead(nil, name),
@@ -71,7 +72,7 @@ func TestCodecRefuses(t *testing.T) {
 		t.Error("accepted a command over the limit")
 	}
 	// A count of rows must not allocate more than the bytes behind it could hold.
-	if _, err := parseAnswer([]byte{opVersion, 1, 1, 1, 1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f}); err == nil {
+	if _, err := parseAnswer([]byte{wire.Version, 1, 1, 1, 1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f}); err == nil {
 		t.Error("accepted four billion rows in no bytes")
 	}
 }

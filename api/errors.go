@@ -29,6 +29,7 @@ const (
 	CodeNotLeader       = "not_leader"       // the asked agent does not lead; surely not proposed
 	CodeUnavailable     = "unavailable"      // the request never reached the other agent
 	CodeTimeout         = "timeout"          // a read did not finish in time
+	CodeDeadline        = "deadline"         // the caller's time was over before a write was proposed: nothing was done
 	CodeOutcomeUnknown  = "outcome_unknown"  // a write may or may not have happened
 	CodeNoSpace         = "no_space"         // the leader's disk is full
 	CodeReadOnly        = "read_only"        // no state of the core members has a majority: writes are refused
@@ -83,6 +84,7 @@ var table = map[string]class{
 	CodeNotLeader:       {http.StatusServiceUnavailable, exitNoAgent, true, "send the request again; any agent finds the leader"},
 	CodeUnavailable:     {http.StatusServiceUnavailable, exitNoAgent, true, "send the request again or through another agent; parley members shows who is alive"},
 	CodeTimeout:         {http.StatusGatewayTimeout, exitNoAgent, true, "send the request again; parley core shows whether the leader keeps up"},
+	CodeDeadline:        {http.StatusGatewayTimeout, exitNoAgent, true, "nothing was written: send it again with more time, or when the core is less busy"},
 	CodeOutcomeUnknown:  {http.StatusGatewayTimeout, exitUnknown, false, "the write may or may not have happened: send it again with the same request id, or read the key, then decide"},
 	CodeNoSpace:         {http.StatusInsufficientStorage, exitFailed, true, "free space on the leader's data directory; reads go on, and writes resume by themselves"},
 	CodeReadOnly:        {http.StatusServiceUnavailable, exitNoAgent, true, "nothing was written, reads go on; see who differs: parley digest compare; then: parley runbook run data-corruption"},
@@ -147,10 +149,11 @@ func (e *Error) class() class {
 // AsError turns any error of a read into an Error: one of ours keeps its code, the end of a context becomes canceled
 // or timeout, everything else is internal. The result always has a hint; nil stays nil.
 func AsError(err error) *Error {
-	var known *Error
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
+	}
+	var known *Error // on the heap: after the common case
+	switch {
 	case errors.As(err, &known):
 		if known.Hint == "" {
 			return known.WithHint("%s", known.class().hint)

@@ -17,7 +17,7 @@ func TestErrorTable(t *testing.T) {
 		CodeNoLeader: "503 3 true", CodeNotLeader: "503 3 true", CodeUnavailable: "503 3 true", CodeTimeout: "504 3 true",
 		CodeOutcomeUnknown: "504 5 false", CodeNoSpace: "507 1 true", CodeReadOnly: "503 3 true", CodeCanceled: "499 1 true",
 		CodeUnsupported: "501 1 false", CodeInternal: "500 1 false",
-		CodeQuarantined: "422 1 false", CodeRequestReused: "422 1 false", CodeRequestForgotten: "410 5 false",
+		CodeQuarantined: "422 1 false", CodeDeadline: "504 3 true", CodeRequestReused: "422 1 false", CodeRequestForgotten: "410 5 false",
 	}
 	for code := range table {
 		e := Errorf(code, "m")

@@ -44,6 +44,9 @@ const (
 	EventSpaceLow   = "space-low"      // too little is free on its disk: it takes no writes; subject: the agent
 	EventSpaceBack  = "space-back"     // again enough
 
+	EventSafeMode     = "safe-mode"      // an agent ended badly again and again and leaves something out; subject: the agent
+	EventSafeModeOver = "safe-mode-over" // and does all again
+
 	EventBackupFailed = "backup-failed" // a scheduled one; subject: the agent
 	EventBackupWorks  = "backup-works"  // again
 
@@ -58,10 +61,13 @@ const (
 	EventApplyResumed = "apply-resumed" // the command is left out on all members, and it goes on
 
 	EventViolated = "invariant-violated" // what must always hold did not; subject: the agent that saw it
+	EventRecorded = "core-recorded"      // what led to something that must not happen is on its disk; subject: the agent
 
 	EventUndecided = "state-undecided" // the core members hold different states and none has a majority: writes are refused; subject: who leads
 	EventDecided   = "state-decided"   // one has a majority again, or an operator has chosen
 
+	EventRoot     = "root-rotation"    // the root is being replaced, and this is one step of it; subject: the root, as its hash begins
+	EventUnopened = "root-unopened"    // a core member can no longer open the root that is sealed for it
 	EventEpoch    = "epoch-passed"     // this core member learned of a recovery without it: its log is kept aside, it comes back under a new id
 	EventRaftID   = "raft-id-given-up" // with a log that could not be repaired; the agent comes back under a new id
 	EventRejoined = "core-rejoined"    // under a new Raft id, and votes again; subject: the agent
@@ -72,8 +78,8 @@ const (
 var eventKinds = []string{
 	EventStarted, EventStopping, EventJoined, EventRenewal, EventRenewed, EventAlert, EventResolved,
 	EventMemberDead, EventMemberLeft, EventMemberBack, EventLeader, EventCore, EventDropped, state.EventNote,
-	state.EventRecovered, EventDamage, EventHealed, EventSpaceLow, EventSpaceBack, EventBackupFailed, EventBackupWorks,
-	EventYielded, EventEpoch, EventRaftID, EventRejoined, EventDoubt, EventFenced, EventRebuilt, EventUndecided, EventDecided, EventViolated,
+	state.EventRecovered, EventDamage, EventHealed, EventSpaceLow, EventSpaceBack, EventSafeMode, EventSafeModeOver, EventBackupFailed, EventBackupWorks,
+	EventYielded, EventRoot, EventUnopened, EventEpoch, EventRaftID, EventRejoined, EventDoubt, EventFenced, EventRebuilt, EventUndecided, EventDecided, EventViolated, EventRecorded,
 	EventApplyStopped, EventApplyResumed, EventRelayed, EventStraight, EventCanaryLost,
 }
 

@@ -29,6 +29,9 @@ const (
 	headerRevision  = "Parley-Revision"
 )
 
+// The values of headers that are always the same; nobody writes to them.
+var jsonType, noSniff = []string{"application/json"}, []string{"nosniff"}
+
 // Exchange is one request and its response. It belongs to the goroutine that serves it.
 type Exchange struct {
 	W         http.ResponseWriter
@@ -62,6 +65,9 @@ func (x *Exchange) Service() *Service { return x.service }
 
 // Query returns the parameters, parsed once. An endpoint is not called when some of them could not be parsed.
 func (x *Exchange) Query() url.Values {
+	if x.R.URL.RawQuery == "" {
+		return nil
+	}
 	if x.query == nil {
 		x.query, x.queryErr = url.ParseQuery(x.R.URL.RawQuery)
 	}
@@ -171,7 +177,7 @@ func (x *Exchange) Receipt(node string, term, index uint64, stamp clock.Stamp) {
 	b = append(append(b, "node="...), node...)
 	b = strconv.AppendUint(append(b, ";term="...), term, 10)
 	b = strconv.AppendUint(append(b, ";index="...), index, 10)
-	b = append(append(b, ";hlc="...), stamp.String()...)
+	b = appendStamp(append(b, ";hlc="...), stamp)
 	x.W.Header()[headerReceipt] = []string{string(b)}
 }
 
@@ -196,8 +202,11 @@ func (x *Exchange) Write(status int, contentType string, body []byte) error {
 	if h[headerReceipt] == nil {
 		x.ReceiptHere()
 	}
-	h["Content-Type"] = []string{contentType}
-	h["X-Content-Type-Options"] = []string{"nosniff"}
+	h["Content-Type"] = jsonType
+	if contentType != jsonType[0] {
+		h["Content-Type"] = []string{contentType}
+	}
+	h["X-Content-Type-Options"] = noSniff
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	x.Head(status)
 	_, _ = x.W.Write(body)
@@ -237,4 +246,16 @@ func nativeBody(x *Exchange, e *Error) errorBody {
 // failNative writes the native error body.
 func failNative(x *Exchange, e *Error) {
 	_ = x.JSON(e.Status(), nativeBody(x, e)) // strings and numbers always encode
+}
+
+// Refuse answers a request that gets to no endpoint, as an endpoint would.
+func Refuse(w http.ResponseWriter, e *Error) {
+	body, _ := json.Marshal(nativeBody(&Exchange{RequestID: "none"}, e)) // strings and numbers always encode
+	h := w.Header()
+	h["Content-Type"], h["X-Content-Type-Options"] = jsonType, noSniff
+	if e.Status() == http.StatusTooManyRequests {
+		h[headerRetryAfter] = []string{strconv.Itoa(retryAfterSeconds())}
+	}
+	w.WriteHeader(e.Status())
+	_, _ = w.Write(append(body, '\n'))
 }

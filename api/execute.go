@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 )
@@ -37,8 +38,15 @@ func (s *Service) execute(ctx context.Context, caller Caller, request RequestID,
 		return Applied{}, err
 	}
 	o := &order{service: s, caller: caller, envelope: state.Envelope{Caller: s.callerName(caller), Request: request, Command: cmd}}
-	ctx, cancel := context.WithTimeout(ctx, s.options.OpTimeout)
+	ctx, cancel := within(ctx, s.options.OpTimeout)
 	defer cancel()
+	if caller.Kind != KindInternal { // what agents write keeps the cluster going, and is bounded elsewhere
+		began, busy := s.gate.enter(ctx, caller.identity())
+		if busy != nil {
+			return Applied{}, busy
+		}
+		defer s.gate.leave(began)
+	}
 	done, err := o.carryOut(ctx)
 	if err != nil {
 		return Applied{}, err
@@ -47,6 +55,14 @@ func (s *Service) execute(ctx context.Context, caller Caller, request RequestID,
 		return done, err
 	}
 	return done, nil
+}
+
+// within returns a context that ends after d at the latest: ctx itself if it does, which is cheaper than another timer.
+func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if at, ends := ctx.Deadline(); ends && at.Sub(clock.System()) <= d {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, d)
 }
 
 func (s *Service) mayExecute(caller Caller, cmd state.Command) *Error {
@@ -58,8 +74,16 @@ func (s *Service) mayExecute(caller Caller, cmd state.Command) *Error {
 		return s.mayReport(caller, c)
 	case state.NodePlace:
 		return s.mayPlace(caller, c)
+	case state.JWTKeyPublish:
+		return s.mayPublish(caller, c)
+	case state.SealKeySet:
+		return s.mayReseal(caller, c)
 	case state.NodeSetLeft:
 		return s.maySetLeft(caller, c)
+	case state.OperatorBind:
+		if err := mayGrant(caller, c.Role); err != nil && policy.Allowed(caller.Role, policy.OperatorWrite) {
+			return err // who may not do it at all is told that below
+		}
 	}
 	if txn, ok := cmd.(state.Txn); ok && slices.ContainsFunc(slices.Concat(txn.Then, txn.Else), state.Op.ChangesCatalog) {
 		if err := allow(caller, policy.CatalogWrite); err != nil {
@@ -133,8 +157,9 @@ func (s *Service) forwardExecute(ctx context.Context, leader string, caller Call
 //  2. a1 hears that a2 leads and asks it, but a2 has just lost its term: not_leader, nothing happened.
 //  3. a1 waits a little, for its own knowledge is as old as a2's answer, and asks whoever leads by then.
 func (s *Service) withLeader(ctx context.Context, ask func(leader string, self bool) *Error) error {
-	var last *Error
-	var named string // the leader by the last answer's word, which may be newer than our own knowledge
+	var last, leaderless *Error
+	var silent []string // who could not be reached
+	var named string    // the leader by the last answer's word, which may be newer than our own knowledge
 	pause, left := retryPauseFirst, s.options.LeaderWait
 	for range maxAttempts {
 		leader, self, known := s.local.Leader()
@@ -148,8 +173,16 @@ func (s *Service) withLeader(ctx context.Context, ask func(leader string, self b
 			if !surelyNotProposed(last) {
 				return last
 			}
-			if named = last.Leader; last.Code == CodeUnavailable {
-				named = s.anotherCore(leader)
+			switch named = last.Leader; last.Code {
+			case CodeUnavailable:
+				silent = append(silent, leader)
+				named = s.anotherCore(silent)
+			case CodeNoLeader:
+				leaderless = last
+			case CodeNotLeader: // who answers and names nobody has no leader; who names one has
+				if leaderless = nil; named == "" {
+					leaderless = Errorf(CodeNoLeader, "the core has no leader that answers")
+				}
 			}
 		}
 		if left <= 0 || !sleep(ctx, pause) {
@@ -158,16 +191,19 @@ func (s *Service) withLeader(ctx context.Context, ask func(leader string, self b
 		left -= pause
 		pause = min(2*pause, retryPauseMax)
 	}
-	if last != nil && last.Code != CodeNotLeader {
+	switch {
+	case last != nil && last.Code == CodeUnavailable && leaderless != nil:
+		return leaderless // who answered knows more than that another one did not
+	case last != nil && last.Code != CodeNotLeader:
 		return last
 	}
 	return Errorf(CodeNoLeader, "the core has no leader that answers")
 }
 
-// anotherCore picks a live core member besides the one that cannot be reached; if it does not lead, it says who does.
-func (s *Service) anotherCore(unreachable string) string {
+// anotherCore picks a live core member besides those that could not be reached; if it does not lead, it says who does.
+func (s *Service) anotherCore(silent []string) string {
 	for _, node := range s.local.CoreNodes() {
-		if node != unreachable {
+		if !slices.Contains(silent, node) {
 			return node
 		}
 	}

@@ -127,6 +127,29 @@ func TestExecuteWaitsForALeader(t *testing.T) {
 	}
 }
 
+// With most of the core gone, and an old word of who leads, the answer is that nobody does: not that one of those who are gone cannot
+// be reached. That is the answer only while the member that answers names it.
+func TestWhoAnswersKnowsThatNobodyLeads(t *testing.T) {
+	c := newFake(t, 4, 3)
+	outside := c.agents["a4"]
+	outside.role = policy.Operator
+	c.setLeader("")
+	for word, want := range map[string]string{"": CodeNoLeader, "a1": CodeUnavailable} {
+		outside.believes = func() string { return "a1" }
+		c.agents["a3"].believes = func() string { return word }
+		outside.call = func(ctx context.Context, node, method string, body []byte) ([]byte, error) {
+			if node != "a3" {
+				return nil, Errorf(CodeUnavailable, "no connection to %s", node)
+			}
+			return outside.deliver(ctx, node, method, body)
+		}
+		for range 5 { // what was asked last differs
+			_, err := outside.service.Execute(context.Background(), operator, state.Put{Key: "k"})
+			_ = coded(t, err, want)
+		}
+	}
+}
+
 // A context that ends while a write is on its way leaves the outcome open, here and across a hop, and so does a leader
 // that is lost and not followed by one that knows. The error names the request to ask again with.
 func TestOutcomeUnknown(t *testing.T) {

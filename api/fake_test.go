@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/ops"
 	"github.com/parley-mesh/parley/ops/slo"
@@ -87,7 +89,7 @@ func (a *fakeAgent) options() Options {
 		LeaderWait: 200 * time.Millisecond, OpTimeout: time.Second,
 		AnonymousRole: policy.Operator,
 		Local: Local{
-			Node: a.name, Hub: a.hub, HoldsKV: func() bool { return a.core }, Leader: a.leads,
+			Node: a.name, TrustDomain: spiffeid.RequireTrustDomainFromString("example.org"), Hub: a.hub, HoldsKV: func() bool { return a.core }, Leader: a.leads,
 			Propose: a.doPropose, ReadIndex: a.readIndex, Call: a.doCall,
 			RoleOf: func(node string) policy.Role {
 				if other := a.cluster.agents[node]; other != nil {
@@ -115,6 +117,13 @@ func (a *fakeAgent) options() Options {
 			EventTime: func() clock.Stamp { return fakeStamp }, PendingEvents: func() []state.EventAppend { return a.pending },
 			CompareDigests: func(context.Context) (DigestComparison, error) {
 				return DigestComparison{Groups: 1, Index: 7, Members: []MemberDigest{{Name: "a1", Digest: "00"}}}, nil
+			},
+			Debug: Debug{
+				Bundle: func(_ context.Context, w io.Writer) error { _, err := io.WriteString(w, "bundle"); return err },
+				Recordings: func() []Recording {
+					return []Recording{{Name: "invariant-x.rec", Bytes: 9, At: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}}
+				},
+				Forget: func() ([]Recording, error) { return nil, nil },
 			},
 			Digests: Digests{
 				Diff: func(_ context.Context, plan DigestPlan) (DigestDiff, error) {
@@ -150,6 +159,12 @@ func (a *fakeAgent) options() Options {
 			Quarantine:    func(context.Context, uint64, int) error { return nil },
 			AcceptTail:    func(context.Context) (bool, error) { return false, nil },
 			Leave:         fakeLeave,
+			CAReseal:      func(context.Context, []byte) error { return nil },
+			CARequest:     func() (CARequest, error) { return CARequest{}, nil },
+			CAExternal:    func(context.Context, string, []byte) (CAAuthority, error) { return CAAuthority{}, nil },
+			CAStatus:      func(context.Context) (CAStatus, error) { return CAStatus{}, nil },
+			SignOperator:  fakeSign,
+			Identities:    fakeIdentities,
 			RenewSession:  a.renewSession,
 			WriteSnapshot: func(v *state.View, w io.Writer) error { return v.WriteSnapshot(w) },
 		},

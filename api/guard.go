@@ -13,8 +13,8 @@ import (
 // page of another site names itself in Origin or Sec-Fetch-Site, and a page whose own DNS name was rebound to
 // 127.0.0.1 is "same origin" but arrives with that name in Host.
 func checkOrigin(kind Listener, node string, r *http.Request) *Error {
-	if kind == Socket || overUnix(r) {
-		return nil // no browser reaches a Unix socket
+	if kind == Socket || kind == RPC || overUnix(r) {
+		return nil // no browser reaches a Unix socket, or speaks our RPC
 	}
 	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
 		return Errorf(CodeForbiddenOrigin, "a request from a web page of another site (%s)", site)

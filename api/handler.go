@@ -26,6 +26,7 @@ const (
 	Loopback Listener = iota + 1 // http on a loopback address: no credentials
 	Socket                       // the admin socket: SO_PEERCRED
 	HTTPS                        // mutual TLS with an SVID
+	RPC                          // requests of clients on the mesh port: whoever accepts the connection says who calls
 )
 
 const (
@@ -83,8 +84,8 @@ func (s *Service) Mount(routes ...Route) { s.extra = append(s.extra, routes...) 
 
 // Routes returns all endpoints, the mounted ones included.
 func (s *Service) Routes() []Route {
-	return slices.Concat(s.nativeRoutes(), s.sessionRoutes(), s.opsRoutes(), eventRoutes(), clusterRoutes(), checkRoutes(), applyRoutes(),
-		runbookRoutes(), snapshotRoutes(), s.extra)
+	return slices.Concat(s.nativeRoutes(), historyRoutes(), s.sessionRoutes(), s.opsRoutes(), eventRoutes(), clusterRoutes(), debugRoutes(), checkRoutes(), applyRoutes(),
+		runbookRoutes(), snapshotRoutes(), operatorRoutes(), caRoutes(), evictRoutes(), identityRoutes(), s.extra)
 }
 
 // Handler serves every endpoint to the callers of one listener. The connections must come from NewHTTPServer: its
@@ -132,6 +133,9 @@ func (h *handler) serve(x *Exchange, route *Route, allowed []string) error {
 		return failed
 	}
 	x.Caller = caller
+	if caller.Ending {
+		x.W.Header().Set("Connection", "close")
+	}
 	if route.Action != policy.Livez && route.Action != policy.Ready { // these must answer on a full agent too
 		if !h.service.concurrent.acquire(caller.identity()) {
 			return Errorf(CodeTooMany, "%d requests are open for this caller", h.service.concurrent.each)
@@ -180,6 +184,9 @@ func (h *handler) answer(x *Exchange, route *Route, e *Error) {
 			e = e.WithLeader(leader)
 		}
 	}
+	if e.Status() == http.StatusTooManyRequests {
+		x.W.Header()[headerRetryAfter] = []string{strconv.Itoa(retryAfterSeconds())}
+	}
 	if route != nil && route.Fail != nil {
 		route.Fail(x, e)
 		return
@@ -196,6 +203,10 @@ func (h *handler) identify(r *http.Request, own bool) (Caller, *Error) {
 		return h.identifySocket(r, own)
 	case HTTPS:
 		return h.identifyTLS(r)
+	case RPC:
+		if caller, ok := r.Context().Value(callerKey{}).(Caller); ok {
+			return caller, nil
+		}
 	}
 	return Caller{}, Errorf(CodeDenied, "no callers on this listener")
 }
@@ -234,10 +245,10 @@ func (h *handler) identifyTLS(r *http.Request) (Caller, *Error) {
 	if r.TLS == nil || h.service.options.IdentifyTLS == nil {
 		return Caller{}, Errorf(CodeDenied, "this listener needs a client certificate")
 	}
-	id, node, err := h.service.options.IdentifyTLS(*r.TLS)
+	caller, err := h.service.options.IdentifyTLS(*r.TLS)
 	if err != nil {
-		return Caller{}, Errorf(CodeDenied, "the client certificate names no agent of this cluster").
-			WithHint("present the SVID of an agent that has joined this trust domain")
+		return Caller{}, Errorf(CodeDenied, "the client certificate names no agent and no operator of this cluster").
+			WithHint("present the SVID of an agent that has joined this trust domain, or of an operator: parley operator add")
 	}
-	return Caller{Role: h.service.local.RoleOf(node), Name: id, Kind: KindMTLS}, nil
+	return caller, nil
 }

@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -53,13 +55,21 @@ var calls = []struct{ method, target, body string }{
 	{"GET", "/parley/v1/events", ""}, {"POST", "/parley/v1/events", `{"message":"m"}`},
 	{"GET", "/parley/v1/apply", ""}, {"POST", "/parley/v1/apply/quarantine?index=7&place=0", ""},
 	{"GET", "/parley/v1/digest/compare", ""}, {"GET", "/parley/v1/digest/diff", ""}, {"POST", "/parley/v1/digest/accept", `{"node":"a1"}`}, {"GET", "/parley/v1/net/matrix", ""}, {"GET", "/parley/v1/node/a1", ""},
+	{"GET", "/parley/v1/debug/bundle", ""}, {"GET", "/parley/v1/debug/recordings", ""}, {"DELETE", "/parley/v1/debug/recordings", ""},
 	{"GET", "/parley/v1/kv?prefix=1", ""}, {"GET", "/parley/v1/kv/k", ""},
 	{"PUT", "/parley/v1/kv/k", "v"}, {"DELETE", "/parley/v1/kv/k?prefix=1", ""},
+	{"GET", "/parley/v1/history/k", ""}, {"POST", "/parley/v1/undo/k?revision=LAST", ""}, {"DELETE", "/parley/v1/history/k", ""},
 	{"POST", "/parley/v1/txn", `{"then":[{"op":"get","key":"k"}]}`},
 	{"POST", "/parley/v1/token", `{}`}, {"GET", "/parley/v1/tokens", ""}, {"DELETE", "/parley/v1/token/00112233445566aa", ""},
 	{"POST", "/parley/v1/core/allow", `{"node":"a1"}`}, {"POST", "/parley/v1/core/size", `{"size":3}`},
-	{"POST", "/parley/v1/core/hold", `{"node":"a1"}`}, {"GET", "/parley/v1/leave", ""}, {"POST", "/parley/v1/leave", ""},
+	{"POST", "/parley/v1/core/hold", `{"node":"a1"}`}, {"GET", "/parley/v1/ca", ""}, {"POST", "/parley/v1/ca/rotate", `{}`},
+	{"POST", "/parley/v1/ca/request", `{}`}, {"POST", "/parley/v1/ca/external", `{"chain":"c"}`}, {"POST", "/parley/v1/ca/leave", `{}`}, {"POST", "/parley/v1/ca/reseal", `{"recovery_key":"k"}`},
+	{"POST", "/parley/v1/evict", `{"node":"z9"}`}, {"GET", "/parley/v1/leave", ""}, {"POST", "/parley/v1/leave", ""},
 	{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"operator"}`},
+	{"GET", "/parley/v1/operators", ""}, {"GET", "/parley/v1/operator/eve", ""}, {"POST", "/parley/v1/identity/renew", `{"csr":"` + eveCSR + `"}`},
+	{"POST", "/parley/v1/operator", `{"role":"local","csr":"` + eveCSR + `"}`}, {"DELETE", "/parley/v1/operator/eve", ""},
+	{"GET", "/parley/v1/identity", ""}, {"GET", "/parley/v1/identity/explain/7", ""}, {"GET", "/parley/v1/identity/entries", ""}, {"GET", "/parley/v1/identity/entry/web", ""},
+	{"POST", "/parley/v1/identity/entry", `{"name":"web","selectors":["uid:1"]}`}, {"DELETE", "/parley/v1/identity/entry/web", ""},
 	{"GET", "/parley/v1/check", ""}, {"GET", "/parley/v1/storage/scrub", ""}, {"POST", "/parley/v1/storage/accept-tail", ""}, {"GET", "/parley/v1/snapshot", ""},
 	{"POST", "/parley/v1/session", `{}`}, {"GET", "/parley/v1/sessions", ""}, {"GET", "/parley/v1/session/" + knownSession, ""},
 	{"PUT", "/parley/v1/session/" + knownSession, ""}, {"DELETE", "/parley/v1/session/" + knownSession, ""},
@@ -70,14 +80,26 @@ var calls = []struct{ method, target, body string }{
 // knownSession is what furnish makes.
 const knownSession = "adf4238a-882b-9ddc-4a9d-5b6758e4159e"
 
-// furnish makes what calls ask for: the key k and knownSession.
+// furnish makes what calls ask for: the key k, knownSession, the operator eve, the entry web, and an authority to leave.
 func (c *fakeCluster) furnish(t *testing.T) {
 	t.Helper()
 	c.put("k", "v")
 	id, _ := state.ParseSessionID(knownSession)
 	session := state.SessionCreate{Session: state.Session{ID: id, Node: "a1", Behavior: state.BehaviorRelease}}
-	if _, err := c.agents["a1"].service.Execute(t.Context(), operator, session); err != nil {
-		t.Fatal(err)
+	eve := state.OperatorBind{Name: "eve", Role: policy.Local, KeyHash: mustRequest(t, eveCSR).KeyHash}
+	web := state.EntrySet{Entry: state.Entry{Name: "web", SPIFFEID: "spiffe://example.org/svc/web", Selectors: []string{"uid:1"}}}
+	z9 := state.NodeJoin{Token: strings.Repeat("9", 16), Node: "z9", HostKey: []byte("host key"), SealKey: make([]byte, state.SealKeyBytes)}
+	ticket := state.Token{ID: z9.Token, Verify: make([]byte, state.VerifyBytes), Expires: 1 << 62, Uses: 1, Role: policy.Discovery}
+	above := state.UpstreamPrepare{Chain: [][]byte{[]byte("authority"), []byte("above")}, Seals: []state.Seal{{Node: "a1", Sealed: []byte("s")}}}
+	for _, cmd := range []state.Command{state.TokenCreate{Token: ticket}, z9, above, state.RootActivate{Root: sha256.Sum256(above.Chain[0])}} {
+		if _, err := c.agents["a1"].service.Execute(t.Context(), Internal("a1"), cmd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, cmd := range []state.Command{session, eve, web} {
+		if _, err := c.agents["a1"].service.Execute(t.Context(), operator, cmd); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -99,10 +121,11 @@ func TestRoleByEndpoint(t *testing.T) {
 				t.Errorf("%s: action %q is not in the policy", route.Path, route.Action)
 			}
 			reached[route.Method+" "+route.Path] = true
-			if call.target == "/parley/v1/kv/k" {
+			if strings.Contains(call.target, "/k") {
 				c.put("k", "v")
 			}
-			w := do(h, call.method, call.target, call.body)
+			last := strconv.FormatUint(c.agents["a1"].hub.View().KeyRevision("k"), 10)
+			w := do(h, call.method, strings.Replace(call.target, "LAST", last, 1), call.body)
 			want := http.StatusForbidden
 			if policy.Allowed(role, route.Action) {
 				want = http.StatusOK
@@ -399,8 +422,8 @@ func TestAdminSocketRefusesOthers(t *testing.T) {
 func TestHTTPSCallerIsItsAgent(t *testing.T) {
 	c := newFake(t, 2, 1)
 	o := c.agents["a1"].options()
-	o.IdentifyTLS = func(tls.ConnectionState) (string, string, error) {
-		return "spiffe://example.org/parley/agent/a2", "a2", nil
+	o.IdentifyTLS = func(tls.ConnectionState) (Caller, error) {
+		return Caller{Role: c.agents["a2"].role, Name: "spiffe://example.org/parley/agent/a2", Kind: KindMTLS}, nil
 	}
 	h := New(o).Handler(HTTPS)
 	withTLS := func(r *http.Request) { r.TLS, r.Host = &tls.ConnectionState{}, "anything.example:8501" }
@@ -416,7 +439,7 @@ func TestHTTPSCallerIsItsAgent(t *testing.T) {
 	if got := c.log[0].Caller; got != "spiffe://example.org/parley/agent/a2" {
 		t.Errorf("the log names caller %q", got)
 	}
-	o.IdentifyTLS = func(tls.ConnectionState) (string, string, error) { return "", "", errors.New("foreign") }
+	o.IdentifyTLS = func(tls.ConnectionState) (Caller, error) { return Caller{}, errors.New("foreign") }
 	if w := do(New(o).Handler(HTTPS), "GET", "/livez", "", withTLS); w.Code != 403 {
 		t.Errorf("a foreign certificate: %d", w.Code)
 	}

@@ -17,7 +17,7 @@ var receipt = regexp.MustCompile(`^node=a1;term=\d+;index=\d+;hlc=\d+\.\d+$`)
 func TestJSONShapes(t *testing.T) {
 	c := newFake(t, 1, 1)
 	h := c.agents["a1"].service.Handler(Loopback)
-	core := `{"leader":"a1","term":1,"commit_index":1,"applied_index":1,"size":3,"margin":0,"read_only":false,"voters":[{"name":"a1","raft_id":"1","healthy":true}],"learners":[],"held":[],"epoch":0,"epoch_id":""}`
+	core := `{"leader":"a1","term":1,"commit_index":1,"applied_index":1,"size":3,"margin":0,"read_only":false,"reads":"","voters":[{"name":"a1","raft_id":"1","healthy":true}],"learners":[],"held":[],"epoch":0,"epoch_id":""}`
 	bin := `"value_base64":"/wA=","flags":0,"revision":4,"create_revision":4,"version":1,"modified_at":"2023-11-14T22:13:20Z","modified_hlc":"1700000000000.4"}`
 	text := `"value":"v\u003c","flags":7,"revision":2,"create_revision":2,"version":1,"modified_at":"2023-11-14T22:13:20Z","modified_hlc":"1700000000000.2"}`
 	for _, test := range []struct {
@@ -72,6 +72,8 @@ func TestJSONShapes(t *testing.T) {
 		{"GET", "/parley/v1/check", "", 200, `{"ok":true,"checks":[{"id":"leader","status":"ok","message":"the core has a leader","hint":"","runbook":""}]}`},
 		{"GET", "/parley/v1/storage/scrub", "", 200, `{"errors":0,"disagree":0,"segments":1,"entries":2,"snapshots":0,"bytes":33554432,"healed":0,"problems":[]}`},
 		{"GET", "/parley/v1/digest/diff?node=a2&reference=a1", "", 200, `{"reference":"a1","index":7,"members":["a2"],"differences":[{"member":"a2","table":"kv","key":"a2a1","kind":"missing","revision":0,"reference_revision":5,"reference_hash":"00"}],"more":false,"unanswered":[]}`},
+		{"GET", "/parley/v1/debug/recordings", "", 200, `[{"name":"invariant-x.rec","bytes":9,"at":"2026-01-02T03:04:05Z"}]`},
+		{"DELETE", "/parley/v1/debug/recordings", "", 200, `[]`},
 		{"POST", "/parley/v1/digest/accept", `{"node":"a2"}`, 200, `{"node":"a2","index":7}`},
 		{"GET", "/parley/v1/storage/scrub?mib_per_second=2", "", 200, `{"errors":0,"disagree":0,"segments":1,"entries":2,"snapshots":0,"bytes":2097152,"healed":0,"problems":[]}`},
 		{"GET", "/livez", "", 200, "ok"}, {"GET", "/readyz", "", 200, "ready"},
@@ -144,7 +146,6 @@ func TestNativeRefusals(t *testing.T) {
 		{"PUT", "/parley/v1/kv/k?cas=99", "x", 409, CodeConflict}, {"DELETE", "/parley/v1/kv/none", "", 404, CodeNotFound},
 		{"DELETE", "/parley/v1/kv/", "", 400, CodeInvalid}, {"DELETE", "/parley/v1/kv/k?cas=1&prefix=1", "", 400, CodeInvalid},
 		{"DELETE", "/parley/v1/kv/k?recurse", "", 400, CodeInvalid}, {"DELETE", "/parley/v1/kv/k?cas=99", "", 409, CodeConflict},
-		{"GET", "/parley/v1/kv/k?revision=3", "", 501, CodeUnsupported}, {"GET", "/parley/v1/kv/k?wait=10", "", 400, CodeInvalid},
 		{"GET", "/parley/v1/kv/k?wait=-1s", "", 400, CodeInvalid}, {"GET", "/parley/v1/kv/k?index=x", "", 400, CodeInvalid},
 		{"GET", "/parley/v1/kv", "", 400, CodeInvalid},
 		{"PUT", "/parley/v1/kv/k?cas=%zz", "x", 400, CodeInvalid}, {"PUT", "/parley/v1/kv/k?cas=0;b", "x", 400, CodeInvalid},

@@ -41,14 +41,13 @@ func (x *Exchange) kvQuery() (KVQuery, error) {
 	return q, nil
 }
 
-// kvGetTakes names ?revision because it has an answer of its own.
 var kvGetTakes = []string{"prefix", "keys", "stale", "index", "wait", "limit", "watch", "revision"}
 
 // serveKVGet answers one key, a prefix as a list, or with ?watch a stream. Parley-Revision is what a blocking read
 // passes as ?index to wait for the next change.
 func serveKVGet(x *Exchange) error {
 	if x.Query().Has("revision") {
-		return Errorf(CodeUnsupported, "reads of earlier revisions are not offered yet").WithHint("leave ?revision out to read the current value")
+		return serveKVGetAt(x)
 	}
 	q, err := x.kvQuery()
 	if err != nil {
@@ -70,7 +69,7 @@ func serveKVGet(x *Exchange) error {
 	case len(answer.Rows) == 0:
 		return Errorf(CodeNotFound, "no key %q", q.Key).WithHint("list what exists: parley kv list PREFIX")
 	}
-	return x.JSON(http.StatusOK, pairOf(answer.Rows[0]))
+	return x.writeBuilt(func(b []byte) []byte { return appendPair(b, answer.Rows[0]) })
 }
 
 // read sets the headers of a read.
@@ -119,7 +118,7 @@ func serveKVPut(x *Exchange) error {
 	var cmd state.Command = put
 	held := x.Query().Has("session") || x.Flag("release")
 	if held {
-		if cmd, err = x.hold(put); err != nil {
+		if cmd, err = hold(put, x.Query().Get("session"), x.Flag("release")); err != nil {
 			return err
 		}
 	}
@@ -132,18 +131,17 @@ func serveKVPut(x *Exchange) error {
 	if held {
 		answer.LockIndex = done.Result.Number()
 	}
-	return x.JSON(http.StatusOK, answer)
+	return x.writeBuilt(func(b []byte) []byte { return appendWritten(b, answer) })
 }
 
 // hold makes the put one that takes or lets go of the key's lock.
-func (x *Exchange) hold(put state.Put) (state.Command, error) {
-	session := x.Query().Get("session")
+func hold(put state.Put, session string, release bool) (state.Command, error) {
 	switch {
 	case session == "":
 		return nil, Errorf(CodeInvalid, "the session is missing").WithHint("make one: parley session create")
 	case put.Compare != nil:
 		return nil, Errorf(CodeInvalid, "cas and session together").WithHint("a lock is a condition itself; for more, use a transaction")
-	case x.Flag("release"):
+	case release:
 		return state.Unlock{Key: put.Key, Value: put.Value, Flags: put.Flags, Session: session}, nil
 	}
 	return state.Lock{Key: put.Key, Value: put.Value, Flags: put.Flags, Session: session}, nil
@@ -166,23 +164,32 @@ func serveKVDelete(x *Exchange) error {
 	}
 	one := uint64(1)
 	x.applied(done)
-	return x.JSON(http.StatusOK, written{Key: x.Rest, Revision: done.Result.Revision, Deleted: &one})
+	answer := written{Key: x.Rest, Revision: done.Result.Revision, Deleted: &one}
+	return x.writeBuilt(func(b []byte) []byte { return appendWritten(b, answer) })
 }
 
 func deletePrefix(x *Exchange, cas *uint64) error {
-	if cas != nil {
-		return Errorf(CodeInvalid, "cas compares one key, not a prefix").WithHint("use a transaction to compare and delete several keys")
-	}
-	if err := checkQuery(&KVQuery{Key: x.Rest, Prefix: true}); err != nil {
+	cmd, err := prefixDelete(x.Rest, cas)
+	if err != nil {
 		return err
 	}
-	done, err := x.Execute(state.DeletePrefix{Prefix: x.Rest})
+	done, err := x.Execute(cmd)
 	if err != nil {
 		return err
 	}
 	count := done.Result.Number()
 	x.applied(done)
 	return x.JSON(http.StatusOK, written{Key: x.Rest, Revision: done.Result.Revision, Deleted: &count})
+}
+
+func prefixDelete(prefix string, cas *uint64) (state.Command, error) {
+	if cas != nil {
+		return nil, Errorf(CodeInvalid, "cas compares one key, not a prefix").WithHint("use a transaction to compare and delete several keys")
+	}
+	if err := checkQuery(&KVQuery{Key: prefix, Prefix: true}); err != nil {
+		return nil, err
+	}
+	return state.DeletePrefix{Prefix: prefix}, nil
 }
 
 // checkKey refuses before a body is read.

@@ -44,7 +44,7 @@ func TestRunbooksAreServed(t *testing.T) {
 			{"/parley/v1/runbooks/server-down", "application/json", `"failure_mode":2`, 200},
 			{"/runbooks/nothing", "application/json", "there is no runbook", 404},
 			{"/runbooks/../server-down", "application/json", "there is no runbook", 404},
-			{"/parley/v1/runbooks/nothing", "application/json", "crash-loop, data-corruption, data-loss, firewall, incorrect-algorithm, query-of-death, server-down", 404},
+			{"/parley/v1/runbooks/nothing", "application/json", "crash-loop, data-corruption, data-loss, firewall, heisenbug, incorrect-algorithm, query-of-death, server-down", 404},
 		} {
 			w := do(h, "GET", tt.target, "", root)
 			if w.Code != tt.status || w.Header().Get("Content-Type") != tt.contentType || !strings.Contains(w.Body.String(), tt.words) {
@@ -66,7 +66,7 @@ func TestClientRunbooksAndReadOnly(t *testing.T) {
 	ctx := t.Context()
 	c := newClient(t, fake.agents["a1"])
 	list, err := c.Runbooks(ctx)
-	if err != nil || len(list) < 4 || list[0].ID != "crash-loop" || string(list[0].FailureMode) != "1" || list[0].LastDrill != nil {
+	if err != nil || len(list) < 4 || list[1].ID != "crash-loop" || string(list[1].FailureMode) != "1" || list[1].LastDrill != nil {
 		t.Errorf("list: %+v, %v", list, err)
 	}
 	whole, err := c.Runbook(ctx, "firewall")

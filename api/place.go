@@ -39,3 +39,30 @@ func (s *Service) mayPlace(caller Caller, p state.NodePlace) *Error {
 	}
 	return nil
 }
+
+// mayPublish says whether caller may publish a key of tokens: a core member may its own, and whether it is one is for the
+// state to say.
+func (s *Service) mayPublish(caller Caller, k state.JWTKeyPublish) *Error {
+	from := caller.Via
+	if from == "" {
+		from = s.local.Node
+	}
+	if k.Node != from {
+		return Errorf(CodeDenied, "agent %s may not publish a key of %q", from, k.Node)
+	}
+	return allow(caller, commandAction(k))
+}
+
+// mayReseal says whether caller may have the root sealed to another key of a node: core members may, who hold the root.
+func (s *Service) mayReseal(caller Caller, k state.SealKeySet) *Error {
+	from := caller.Via
+	if from == "" {
+		from = s.local.Node
+	}
+	for _, m := range s.local.Hub.View().Core() {
+		if m.Node == from {
+			return allow(caller, commandAction(k))
+		}
+	}
+	return Errorf(CodeDenied, "agent %s is no core member, and may not have the root sealed for %q", from, k.Node)
+}

@@ -79,7 +79,7 @@ func (s *Service) readCounted(ctx context.Context, caller Caller, q KVQuery) (KV
 	if err := checkQuery(&q); err != nil {
 		return KVAnswer{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.options.OpTimeout+q.Wait)
+	ctx, cancel := within(ctx, s.options.OpTimeout+q.Wait)
 	defer cancel()
 	answer, err := s.read(ctx, caller, q)
 	if err != nil {
@@ -194,10 +194,12 @@ func selector(q KVQuery) watch.Selector {
 func (s *Service) answerFrom(view *state.View, q KVQuery) (KVAnswer, error) {
 	answer := KVAnswer{Index: view.Index(), Term: view.Term(), Stamp: view.Stamp(), Node: s.local.Node}
 	if !q.Prefix {
-		answer.Revision = view.KeyRevision(q.Key)
-		if row, ok := view.Get(q.Key); ok {
-			answer.Rows = []state.KV{row}
+		row, ok := view.Get(q.Key)
+		if !ok {
+			answer.Revision = view.KeyRevision(q.Key)
+			return answer, nil
 		}
+		answer.Revision, answer.Rows = row.ModRevision, []state.KV{row}
 		return answer, nil
 	}
 	answer.Revision = view.PrefixRevision(q.Key)
@@ -274,7 +276,11 @@ func (s *Service) staleAnswer(ctx context.Context, q KVQuery) (KVAnswer, *Error)
 }
 
 func (s *Service) askOne(ctx context.Context, node string, body []byte) (KVAnswer, *Error) {
-	raw, err := s.local.Call(ctx, node, methodRead, body)
+	return s.askAnswer(ctx, node, methodRead, body)
+}
+
+func (s *Service) askAnswer(ctx context.Context, node, method string, body []byte) (KVAnswer, *Error) {
+	raw, err := s.local.Call(ctx, node, method, body)
 	if err != nil {
 		return KVAnswer{}, asReadError(err)
 	}

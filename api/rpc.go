@@ -15,6 +15,7 @@ const (
 	methodRead      = "op.read"
 	methodReadIndex = "op.readindex"
 	methodTokens    = "op.tokens"
+	methodHistory   = "op.history"
 
 	methodSessions     = "op.sessions"
 	methodRenewSession = "op.session.renew"
@@ -22,7 +23,7 @@ const (
 
 // Methods lists what HandleRPC serves.
 func (*Service) Methods() []string {
-	return []string{methodExecute, methodRead, methodReadIndex, methodTokens, methodSessions, methodRenewSession}
+	return []string{methodExecute, methodRead, methodReadIndex, methodTokens, methodHistory, methodSessions, methodRenewSession, methodIssue}
 }
 
 // HandleRPC answers peerNode, the agent that the connection's certificate names. Nothing here calls another agent: a
@@ -42,8 +43,12 @@ func (s *Service) HandleRPC(ctx context.Context, peerNode, method string, body [
 		answer, failed = s.handleRead(ctx, peerNode, body)
 	case methodReadIndex:
 		answer, failed = s.handleReadIndex(ctx)
+	case methodHistory:
+		answer, failed = s.handleHistory(ctx, peerNode, body)
 	case methodTokens:
 		answer, failed = s.handleTokens(ctx, peerNode, body)
+	case methodIssue:
+		answer, failed = s.handleIssue(ctx, body) // the request proves itself, whoever brings it
 	case methodSessions, methodRenewSession:
 		answer, failed = s.handleSessions(ctx, peerNode, method, body)
 	default:

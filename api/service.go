@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/ops"
+	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
@@ -24,7 +26,7 @@ const (
 	retryPauseFirst = 5 * time.Millisecond  // between attempts, doubling ...
 	retryPauseMax   = 50 * time.Millisecond // ... up to here: an election takes several of these
 	maxWatches      = 1000                  // blocking reads and streams open for one identity
-	maxConcurrent   = 2048                  // requests open for one identity, watches included
+	maxConcurrent   = 8192                  // requests open for one identity, watches included, and writes that wait at the gate
 	maxForwarded    = 4096                  // requests that one other agent has open here
 )
 
@@ -38,8 +40,9 @@ type Proposed struct {
 // Local is what the agent offers to the API. Each function is safe for concurrent use, returns *Error values where it
 // returns an error, and is set unless its line says otherwise.
 type Local struct {
-	Node string
-	Hub  *watch.Hub
+	Node        string
+	TrustDomain spiffeid.TrustDomain
+	Hub         *watch.Hub
 	// HoldsKV reports whether this agent's View carries key/value: a core member that has caught up.
 	HoldsKV func() bool
 	// Leader names the leader as far as this agent knows, and whether it is this agent. It must be cheap.
@@ -79,6 +82,7 @@ type Local struct {
 	// CompareDigests, LinkMatrix and NodeStatus ask the other agents, or tell what this one has seen of them.
 	CompareDigests func(ctx context.Context) (DigestComparison, error)
 	Digests        Digests
+	Debug          Debug
 	LinkMatrix     func(ctx context.Context) (LinkMatrix, error)
 	NodeStatus     func(name string) (NodeStatus, bool)
 	// CreateToken makes the secret here and executes TokenCreate as caller.
@@ -92,6 +96,17 @@ type Local struct {
 	Scrub func(ctx context.Context, node string, bytesPerSecond int64) (ScrubReport, error)
 	// AcceptTail is an operator's word that the end of this agent's log is to be taken as it is; false: it is not in doubt.
 	AcceptTail func(ctx context.Context) (accepted bool, err error)
+	// SignOperator signs the certificate of an operator with this agent's own issuer. unavailable: it has none.
+	SignOperator func(security.OperatorRequest) (chain [][]byte, notAfter time.Time, err error)
+	// CAStatus is where the roots are, by the leader's measurement if there is a leader.
+	CAStatus func(ctx context.Context) (CAStatus, error)
+	// CARequest makes the certificate request for an authority that another one signs, and CAExternal takes what it signed.
+	CARequest  func() (CARequest, error)
+	CAExternal func(ctx context.Context, by string, chain []byte) (CAAuthority, error)
+	// CAReseal gives this host the root again by the recovery key (PEM), which is kept nowhere.
+	CAReseal func(ctx context.Context, recoveryKey []byte) error
+	// Identities are those of this host.
+	Identities Identities
 	// Leave takes this agent out of the cluster, or with dryRun says what would become of the core.
 	Leave func(ctx context.Context, dryRun bool) (Leave, error)
 	// ApplyStatus asks the core members where they are. Quarantine takes an operator's decision; this agent has to lead.
@@ -106,9 +121,9 @@ type Options struct {
 	Local Local
 	// AnonymousRole is what a caller without credentials on the loopback listener may do; "" is discovery.
 	AnonymousRole policy.Role
-	// IdentifyTLS names the agent behind a verified client certificate of an https request: its SPIFFE ID and its
-	// node name. Nil refuses all certificates.
-	IdentifyTLS func(tls.ConnectionState) (spiffeID, node string, err error)
+	// IdentifyTLS says who is behind the verified client certificate of an https request, by the applied state of now.
+	// Nil refuses all certificates.
+	IdentifyTLS func(tls.ConnectionState) (Caller, error)
 	// LeaderWait bounds the wait for a leader, OpTimeout a whole write or plain read.
 	LeaderWait, OpTimeout time.Duration
 	// Concurrent and Watches bound what one identity has open.
@@ -130,12 +145,17 @@ type Service struct {
 	concurrent *limiter
 	watches    *limiter
 	forwarded  *limiter
+	gate       *gate
 	snapshots  *limiter
+	bundles    *limiter // one at a time
 	probes     *pacer
 	places     *pacer
 	events     *pacer // of other agents
 	notes      *pacer // of callers here
+	issueAsks  *pacer // for certificates of operators, of callers here
+	issues     *pacer // of such certificates, by operator
 	barrier    barrier
+	sessions   watchSessions
 	extra      []Route
 }
 
@@ -167,11 +187,15 @@ func New(o Options) *Service {
 		concurrent: newLimiter(o.Concurrent),
 		watches:    newLimiter(o.Watches),
 		forwarded:  newLimiter(maxForwarded),
+		gate:       newGate(clock.Awake),
 		snapshots:  newLimiter(maxSnapshotStreams),
+		bundles:    newLimiter(1),
 		probes:     newPacer(probeRate, probeBurst, o.Elapsed),
 		places:     newPacer(placeRate, placeBurst, o.Elapsed),
 		events:     newPacer(eventRate, eventBurst, o.Elapsed),
 		notes:      newPacer(noteRate, noteBurst, o.Elapsed),
+		issueAsks:  newPacer(askRate, askBurst, o.Elapsed),
+		issues:     newPacer(issueRate, issueBurst, o.Elapsed),
 		barrier:    barrier{limit: o.LeaderWait},
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/parley-mesh/parley/api/client"
+	"github.com/parley-mesh/parley/api/wire"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/state/watch"
@@ -250,7 +251,7 @@ func FuzzSessionCodec(f *testing.F) {
 func TestSessionAnswerClaims(t *testing.T) {
 	b := appendSessionAnswer(nil, SessionAnswer{})
 	b = append(b[:len(b)-1], 0xff, 0xff, 0xff, 0xff, 0x0f)
-	if _, err := parseSessionAnswer(b); !errors.Is(err, errShort) {
+	if _, err := parseSessionAnswer(b); !errors.Is(err, wire.ErrShort) {
 		t.Errorf("got %v", err)
 	}
 }

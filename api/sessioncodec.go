@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"time"
 
+	"github.com/parley-mesh/parley/api/wire"
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
@@ -23,82 +24,77 @@ type sessionRequest struct {
 }
 
 func appendSessionRequest(b []byte, r sessionRequest) []byte {
-	b = append(b, opVersion)
-	b = appendText(b, r.role)
-	b = appendText(b, r.kind)
-	b = appendText(b, r.name)
-	b = appendBool(b, r.query.ID != nil)
+	b = append(b, wire.Version)
+	b = wire.AppendText(b, r.role)
+	b = wire.AppendText(b, r.kind)
+	b = wire.AppendText(b, r.name)
+	b = wire.AppendBool(b, r.query.ID != nil)
 	if r.query.ID != nil {
 		b = append(b, r.query.ID[:]...)
 	}
-	b = appendText(b, r.query.Node)
-	b = appendBool(b, r.query.Consistency == Stale)
+	b = wire.AppendText(b, r.query.Node)
+	b = wire.AppendBool(b, r.query.Consistency == Stale)
 	b = binary.AppendUvarint(b, r.query.MinRevision)
 	return binary.AppendUvarint(b, uint64(max(r.query.Wait, 0)/time.Millisecond)) //nolint:gosec // not negative
 }
 
 func parseSessionRequest(body []byte) (sessionRequest, error) {
-	r := reader{b: body}
-	r.version()
+	r := wire.NewReader(body)
+	r.Version()
 	req := sessionRequest{
-		role: policy.Role(r.string(maxNameBytes)), kind: r.string(maxNameBytes), name: r.string(maxNameBytes),
+		role: policy.Role(r.Text(maxNameBytes)), kind: r.Text(maxNameBytes), name: r.Text(maxNameBytes),
 	}
 	q := &req.query
-	if r.bool() {
-		id := r.sessionID()
+	if r.Bool() {
+		id := readSessionID(&r)
 		q.ID = &id
 	}
-	q.Node = r.string(maxNameBytes)
-	if r.bool() {
+	q.Node = r.Text(maxNameBytes)
+	if r.Bool() {
 		q.Consistency = Stale
 	}
-	q.MinRevision = r.uint()
-	q.Wait = time.Duration(min(r.uint(), uint64(maxWait/time.Millisecond))) * time.Millisecond //nolint:gosec // bounded
-	return req, r.end("forwarded question for sessions")
+	q.MinRevision = r.Uint()
+	q.Wait = time.Duration(min(r.Uint(), uint64(maxWait/time.Millisecond))) * time.Millisecond //nolint:gosec // bounded
+	return req, r.End("forwarded question for sessions")
 }
 
-func (r *reader) sessionID() (id state.SessionID) {
-	if len(r.b) < len(id) {
-		r.fail(errShort)
-		return id
-	}
-	r.b = r.b[copy(id[:], r.b):]
+func readSessionID(r *wire.Reader) (id state.SessionID) {
+	copy(id[:], r.Fixed(len(id)))
 	return id
 }
 
 func appendSessionAnswer(b []byte, a SessionAnswer) []byte {
-	b = append(b, opVersion)
+	b = append(b, wire.Version)
 	b = binary.AppendUvarint(b, a.Index)
 	b = binary.AppendUvarint(b, a.Term)
 	b = binary.AppendUvarint(b, uint64(a.Stamp))
 	b = binary.AppendUvarint(b, a.Revision)
-	b = appendText(b, a.Node)
+	b = wire.AppendText(b, a.Node)
 	b = binary.AppendUvarint(b, uint64(len(a.Sessions)))
 	for _, one := range a.Sessions {
 		b = append(b, one.ID[:]...)
 		b = binary.AppendUvarint(b, one.ModRevision)
-		b = appendText(b, state.EncodeSession(one))
+		b = wire.AppendText(b, state.EncodeSession(one))
 	}
 	return b
 }
 
 func parseSessionAnswer(body []byte) (SessionAnswer, error) {
-	r := reader{b: body}
-	r.version()
-	a := SessionAnswer{Index: r.uint(), Term: r.uint(), Stamp: clock.Stamp(r.uint()), Revision: r.uint(), Node: r.string(maxNameBytes)}
-	count := r.uint()
-	if count > uint64(len(r.b)/minSessionBytes) {
-		r.fail(errShort)
-	}
-	for i := uint64(0); i < count && r.err == nil; i++ {
-		id, revision := r.sessionID(), r.uint()
-		one, err := state.DecodeSession(id, revision, r.bytes(maxSessionRow))
+	r := wire.NewReader(body)
+	r.Version()
+	a := SessionAnswer{Index: r.Uint(), Term: r.Uint(), Stamp: clock.Stamp(r.Uint()), Revision: r.Uint(), Node: r.Text(maxNameBytes)}
+	for range r.Count(minSessionBytes) {
+		if r.Failed() {
+			break
+		}
+		id, revision := readSessionID(&r), r.Uint()
+		one, err := state.DecodeSession(id, revision, r.Bytes(maxSessionRow))
 		if err != nil {
-			r.fail(err)
+			r.Fail(err)
 		}
 		a.Sessions = append(a.Sessions, one)
 	}
-	if err := r.end("answer with sessions"); err != nil {
+	if err := r.End("answer with sessions"); err != nil {
 		return SessionAnswer{}, err
 	}
 	return a, nil

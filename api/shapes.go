@@ -38,6 +38,7 @@ type CoreStatus struct {
 	Size         int          `json:"size"`
 	Margin       int          `json:"margin"`
 	ReadOnly     bool         `json:"read_only"` // the members' states differ and none has a majority: writes are refused
+	Reads        string       `json:"reads"`     // how this leader answers linearizable ones: "lease", or "round" of asking a majority; "" of others
 	Voters       []CoreMember `json:"voters"`
 	Learners     []CoreMember `json:"learners"`
 	Held         []Hold       `json:"held"`

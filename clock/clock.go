@@ -62,8 +62,8 @@ type Clock struct {
 	persist    func(Stamp) error
 	maxForward time.Duration
 	reserve    time.Duration
-	last       Stamp // the latest handed out
-	mark       Stamp // last never exceeds it
+	last       Stamp // the latest handed out or observed
+	mark       Stamp // none that was handed out exceeds it
 }
 
 // New makes a Clock whose first stamp is after options.HighWater.
@@ -101,15 +101,36 @@ func (c *Clock) Now() (Stamp, error) {
 // ErrTooFarAhead, also leaving the clock as it was.
 func (c *Clock) Update(remote Stamp) (Stamp, error) {
 	now := physical(c.physical())
-	if ahead := remote.millis(); ahead > now.plus(c.maxForward).millis() {
-		return 0, fmt.Errorf("%w: %s is more than %v after this machine's %s; compare both machines' clocks (NTP)",
-			ErrTooFarAhead, remote, c.maxForward, now)
+	if err := c.near(remote, now); err != nil {
+		return 0, err
 	}
 	return c.advance(now, max(c.last, remote))
 }
 
-// Last returns the latest stamp handed out, or the HighWater that the clock started from.
+// Observe has every later stamp be after remote, as Update does, and hands out none: nothing is saved. Whoever calls it finds
+// remote again after a restart, in a log for instance. It returns ErrTooFarAhead as Update does.
+func (c *Clock) Observe(remote Stamp) error {
+	if err := c.near(remote, physical(c.physical())); err != nil {
+		return err
+	}
+	c.last = max(c.last, remote)
+	return nil
+}
+
+// near complains of a stamp too far ahead.
+func (c *Clock) near(remote, now Stamp) error {
+	if ahead := remote.millis(); ahead > now.plus(c.maxForward).millis() {
+		return fmt.Errorf("%w: %s is more than %v after this machine's %s; compare both machines' clocks (NTP)",
+			ErrTooFarAhead, remote, c.maxForward, now)
+	}
+	return nil
+}
+
+// Last returns the latest stamp handed out or observed, or the HighWater that the clock started from.
 func (c *Clock) Last() Stamp { return c.last }
+
+// Wall returns the physical clock as it is. It can step.
+func (c *Clock) Wall() time.Time { return c.physical() }
 
 // Ahead returns how far Last is ahead of the physical clock, zero if it is not. A lasting second or
 // more means that this machine's clock went back or a peer's runs ahead.

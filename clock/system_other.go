@@ -4,6 +4,4 @@ package clock
 
 import "time"
 
-var processStart = time.Now()
-
 func boottime() time.Duration { return time.Since(processStart) }

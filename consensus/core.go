@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"fmt"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -30,7 +31,9 @@ const (
 // coreConfig is what the core needs to know; Options documents and defaults the fields.
 type coreConfig struct {
 	id              uint64
-	clock           *clock.Clock
+	asks            asks
+	tick            time.Duration
+	noLease         bool
 	electionTicks   int
 	heartbeatTicks  int
 	batchCommands   int
@@ -48,14 +51,15 @@ type coreConfig struct {
 	probation       bool
 	fenced          bool
 	cluster         [16]byte
-	claimKey        []byte                                       // nil: no claims
 	chain           func(index uint64) (chain [32]byte, ok bool) // of the log on disk; nil: no tails either
 	pairSync        bool
 	relay           bool
 	inDoubt         string
 	ownWordOnly     bool
-	guard           *Guard // nil: who crashes on an entry stops there for good
-	snapshotTimeout int    // ticks
+	guard           *Guard               // nil: who crashes on an entry stops there for good
+	held            func(id uint64) bool // nil: nobody is
+	abstain         func() bool          // nil: never
+	snapshotTimeout int                  // ticks
 	stamp           clock.Stamp
 	logger          raft.Logger
 }
@@ -67,8 +71,8 @@ type coreConfig struct {
 // raft: memLog ends where raft's log ends, and the entries that show up while an event is handled
 // are the ones that this event caused. Proposals learn their index that way.
 //
-// A voter that hears its leader promises not to vote for one election timeout. A restarted voter has
-// forgotten whom it heard, so it keeps the promise that it may have made: see mayVote.
+// A voter that hears its leader promises to make nobody else one for a while. A restarted voter has
+// forgotten whom it heard, so it keeps the promise that it may have made: see lease.
 //
 // Before it takes part again it asks the others what it has promised: see tails.
 type core struct {
@@ -78,6 +82,7 @@ type core struct {
 	out effects
 
 	ticks     uint64
+	beat      uint64 // as leader: tick at which raft's heartbeats were sent last
 	role      raft.StateType
 	leader    uint64
 	term      uint64
@@ -100,12 +105,15 @@ type core struct {
 	props    proposals
 	pair     pair
 	reads    readRounds
+	lease    lease
+	hint     hint
 	tails    tails
 	claiming claiming
 	claims   map[uint64]claim // of others, to be given back
 	durable  uint64           // last index on the disk
 	change   *confChange
 	transfer *transfer
+	vain     uint64 // who did not take the lead over when it was given to it last
 	snaps    snapshots
 	relay    relay
 	planted  planted
@@ -121,14 +129,7 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 		cfg: cfg, log: log, conf: raftpb.EnsureConfState(log.snap.ConfState), maxStamp: cfg.stamp,
 		heard: make(map[uint64]uint64), moved: make(map[uint64]advance), claims: make(map[uint64]claim),
 	}
-	rc := &raft.Config{
-		ID: cfg.id, ElectionTick: cfg.electionTicks, HeartbeatTick: cfg.heartbeatTicks,
-		Storage: log, Applied: log.snap.Index, AsyncStorageWrites: true,
-		MaxSizePerMsg: cfg.maxMessage, MaxCommittedSizePerReady: maxCommittedSize,
-		MaxUncommittedEntriesSize: maxUncommittedSize, MaxInflightMsgs: maxInflightMsgs,
-		MaxInflightBytes: maxInflightBytes, CheckQuorum: !mutant.On(mutant.NoCheckQuorum), PreVote: !mutant.On(mutant.NoPreVote),
-		DisableProposalForwarding: true, StepDownOnRemoval: true, Logger: cfg.logger,
-	}
+	rc := cfg.raft(log)
 	if err := checkRaftConfig(rc); err != nil {
 		return nil, err
 	}
@@ -156,6 +157,18 @@ func newCore(cfg coreConfig, log *memLog) (*core, error) {
 	c.beginGuard()
 	c.beginRelay()
 	return c, nil
+}
+
+// raft is the configuration of the library.
+func (cfg *coreConfig) raft(log *memLog) *raft.Config {
+	return &raft.Config{
+		ID: cfg.id, ElectionTick: cfg.electionTicks, HeartbeatTick: cfg.heartbeatTicks,
+		Storage: log, Applied: log.snap.Index, AsyncStorageWrites: true,
+		MaxSizePerMsg: cfg.maxMessage, MaxCommittedSizePerReady: maxCommittedSize,
+		MaxUncommittedEntriesSize: maxUncommittedSize, MaxInflightMsgs: maxInflightMsgs,
+		MaxInflightBytes: maxInflightBytes, CheckQuorum: !mutant.On(mutant.NoCheckQuorum), PreVote: !mutant.On(mutant.NoPreVote),
+		DisableProposalForwarding: true, StepDownOnRemoval: true, Logger: cfg.logger,
+	}
 }
 
 // checkRaftConfig refuses what raft would answer with a panic.
@@ -186,9 +199,14 @@ func (c *core) start() {
 // tick advances raft's timers and ours by one tick.
 func (c *core) tick() {
 	c.ticks++
-	c.rn.Tick()
+	before := len(c.out.messages)
+	if c.mayTick() {
+		c.rn.Tick()
+	}
 	c.drain()
+	c.noteBeat(before)
 	c.campaignAlone()
+	c.tickHint()
 	c.plantedCommit()
 	c.watchProgress()
 	c.tickProposals()
@@ -208,9 +226,7 @@ func (c *core) tick() {
 // campaignAlone makes the only voter stand at once. Raft refuses while a committed change of the
 // core is unapplied, hence the repetition at each tick.
 func (c *core) campaignAlone() {
-	cs := c.conf
-	if c.role == raft.StateFollower && c.leader == raft.None && len(cs.GetVoters()) == 1 &&
-		cs.GetVoters()[0] == c.cfg.id && len(cs.GetVotersOutgoing()) == 0 {
+	if c.role == raft.StateFollower && c.leader == raft.None && c.alone() && !c.promises() {
 		_ = c.rn.Campaign() // a refusal shows as no change of role
 	}
 }
@@ -236,6 +252,7 @@ func (c *core) step(m *raftpb.Message) error {
 	}
 	_ = c.rn.Step(m) // errors are "unknown peer" and "dropped": raft's way to ignore
 	c.drain()
+	c.hearLeader(m)
 	return nil
 }
 
@@ -310,13 +327,14 @@ func (c *core) observe(entries []*raftpb.Entry) {
 }
 
 // seen lifts the clock over one stamp. A stamp too far ahead leaves the clock as it is, so that one wrong
-// clock does not drag all others along; maxStamp remembers it, and stamps count up from there.
+// clock does not drag all others along; maxStamp remembers it, and stamps count up from there. The clock saves no mark for
+// it: after a restart the log says it again.
 func (c *core) seen(s clock.Stamp) {
 	if s <= c.maxStamp {
 		return
 	}
 	c.maxStamp = s
-	if _, err := c.cfg.clock.Update(s); err != nil {
+	if err := c.cfg.asks.follow(s); err != nil {
 		c.out.clockErr = err
 	}
 }

@@ -3,8 +3,9 @@ package consensus
 import (
 	"cmp"
 	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/binary"
+	"maps"
+	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -49,19 +50,6 @@ func decodeClaim(b []byte) (m claim, err error) {
 	return m, nil
 }
 
-// sign returns the MAC of a claim of ours.
-func (c *core) sign(m claim) (mac [32]byte) {
-	h := hmac.New(sha256.New, c.cfg.claimKey)
-	h.Write([]byte("parley claim 1"))
-	h.Write(c.cfg.cluster[:])
-	b := binary.BigEndian.AppendUint64(nil, c.cfg.id)
-	b = binary.BigEndian.AppendUint64(b, m.term)
-	b = binary.BigEndian.AppendUint64(b, m.index)
-	h.Write(append(b, m.chain[:]...))
-	h.Sum(mac[:0])
-	return mac
-}
-
 // claiming is what we have told, and when.
 type claiming struct {
 	acked    claim // the newest append that we acknowledged; no chain
@@ -103,7 +91,7 @@ func (c *core) tickClaims() {
 	now.index = min(now.index, c.durable)
 	idle := now == s.seen
 	s.seen = now
-	if len(c.cfg.claimKey) == 0 || c.cfg.chain == nil || c.mute() || now.index == 0 || now.term != c.term ||
+	if c.cfg.asks.sign == nil || c.cfg.chain == nil || c.mute() || now.index == 0 || now.term != c.term ||
 		now.term == s.told.term && now.index <= s.told.index {
 		return
 	}
@@ -129,6 +117,10 @@ func (c *core) hearClaim(from uint64, body []byte) error {
 	}
 	held, known := c.claims[from]
 	if !known && len(c.claims) >= maxPeers {
+		members := c.members() // ids that are gone never come back: they make room for those in their place
+		maps.DeleteFunc(c.claims, func(id uint64, _ claim) bool { return len(members) > 0 && !slices.Contains(members, id) })
+	}
+	if !known && len(c.claims) >= maxPeers {
 		return nil
 	}
 	if !known || cmp.Or(cmp.Compare(m.term, held.term), cmp.Compare(m.index, held.index)) > 0 {
@@ -139,8 +131,7 @@ func (c *core) hearClaim(from uint64, body []byte) error {
 
 // keeps reports whether we hold what a peer says that we claimed. What does not bear our MAC was not claimed.
 func (c *core) keeps(m claim) bool {
-	want := c.sign(m)
-	if (len(c.cfg.claimKey) == 0 || !hmac.Equal(want[:], m.mac[:])) && !mutant.On(mutant.PeerClaimWithoutMAC) {
+	if !c.signed(m) && !mutant.On(mutant.PeerClaimWithoutMAC) {
 		return true
 	}
 	// A later term is written after everything that was acknowledged in an earlier one, so what came before it on the
@@ -150,4 +141,16 @@ func (c *core) keeps(m claim) bool {
 	}
 	chain, known := c.cfg.chain(m.index)
 	return known && chain == m.chain
+}
+
+// sign returns the MAC of a claim of ours.
+func (c *core) sign(m claim) [32]byte { return c.cfg.asks.sign(m, c.cfg.cluster, c.cfg.id) }
+
+// signed reports whether a claim bears our MAC.
+func (c *core) signed(m claim) bool {
+	if c.cfg.asks.sign == nil {
+		return false
+	}
+	want := c.sign(m)
+	return hmac.Equal(want[:], m.mac[:])
 }

@@ -38,7 +38,7 @@ func (c *core) changeCore(r *request) {
 		c.fail(r, err)
 		return
 	}
-	if !r.take() {
+	if !c.cfg.asks.take(r) {
 		return
 	}
 	c.change = &confChange{req: r}
@@ -136,6 +136,7 @@ func (c *core) applyConfChange(e *raftpb.Entry) {
 	}
 	if e.GetIndex() > c.log.confIndex { // else it took effect ahead, see changesAhead
 		c.conf = c.rn.ApplyConfChange(cc)
+		c.voidLease()
 		c.log.confIndex = e.GetIndex()
 		c.out.changed = true
 	}

@@ -2,7 +2,6 @@ package consensus
 
 import (
 	"encoding/binary"
-	"maps"
 	"slices"
 
 	"go.etcd.io/raft/v3"
@@ -105,7 +104,7 @@ func (c *core) checkpointed(index uint64, m mark) {
 
 // tellMarks tells all others our marks, those of earlier checkpoints once more: notes may be lost.
 func (c *core) tellMarks() {
-	for _, index := range slices.Sorted(maps.Keys(c.digests.at)) {
+	for _, index := range sortedKeys(c.digests.at) {
 		m, known := c.digests.at[index][c.cfg.id]
 		if !known {
 			continue
@@ -231,7 +230,7 @@ func (c *core) judge(index uint64) {
 func (c *core) agreedAt(index uint64, best mark, told map[uint64]mark) {
 	d := &c.digests
 	var diverged []uint64
-	for _, id := range slices.Sorted(maps.Keys(told)) {
+	for _, id := range sortedKeys(told) {
 		if told[id] != best {
 			diverged = append(diverged, id)
 		}

@@ -54,8 +54,9 @@ type applyTask struct {
 	restore   *SnapshotRef
 	index     uint64 // last index of the task
 	term      uint64
-	capture   bool // capture the machine's state when done
-	proof     bool // the last entry is a checkpoint: others tell whether what is captured is right
+	capture   bool   // capture the machine's state when done
+	proof     bool   // the last entry is a checkpoint: others tell whether what is captured is right
+	serial    uint64 // by which a recording names it, 0: none was made
 	write     func(io.Writer) error
 }
 
@@ -73,11 +74,16 @@ type saveTask struct {
 	write func(io.Writer) error
 }
 
+// onlyCaptures reports whether nothing is to be applied.
+func (t *applyTask) onlyCaptures() bool { return t.capture && t.restore == nil && len(t.entries) == 0 }
+
 // installTask is a peer's snapshot to be fetched and made durable; then msg is stepped.
 type installTask struct {
-	from uint64
-	ref  SnapshotRef
-	msg  *raftpb.Message
+	from   uint64
+	ref    SnapshotRef
+	msg    *raftpb.Message
+	serial uint64 // by which a recording names it
+	behind bool   // raft is not to hear of it: see core.beginBehind
 }
 
 // snapReport tells the sender of a snapshot how it ended.
@@ -126,6 +132,7 @@ type request struct {
 	leaveOut *quarantine          // an operator's decision
 	state    atomic.Uint32        // requestWaiting, then one of the others, once
 	reply    func(outcome)
+	serial   uint64 // by which a recording names it
 }
 
 const (
@@ -217,6 +224,7 @@ func (c *core) lostLeadership() {
 	c.termStart, c.issued = 0, 0
 	c.props.dropQueue(c, c.notLeader())
 	c.failReads(c.notLeader())
+	c.lease.leadLost()
 	deadline := c.ticks + uint64(lostLeaderTimeouts*c.cfg.electionTicks)
 	c.props.deadline = deadline
 	if c.change != nil {
@@ -246,7 +254,7 @@ func (c *core) send(m *raftpb.Message) {
 func (c *core) onAppend(m *raftpb.Message) {
 	t := &appendTask{entries: m.GetEntries()}
 	if m.Term != nil || m.Vote != nil || m.Commit != nil {
-		t.hard = &raftpb.HardState{Term: new(m.GetTerm()), Vote: new(m.GetVote()), Commit: new(m.GetCommit())}
+		t.hard = newHardState(m.GetTerm(), m.GetVote(), m.GetCommit())
 	}
 	if !raft.IsEmptySnap(m.GetSnapshot()) {
 		t.snapshot = c.restored(m.GetSnapshot())
@@ -269,6 +277,16 @@ func (c *core) onAppend(m *raftpb.Message) {
 		c.ownEntry(e)
 	}
 	c.out.appends = append(c.out.appends, t)
+}
+
+// newHardState makes it in one place in memory: each write of the log has one.
+func newHardState(term, vote, commit uint64) *raftpb.HardState {
+	all := &struct {
+		hard               raftpb.HardState
+		term, vote, commit uint64
+	}{term: term, vote: vote, commit: commit}
+	all.hard.Term, all.hard.Vote, all.hard.Commit = &all.term, &all.vote, &all.commit
+	return &all.hard
 }
 
 func (c *core) markSync(t *appendTask, responses bool) {
@@ -306,15 +324,17 @@ func (c *core) ownEntry(e *raftpb.Entry) {
 // onApply hands committed entries to the applier together with the proposers that wait for them.
 func (c *core) onApply(m *raftpb.Message) {
 	c.searchCommitted()
-	ents := c.notPlanted(m.GetEntries())
+	ents := plantedOrder(c.notPlanted(m.GetEntries()))
 	if len(ents) == 0 {
 		c.hand(&applyTask{responses: m.GetResponses(), index: c.applying, term: c.term})
 		return
 	}
-	for len(ents) > 0 {
+	for responses := m.GetResponses(); len(ents) > 0; {
 		t := c.nextTask(ents)
 		if ents = ents[len(t.entries):]; len(ents) == 0 {
-			t.responses = m.GetResponses()
+			t.responses = responses
+		} else {
+			t.responses, responses = splitResponses(responses, t.index)
 		}
 		c.hand(t)
 	}

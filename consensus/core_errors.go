@@ -16,6 +16,10 @@ var (
 	// Nothing happened; back off and try again.
 	ErrBusy = errors.New("consensus: too many requests are waiting on this node, retry after a pause")
 
+	// ErrGivenUp is returned, wrapped beside the cause, by Propose, ReadIndex and ChangeCore when the caller's time was over,
+	// or the node stopped, before the loop had begun with the request. Nothing happened.
+	ErrGivenUp = errors.New("given up before it was proposed")
+
 	// ErrStopped is returned by every method once the node has stopped or stopped applying, unless
 	// the outcome is unknown. Errors that wrap it say why.
 	ErrStopped = errors.New("consensus: this node has stopped")

@@ -62,7 +62,7 @@ func (c *core) outvoted(index uint64, best mark, told map[uint64]mark) {
 	if told[c.cfg.id].chain != best.chain {
 		need.Reason, need.Log, need.Chain = "its log differs from that of the majority", true, best.chain
 	}
-	for _, id := range slices.Sorted(maps.Keys(told)) {
+	for _, id := range sortedKeys(told) {
 		if told[id] == best {
 			need.From = append(need.From, id)
 		}
@@ -155,7 +155,7 @@ func (c *core) accept(r *request) {
 	case !known:
 		c.fail(r, fmt.Errorf("consensus: member %x has not told its state at the last checkpoint, entry %d: it cannot be chosen", r.accept, d.own))
 	default:
-		r.take()
+		c.cfg.asks.take(r)
 		b := binary.BigEndian.AppendUint64([]byte{controlVersion, controlAccept}, d.own)
 		b = append(append(b, chosen.chain[:]...), chosen.state[:]...)
 		if err := c.rn.Propose(b); err != nil {

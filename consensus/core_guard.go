@@ -1,7 +1,6 @@
 package consensus
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,8 +25,8 @@ import (
 //   - When all have said no, the leader proposes the quarantine of (N, k), by hash. It counts as soon as it is committed,
 //     ahead of applying: everybody leaves the command out, and those that had stopped go on.
 //   - One yes, or one "I cannot know" (a journal that was lost with the power), ends it. Then those that stopped are a
-//     minority of what counts: they fence themselves and begin again with a snapshot of one that has applied N.
-//     Nobody ever skips by itself.
+//     minority of what counts: they fetch a snapshot of one that has applied N, fence themselves once they have it, and
+//     begin again with it (see behind). Nobody ever skips by itself.
 //   - A voter that does not answer keeps it open, and everybody waits, or an operator decides (forceQuarantine).
 //   - Who applied N before it heard of the quarantine finds that out when it applies the quarantine, and is built again
 //     from below N.
@@ -46,6 +45,8 @@ type guard struct {
 
 	ahead  uint64   // raft counts as applied what is up to here, so that changes of the core take effect; see changesAhead
 	former []uint64 // voters of the configurations of before those changes
+
+	behind behind // where it stopped, others have gone on
 
 	hold, holdTerm uint64 // promised not to apply from here on, to the leader of that term; 0: nothing
 
@@ -95,11 +96,16 @@ func (c *core) beginGuard() {
 	if o == nil {
 		return
 	}
-	g.surely = o.Applied
-	if g.hold, g.holdTerm = o.Held, o.HeldTerm; !o.Known {
-		g.surely, g.hold, g.maybe = 0, 0, c.log.last()
+	g.surely, g.hold, g.holdTerm = o.Applied, o.Held, o.HeldTerm
+	if !o.Known {
+		g.maybe = c.log.last()
+		// A promise may have been lost with the rest of the journal. It was about an entry that had not been applied: from
+		// there on we hear first what the leader has committed, and what it has not decided yet.
+		if first := max(c.applied, g.surely) + 1; first <= g.maybe {
+			g.gate = first
+		}
 	}
-	if o.Crash != nil {
+	if o.Crash != nil && (g.gate == 0 || o.Crash.Index < g.gate) {
 		g.gate = o.Crash.Index
 	}
 	if o.Gate > 0 && (g.gate == 0 || o.Gate < g.gate) {
@@ -160,7 +166,7 @@ func (c *core) searchCommitted() {
 func (c *core) quarantined(q quarantine) {
 	g := &c.guard
 	if q.index > c.log.offset {
-		if e := c.log.entries[q.index-c.log.first()]; e.GetTerm() != q.term || sha256.Sum256(e.GetData()) != q.entry {
+		if e := c.log.entries[q.index-c.log.first()]; e.GetTerm() != q.term || !c.cfg.asks.same(e, q.entry) {
 			c.contradicted(fmt.Sprintf("entry %d is not the one that is quarantined", q.index))
 			return
 		}
@@ -200,6 +206,14 @@ func (g *guard) withheld() uint64 {
 	return g.gate
 }
 
+// stands reports whether the applier goes on only when somebody else has decided something, and up to where it has applied.
+func (g *guard) stands() (stands bool, at uint64) {
+	if g.stop != nil {
+		return true, g.stop.index - 1
+	}
+	return g.withheld() > 0, g.given
+}
+
 func (c *core) setHold(index, term uint64) {
 	c.guard.hold, c.guard.holdTerm = index, term
 	c.out.holds = append(c.out.holds, hold{index, term})
@@ -232,23 +246,35 @@ func (t *applyTask) split(n int) (head, tail *applyTask) {
 	if t.skips != nil {
 		head.skips, rest.skips = t.skips[:n], t.skips[n:]
 	}
-	for _, r := range t.responses {
-		if r.GetType() == raftpb.MsgStorageApplyResp && len(r.GetEntries()) > n {
+	head.responses, rest.responses = splitResponses(t.responses, last.GetIndex())
+	return head, &rest
+}
+
+// splitResponses tells raft by itself of what is applied up to last, and of the rest by what is left. The log may be compacted
+// up to what was applied, and raft must know of all that.
+func splitResponses(all []*raftpb.Message, last uint64) (head, rest []*raftpb.Message) {
+	for _, r := range all {
+		n := 0
+		for n < len(r.GetEntries()) && r.GetEntries()[n].GetIndex() <= last {
+			n++
+		}
+		if r.GetType() == raftpb.MsgStorageApplyResp && n > 0 && n < len(r.GetEntries()) {
 			first := proto.CloneOf(r)
 			first.Entries = r.GetEntries()[:n]
-			head.responses = append(head.responses, first)
+			head = append(head, first)
 			r = proto.CloneOf(r)
 			r.Entries = r.GetEntries()[n:]
 		}
-		rest.responses = append(rest.responses, r)
+		rest = append(rest, r)
 	}
-	return head, &rest
+	return head, rest
 }
 
 // overtake drops what was withheld and is covered by a snapshot that is about to be restored: its members have decided.
 func (c *core) overtake(index uint64) {
 	g, withheld := &c.guard, c.pair.held
 	c.pair.held, c.pair.batches = nil, 0
+	c.forgetCapture(withheld)
 	for _, t := range withheld {
 		for _, b := range t.batches {
 			if b != nil {
@@ -347,6 +373,7 @@ func (c *core) tickGuard() {
 			c.tell(c.leader, noteCommitAsk, nil)
 		}
 	}
+	c.askBehind()
 	c.searchCommitted()
 	c.changesAhead()
 	c.releasePair()
@@ -400,7 +427,7 @@ func (c *core) command(s applyStop) ([]byte, bool) {
 		return nil, false
 	}
 	e := c.log.entries[s.index-c.log.first()]
-	if e.GetTerm() != s.term || e.GetType() != raftpb.EntryNormal || sha256.Sum256(e.GetData()) != s.entry {
+	if e.GetTerm() != s.term || e.GetType() != raftpb.EntryNormal || !c.cfg.asks.same(e, s.entry) {
 		return nil, false
 	}
 	if kind, _ := control(e); kind != 0 || len(e.GetData()) == 0 {

@@ -61,6 +61,23 @@ func (c *core) reported(index uint64) bool {
 	return false
 }
 
+// reportsStop reports whether a member says at present that it stopped at some entry.
+func (c *core) reportsStop(id uint64) bool {
+	_, reports := c.guard.reports[id]
+	return reports && c.guard.ledTerm == c.term
+}
+
+// undecided reports whether we look into an entry at which somebody stopped. Another leader would begin again, and release
+// whoever has promised.
+func (c *core) undecided() bool {
+	for index, q := range c.guard.inquiries {
+		if c.guard.ledTerm == c.term && !q.closed && (q.promise || c.reported(index)) {
+			return true
+		}
+	}
+	return false
+}
+
 // resetInquiries forgets what was found out in an earlier term.
 func (c *core) resetInquiries() {
 	g := &c.guard
@@ -222,18 +239,6 @@ func (c *core) fenceStopped(index uint64, q *inquiry) {
 	}
 }
 
-// outrun fences a replica that stopped at an entry that others have applied. It goes on behind it, with a snapshot of one
-// of those.
-func (c *core) outrun(index uint64, appliers []uint64) {
-	if c.guard.stop == nil || c.guard.stop.index != index {
-		return
-	}
-	reason := fmt.Sprintf("it crashes on command %d of entry %d (%s), which other members have applied",
-		c.guard.stop.place, index, causeName(c.guard.stop.cause))
-	c.fence(&RebuildNeed{Index: index, Reason: reason, From: appliers, Beyond: index})
-	c.drain()
-}
-
 // proposeQuarantine writes the quarantine into the log, once a term.
 func (c *core) proposeQuarantine(s applyStop) {
 	q := quarantine{index: s.index, term: s.term, place: s.place, entry: s.entry}
@@ -274,7 +279,7 @@ func (c *core) forceQuarantine(r *request) {
 	case !c.mayLeaveOut(best):
 		c.fail(r, fmt.Errorf("%w: a command of this kind is never left out: start a program that can apply it", ErrQuarantine))
 	default:
-		r.take()
+		c.cfg.asks.take(r)
 		c.guard.inquiries[at.index].forced = true
 		c.inquire(at.index, c.guard.inquiries[at.index])
 		c.answer(r, outcome{index: at.index})

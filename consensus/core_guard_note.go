@@ -10,7 +10,7 @@ const (
 	noteStopped    noteKind = 1 // to the leader: an applyStop
 	noteAppliedAsk noteKind = 2 // a question: have you applied it?
 	noteApplied    noteKind = 3 // the same question, answer 1
-	noteOutrun     noteKind = 4 // index 8, then ids 8 each: these have applied what you stopped at
+	noteOutrun     noteKind = 4 // index 8, then ids 8 each: these have applied what you stopped at; see behind
 	noteRelease    noteKind = 5 // index 8, term 8: it will not be quarantined in that term
 	noteHeld       noteKind = 6 // to the leader, index 8, term 8: I do not apply it because I promised
 	noteCommitAsk  noteKind = 7 // to the leader: what is committed?
@@ -146,7 +146,7 @@ func (c *core) hearApplied(from uint64, body []byte) error {
 	return nil
 }
 
-// hearOutrun fences us if we stopped where others went on. Only our leader says so.
+// hearOutrun has us begin again if we stopped where others went on. Only our leader says so.
 func (c *core) hearOutrun(from uint64, body []byte) error {
 	if len(body) < 16 || len(body)%8 != 0 || len(body) > 8+8*maxPeers {
 		return errNote
@@ -187,10 +187,17 @@ func (c *core) hearHeld(from uint64, body []byte) error {
 	return nil
 }
 
-// hearCommitAsk tells a member that begins again what is committed, once we know it ourselves.
+// hearCommitAsk tells a member that begins again what is committed, once we know it ourselves. While a quarantine is being
+// decided it waits, and what it answered before it began again counts no more: its promise may be lost.
 func (c *core) hearCommitAsk(from uint64, body []byte) error {
 	if len(body) != 0 {
 		return errNote
+	}
+	if c.leads() && c.investigates() {
+		for _, q := range c.guard.inquiries {
+			delete(q.answers, from)
+		}
+		return nil
 	}
 	if c.leads() && c.termStart > 0 && c.commit >= c.termStart {
 		c.tell(from, noteCommit, binary.BigEndian.AppendUint64(nil, c.commit))

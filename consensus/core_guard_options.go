@@ -23,7 +23,8 @@ type Guard struct {
 	// End ends the process, which cannot go on: the command under way does not end, or takes all memory.
 	End func(cause int)
 
-	// What the journal of an earlier life knew. Known says that Applied is exact: everything up to there was applied.
+	// What the journal of an earlier life knew. Everything up to Applied was applied. Known says that nothing behind it was:
+	// otherwise a promise may be lost as well, and nothing behind Applied is applied before the leader was heard.
 	Known          bool
 	Applied        uint64
 	Held, HeldTerm uint64 // a promise that stands

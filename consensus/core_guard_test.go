@@ -19,7 +19,15 @@ type simJournal struct {
 }
 
 // applies reports whether the applier has something to do.
-func (n *simNode) applies() bool { return len(n.applyQ) > 0 && !n.stopped }
+func (n *simNode) applies() bool {
+	if n.stopped { // what is applied may be captured still
+		if i := slices.IndexFunc(n.applyQ, (*applyTask).onlyCaptures); i > 0 && n.applyQ[i].index < n.applyQ[0].entries[0].GetIndex() {
+			t := n.applyQ[i]
+			n.applyQ = slices.Insert(slices.Delete(n.applyQ, i, i+1), 0, t)
+		}
+	}
+	return len(n.applyQ) > 0 && (!n.stopped || n.applyQ[0].onlyCaptures())
+}
 
 // takeGuard performs what the guard asked for.
 func (n *simNode) takeGuard(out effects) {

@@ -67,6 +67,9 @@ func (c *core) violated(invariant, format string, args ...any) {
 
 // violations lists what was violated since the start, by name.
 func (c *core) violations() (list []Violation) {
+	if len(c.monitor.broken) == 0 {
+		return nil // as a rule
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.monitor.broken)) {
 		list = append(list, c.monitor.broken[name])
 	}
@@ -134,7 +137,7 @@ func (c *core) watchApply(first, last uint64) {
 // watchChains judges the logs that are told at a checkpoint.
 func (c *core) watchChains(index uint64, told map[uint64]mark) {
 	own := told[c.cfg.id]
-	for _, id := range slices.Sorted(maps.Keys(told)) {
+	for _, id := range sortedKeys(told) {
 		if told[id].chain != own.chain && c.monitor.chainAt < index {
 			c.monitor.chainAt = index
 			c.violated(InvariantLogMatching, "up to entry %d the logs of %x and %x differ", index, c.cfg.id, id)

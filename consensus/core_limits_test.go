@@ -161,7 +161,7 @@ func TestClockBehind(t *testing.T) {
 	if first <= ahead || second <= first || second > ahead+100 {
 		t.Errorf("stamps %s and %s after %s", first, second, ahead)
 	}
-	if got := n.core.cfg.clock.Last(); got > ahead {
+	if got := n.clock.Last(); got > ahead {
 		t.Errorf("the clock went along, to %s", got)
 	}
 	s.now = s.now.Add(61 * time.Minute)
@@ -296,5 +296,39 @@ func TestMemLog(t *testing.T) {
 	l.confIndex = 7
 	if _, err := l.Snapshot(); !errors.Is(err, raft.ErrSnapshotTemporarilyUnavailable) || !l.wanted {
 		t.Errorf("snapshot older than the last change of the core: %v, wanted %v", err, l.wanted)
+	}
+}
+
+// TestSmallBatchWaits: while a batch is in flight a much smaller one waits for more, or for the one in flight; the
+// first callers of many that come back would else take the free place alone.
+func TestSmallBatchWaits(t *testing.T) {
+	s, n := alone(t, nil)
+	submit := func(count int) (all []**outcome) {
+		n.do(func() {
+			for i := range count {
+				result := new(*outcome)
+				n.core.submit(&request{command: fmt.Appendf(nil, "k%d=v", i), reply: func(o outcome) { *result = &o }})
+				all = append(all, result)
+			}
+		})
+		return all
+	}
+	submit(smallBatch * 2)
+	few := submit(1)
+	if flying, queued := len(n.core.props.flight), len(n.core.props.queue); flying != 1 || queued != 1 {
+		t.Fatalf("%d batches in flight and %d commands queued, want 1 and 1", flying, queued)
+	}
+	submit(1)
+	if flying, queued := len(n.core.props.flight), len(n.core.props.queue); flying != 2 || queued != 0 {
+		t.Errorf("%d batches in flight and %d commands queued, want 2 and 0", flying, queued)
+	}
+	s.settle()
+	submit(smallBatch * 2)
+	few = append(few, submit(1)...)
+	s.settle()
+	for _, r := range few {
+		if *r == nil || (*r).err != nil {
+			t.Errorf("a command that waited: %s", describeOutcome(*r))
+		}
 	}
 }

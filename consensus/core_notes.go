@@ -23,6 +23,7 @@ var noteKinds = map[noteKind]func(c *core, from uint64, body []byte) error{
 	noteStopped: (*core).hearStopped, noteAppliedAsk: (*core).hearAppliedAsk, noteApplied: (*core).hearApplied,
 	noteOutrun: (*core).hearOutrun, noteRelease: (*core).hearRelease, noteHeld: (*core).hearHeld,
 	noteCommitAsk: (*core).hearCommitAsk, noteCommit: (*core).hearCommit,
+	noteBehindAsk: (*core).hearBehindAsk, noteBehind: (*core).hearBehind,
 	noteCheckpoint: (*core).hearCheckpoint, noteProbation: (*core).hearProbation, noteWant: (*core).hearWant,
 }
 

@@ -48,7 +48,8 @@ const (
 	// settleFor is how long agents must be alive before they crowd a zone of a core that grows: at the start of a cluster
 	// those of other zones may be about to join, and once it has grown nobody moves for stableZone.
 	settleFor = 5 * time.Second
-	// caughtUpWithin is how many entries behind a learner may vote: less than a heartbeat's worth.
+	// caughtUpWithin is how many entries behind a learner may vote: less than a heartbeat's worth. One that has none is not
+	// behind, it is nobody yet: see Progress.caughtUp.
 	caughtUpWithin = 256
 	maxCoreSize    = 7
 )

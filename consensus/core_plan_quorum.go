@@ -109,7 +109,7 @@ func (p *planner) describe(m PlanMember) *planNode {
 		leaving: m.Leaving, held: m.Held,
 		alive: m.Alive, aliveFor: m.AliveFor, dead: m.DeadFor,
 		active: self || pr.Healthy() && m.RaftID != 0, match: pr.Match,
-		caughtUp: self || pr.Active && pr.Match+caughtUpWithin >= p.in.Commit || mutant.On(mutant.PromoteBehind),
+		caughtUp: self || pr.caughtUp(p.in.Commit) || mutant.On(mutant.PromoteBehind),
 		voter:    m.RaftID != 0 && slices.Contains(p.in.Voters, m.RaftID),
 		learner:  m.RaftID != 0 && slices.Contains(p.in.Learners, m.RaftID),
 	}

@@ -14,9 +14,9 @@ import (
 )
 
 // TestPlan runs the scenarios in testdata/plan. A line is one node: its name, then id=, zone=,
-// voter, learner, dead=DURATION (not heard by Raft), silent (gossip too), behind, unready,
-// ungranted, withdrawn, leaving, held, up=DURATION (default 1h). The commit index is 10,000. may-leave says what MayLeave
-// says of a node.
+// voter, learner, dead=DURATION (not heard by Raft), silent (gossip too), behind, blank,
+// unready, ungranted, withdrawn, leaving, held, up=DURATION (default 1h). The commit index is 10,000, or commit=. may-leave says
+// what MayLeave says of a node.
 func TestPlan(t *testing.T) {
 	datadriven.Walk(t, "testdata/plan", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
@@ -28,6 +28,8 @@ func TestPlan(t *testing.T) {
 					in.Size = number(t, a.Vals[0])
 				case "self":
 					in.Self = uint64(number(t, a.Vals[0]))
+				case "commit":
+					in.Commit = uint64(number(t, a.Vals[0]))
 				case "held":
 					in.Held = true
 				case "node":
@@ -79,6 +81,8 @@ func planLine(t *testing.T, in *PlanInput, words []string) {
 			m.Alive, m.AliveFor = false, 0
 		case "behind":
 			pr.Match = 100
+		case "blank":
+			pr.Match = 0
 		case "unready":
 			m.Ready = false
 		case "ungranted":
@@ -176,7 +180,7 @@ func TestPlanSafety(t *testing.T) {
 		for _, id := range a.AddVoters {
 			i := slices.IndexFunc(in.Members, func(m PlanMember) bool { return m.RaftID == id })
 			pr := in.Progress[id]
-			if m := in.Members[i]; !m.Granted || m.Withdrawn || m.Leaving || m.Held || !m.Ready || !slices.Contains(in.Learners, id) || !pr.Active || pr.Match+caughtUpWithin < in.Commit {
+			if m := in.Members[i]; !m.Granted || m.Withdrawn || m.Leaving || m.Held || !m.Ready || !slices.Contains(in.Learners, id) || !pr.Active || pr.Match == 0 || pr.Match+caughtUpWithin < in.Commit {
 				t.Fatalf("adds %d, which may not vote: %+v", id, m)
 			}
 		}

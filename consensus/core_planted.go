@@ -125,3 +125,20 @@ func (p *planner) plantedChange(a Action) Action {
 	}
 	return a
 }
+
+// misorderSeed and misorderOdds say when rare-misorder strikes: about once in so many times that entries become applicable together.
+const (
+	misorderSeed = 0x9e3779b97f4a7c15
+	misorderOdds = 16
+)
+
+// plantedOrder is rare-misorder: seldom, under load, the last two of the entries that become applicable together change places.
+func plantedOrder(entries []*raftpb.Entry) []*raftpb.Entry {
+	n := len(entries)
+	if !mutant.On(mutant.RareMisorder) || n < 2 || entries[n-1].GetIndex()*misorderSeed>>32%misorderOdds != 0 {
+		return entries
+	}
+	wrong := slices.Clone(entries)
+	wrong[n-2], wrong[n-1] = wrong[n-1], wrong[n-2]
+	return wrong
+}

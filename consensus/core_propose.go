@@ -64,17 +64,32 @@ func (c *core) flushProposals() {
 		return
 	}
 	for len(c.props.queue) > 0 && c.leads() && c.transfer == nil && c.termStart > 0 &&
-		len(c.props.flight)+c.pair.batches < c.cfg.inflightBatches {
+		len(c.props.flight)+c.pair.batches < c.cfg.inflightBatches && c.props.enough(c.cfg.batchBytes) {
 		most := c.cfg.batchCommands
 		if c.rarely(rareSmallBatch) {
 			most = 1
 		}
-		c.proposeBatch(c.props.next(most, c.cfg.batchBytes))
+		c.proposeBatch(c.nextProposals(most, c.cfg.batchBytes))
 	}
 }
 
-// next takes the callers of one batch off the queue, leaving out those that have gone.
-func (p *proposals) next(commands, bytes int) []*request {
+// smallBatch is the part of the batch before it that one has at least which does not wait for that.
+const smallBatch = 4
+
+// enough reports whether what is queued is worth an entry of its own while another one is in flight. When a batch is
+// answered, its callers come back one after the other: the first few would take the free place, and all the others wait
+// for two rounds. Whoever does wait does so until the batch in flight is committed at most.
+func (p *proposals) enough(batchBytes int) bool {
+	if len(p.flight) == 0 {
+		return true
+	}
+	last := p.flight[len(p.flight)-1]
+	return smallBatch*len(p.queue) >= len(last.requests) || smallBatch*p.bytes >= batchBytes
+}
+
+// nextProposals takes the callers of one batch off the queue, leaving out those that have gone.
+func (c *core) nextProposals(commands, bytes int) []*request {
+	p := &c.props
 	var taken []*request
 	total, n := 0, 0
 	for _, r := range p.queue {
@@ -83,7 +98,7 @@ func (p *proposals) next(commands, bytes int) []*request {
 		}
 		n++
 		p.bytes -= len(r.command)
-		if r.take() {
+		if c.cfg.asks.take(r) {
 			taken = append(taken, r)
 			total += len(r.command)
 		}
@@ -125,7 +140,7 @@ func (c *core) proposeBatch(requests []*request) {
 // stamp returns the next stamp, which is above all stamps in the log. Where an earlier leader's clock ran
 // ahead, stamps only count up until this one has passed them: order stays true, and writes go on.
 func (c *core) stamp() (clock.Stamp, error) {
-	s, err := c.cfg.clock.Now()
+	s, err := c.cfg.asks.now()
 	if err != nil {
 		return 0, err
 	}

@@ -47,7 +47,7 @@ func (c *core) read(r *request) {
 // does not know what its predecessors committed. Raft itself checks that, except in a core of one
 // voter, where it answers with a commit index that may lag behind what was acknowledged.
 func (c *core) flushReads() {
-	if c.reads.running || len(c.reads.waiting) == 0 || !c.leads() {
+	if c.reads.running || len(c.reads.waiting) == 0 && !c.renewLease() || !c.leads() {
 		return
 	}
 	if c.termStart == 0 || c.commit < c.termStart {
@@ -59,6 +59,7 @@ func (c *core) flushReads() {
 
 func (c *core) startRound() {
 	c.reads.running, c.reads.since = true, c.ticks
+	c.beginLease()
 	c.reads.id++
 	c.rn.ReadIndex(binary.LittleEndian.AppendUint64(nil, c.reads.id))
 	c.drain()
@@ -70,6 +71,7 @@ func (c *core) readDone(rs raft.ReadState) {
 		return
 	}
 	c.reads.running = false
+	c.endLease()
 	c.finishReads(&c.reads.active, rs.Index)
 }
 

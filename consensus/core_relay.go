@@ -53,7 +53,7 @@ type Route struct{ Via, Life uint64 }
 // How fast relays come and go, in parts of the election timeout: a link that was cut is relayed after about two, and a
 // link that works again is used after four, so that one that comes and goes does not carry what it would lose.
 const (
-	tellLinesPerTimeout = 4
+	tellLinesPerTimeout = 3
 	hearsTimeouts       = 1
 	lineTimeouts        = 2
 	relayAfterTimeouts  = 1
@@ -68,7 +68,7 @@ func (c *core) beginRelay() {
 	if !c.cfg.relay {
 		return
 	}
-	now, err := c.cfg.clock.Now() // above all that it said in earlier lives
+	now, err := c.cfg.asks.now() // above all that it said in earlier lives
 	c.out.clockErr = err
 	r.on, r.life = err == nil, uint64(now)
 }
@@ -107,7 +107,11 @@ func (c *core) tickRelay() {
 	if changed {
 		c.out.routes, c.out.changed = true, true
 	}
-	if every := max(1, c.cfg.electionTicks/tellLinesPerTimeout); c.ticks-r.told >= uint64(every) || r.told == 0 {
+	every := uint64(max(1, c.cfg.electionTicks/tellLinesPerTimeout)) //nolint:gosec // positive
+	if c.ticks == c.beat && every > 1 {
+		every-- // heartbeats leave now, and the lines with them
+	}
+	if c.ticks-r.told >= every || r.told == 0 {
 		r.told = c.ticks
 		body := c.encodeLines()
 		for _, id := range others {
@@ -254,7 +258,7 @@ func decodeLines(b []byte) (ids []uint64, lines []linkLine, err error) {
 		if n > maxPeers || len(b) < 8*n {
 			return nil, nil, errNote
 		}
-		for ; n > 0; n-- {
+		for l.hears = slices.Grow(l.hears, n); n > 0; n-- {
 			l.hears, b = append(l.hears, binary.BigEndian.Uint64(b)), b[8:]
 		}
 		ids, lines = append(ids, id), append(lines, l)

@@ -13,6 +13,9 @@ import (
 // its write sent on to such a leader. The hub reaches both. So a leader for which another voter stands better, because
 // that one hears and is heard by more voters straight, hands over to it once its log is as long.
 //
+// It keeps the lead while it decides about a quarantine, and gives it to nobody who is held for maintenance or has stopped
+// applying.
+//
 // Better means more: of two that see the same links none gives the lead to the other and gets it back. Links that come and
 // go could still send it round, so a member waits after each hand-over, longer each time.
 type relayLead struct {
@@ -31,7 +34,7 @@ const (
 func (c *core) tickRelayLead() {
 	l := &c.relay.lead
 	better := raft.None
-	if c.leads() && c.transfer == nil && len(c.relay.routes) > 0 {
+	if c.leads() && c.transfer == nil && len(c.relay.routes) > 0 && !c.undecided() {
 		better = c.betterPlaced()
 	}
 	if better == raft.None || better != l.better {
@@ -54,7 +57,7 @@ func (c *core) tickRelayLead() {
 func (c *core) betterPlaced() (best uint64) {
 	most := c.straightLinks(c.cfg.id)
 	for _, id := range c.conf.GetVoters() {
-		if id == c.cfg.id || !c.heardLately(id) || c.doubted(id) {
+		if id == c.cfg.id || !c.heardLately(id) || c.doubted(id) || c.held(id) || c.reportsStop(id) {
 			continue
 		}
 		if n := c.straightLinks(id); n > most {

@@ -27,6 +27,7 @@ type snapshots struct {
 	compacted  uint64            // the log on disk was last told to drop what is up to here
 	replay     uint64            // what a start applies again, when that is long; 0 once there is a snapshot behind it
 	installing bool              // one at a time
+	behind     bool              // what is installed is for the next life; see behind
 	held       *installTask      // durable, waits until what is being applied is done
 	ready      SnapshotRef       // the last one made durable
 	unused     SnapshotRef       // one made durable that raft did not take, newer than our log
@@ -72,14 +73,50 @@ func (c *core) renewSnapshot() {
 // snapshotOnDemand asks for a capture when a peer, or the mending of a damaged one, needs a snapshot.
 // It reports whether that made new effects.
 func (c *core) snapshotOnDemand() bool {
-	if !c.log.wanted && !c.snaps.renew || c.applying == 0 || len(c.pair.held) > 0 || c.proves() && !c.pressed() || !c.captureDue() {
+	if !c.log.wanted && !c.snaps.renew || c.applying == 0 || c.proves() && !c.pressed() {
 		return false
 	}
-	term, err := c.log.Term(c.applying)
+	if stands, at := c.guard.stands(); stands {
+		return c.captureBelow(at)
+	}
+	if len(c.pair.held) > 0 || !c.captureDue() {
+		return false
+	}
+	return c.captureAt(c.applying)
+}
+
+// captureBelow captures what is applied while the applier has stopped, or the guard withholds what comes next. Others may wait
+// for just that to begin again, and a majority may be among them, without whom nobody leads, who alone could end our own wait.
+func (c *core) captureBelow(index uint64) bool {
+	s := &c.snaps
+	c.forgetCapture(c.pair.held)
+	if s.last > index { // due in what the applier has, behind the command that it stopped at: it will be one more
+		s.saving, s.last = false, c.log.snap.Index
+	}
+	if s.saving || c.ticks < s.retryAt || index <= c.log.snap.Index && !s.renew || !c.captureAt(index) {
+		return false
+	}
+	s.saving, s.last, s.renew = true, index, false
+	return true
+}
+
+// forgetCapture gives up a capture that is due behind tasks which the applier is not given: nobody knows when it is, or whether
+// it ever is, and meanwhile no other one could be begun.
+func (c *core) forgetCapture(withheld []*applyTask) {
+	for _, t := range withheld {
+		if t.capture {
+			t.capture, c.snaps.saving, c.snaps.last = false, false, c.log.snap.Index
+		}
+	}
+}
+
+// captureAt has the applier capture what it has, once it is at that index.
+func (c *core) captureAt(index uint64) bool {
+	term, err := c.log.Term(index)
 	if err != nil {
 		return false
 	}
-	c.out.applies = append(c.out.applies, &applyTask{index: c.applying, term: term, capture: true})
+	c.out.applies = append(c.out.applies, &applyTask{index: index, term: term, capture: true})
 	return true
 }
 
@@ -171,6 +208,10 @@ func (c *core) offerUnused(m *raftpb.Message) {
 // installed ends the fetch of a peer's snapshot. The sender hears how it ended in any case.
 func (c *core) installed(t *installTask, err error) {
 	c.snaps.installing = false
+	if c.snaps.behind {
+		c.installedBehind(err)
+		return
+	}
 	c.out.reports = append(c.out.reports, snapReport{to: t.from, index: t.ref.Index, ok: err == nil})
 	if err == nil {
 		c.snaps.held = t

@@ -31,6 +31,7 @@ type Status struct {
 	Withheld   uint64              // it applies nothing from this entry on, until others were heard; 0: nothing
 	Stopped    error               // why this node no longer serves, nil while it does
 	Violations []Violation         // invariants that did not hold since the start: none, ever
+	Lease      string              // on the leader only: LeaseOn, LeaseOff or LeaseBarred
 	Suspended  string              // why this node votes for nobody, or not for everybody, "" if it does
 	Relays     map[uint64]uint64   // members that are reached through another, and through whom
 	Relayed    RelayCounts
@@ -41,11 +42,19 @@ type Progress struct {
 	Match   uint64 // its log agrees with the leader's up to here
 	Active  bool   // it was heard within the last election timeout
 	Stalled bool   // it is behind the commit index and has synced nothing new for stalledTimeouts
+	Doubted bool   // its state is not to be relied on, or it has stopped at a command: it would lead and not serve
 }
 
 // Healthy says whether the member helps: it answers, and its disk takes what it is sent. One whose disk is
 // full or hangs goes on answering heartbeats for ever, and no quorum can count on it.
 func (p Progress) Healthy() bool { return p.Active && !p.Stalled }
+
+// caughtUp says whether a learner may vote. In a young core everybody is near, also who is still to get the snapshot that says
+// who the members are. As a voter it would count for a quorum and answer no question, and where applying stops (guard) it would
+// never get that snapshot: there is none of behind the change that made it one.
+func (p Progress) caughtUp(commit uint64) bool {
+	return p.Active && p.Match > 0 && p.Match+caughtUpWithin >= commit
+}
 
 // stalledTimeouts is how many election timeouts a member may be behind without moving.
 const stalledTimeouts = 4
@@ -77,10 +86,10 @@ func (c *core) stalled(id uint64) bool {
 func (c *core) status() Status {
 	s := Status{
 		ID: c.cfg.id, Term: c.term, Leader: c.knownLeader(), Role: c.roleName(), Commit: c.commit, Applied: c.applied,
-		Voters: slices.Sorted(slices.Values(c.conf.GetVoters())), Outgoing: slices.Sorted(slices.Values(c.conf.GetVotersOutgoing())),
-		Learners:  slices.Sorted(slices.Values(slices.Concat(c.conf.GetLearners(), c.conf.GetLearnersNext()))),
+		Voters: sorted(c.conf.GetVoters()), Outgoing: sorted(c.conf.GetVotersOutgoing()),
+		Learners:  sorted(slices.Concat(c.conf.GetLearners(), c.conf.GetLearnersNext())),
 		Confirmed: c.leads() && c.termStart > 0 && c.commit >= c.termStart, Stopped: c.halted,
-		Violations: c.violations(), Suspended: c.suspended(), Relayed: c.relay.counts,
+		Lease: c.leaseState(), Violations: c.violations(), Suspended: c.suspended(), Relayed: c.relay.counts,
 	}
 	for id, route := range c.relay.routes {
 		if s.Relays == nil {
@@ -94,11 +103,17 @@ func (c *core) status() Status {
 		s.Progress = make(map[uint64]Progress)
 		c.visitProgress(func(id uint64, pr tracker.Progress) {
 			if id != c.cfg.id {
-				s.Progress[id] = Progress{Match: pr.Match, Active: c.heardLately(id), Stalled: c.stalled(id)}
+				s.Progress[id] = Progress{Match: pr.Match, Active: c.heardLately(id), Stalled: c.stalled(id), Doubted: c.doubted(id) || c.reportsStop(id)}
 			}
 		})
 	}
 	return s
+}
+
+func sorted(ids []uint64) []uint64 {
+	ids = slices.Clone(ids)
+	slices.Sort(ids)
+	return ids
 }
 
 // knownLeader is the leader that others may be told of. Raft forgets a leader only to stand for election

@@ -130,16 +130,19 @@ func (c *core) mayHear(m *raftpb.Message) bool {
 		}
 		return t.floor == nil || !t.floor.beyond(m.GetLogTerm(), m.GetIndex())
 	case raftpb.MsgTimeoutNow:
-		return !c.mute() && t.floor == nil
+		return !c.mute() && t.floor == nil && !c.abstains()
 	}
 	return true
 }
+
+// abstains reports whether this member stands for no election; see Options.Abstain.
+func (c *core) abstains() bool { return c.cfg.abstain != nil && c.cfg.abstain() }
 
 // maySend reports whether a message may leave.
 func (c *core) maySend(m *raftpb.Message) bool {
 	switch m.GetType() {
 	case raftpb.MsgVote, raftpb.MsgPreVote:
-		return !c.mute() && c.tails.floor == nil
+		return !c.mute() && c.tails.floor == nil && !c.abstains()
 	}
 	return !c.mute()
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
-	"maps"
 	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -135,4 +134,14 @@ func (c *core) hearTailAsk(from uint64, body []byte) error {
 	return nil
 }
 
-func sortedKeys[V any](m map[uint64]V) []uint64 { return slices.Sorted(maps.Keys(m)) }
+func sortedKeys[V any](m map[uint64]V) []uint64 {
+	if len(m) == 0 {
+		return nil // most of what is asked at each tick
+	}
+	keys := make([]uint64, 0, len(m))
+	for id := range m {
+		keys = append(keys, id)
+	}
+	slices.Sort(keys)
+	return keys
+}

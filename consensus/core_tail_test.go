@@ -13,7 +13,7 @@ func tailSim(t *testing.T) (s *sim, lost uint64) {
 	t.Helper()
 	s = newSim(t, 11)
 	s.tune = func(c *coreConfig) {
-		c.claimKey = []byte{byte(c.id)}
+		c.asks.sign = asksOf(nil, []byte{byte(c.id)}).sign
 		c.inDoubt = s.doubt[c.id]
 	}
 	for id := uint64(1); id <= 3; id++ {
@@ -215,7 +215,7 @@ func TestClaimsAreSignedForOneMember(t *testing.T) {
 		t.Error("the cluster is not covered")
 	}
 	c.cfg.cluster[3]--
-	c.cfg.claimKey = nil
+	c.cfg.asks.sign = nil
 	if !c.keeps(m) {
 		t.Error("a member without a key believes claims")
 	}

@@ -28,30 +28,31 @@ func (c *core) transferTo(r *request) {
 	case c.transfer != nil:
 		c.fail(r, fmt.Errorf("%w: a transfer to %x is in progress", ErrTransfer, c.transfer.to))
 	default:
-		r.take()
+		c.cfg.asks.take(r)
 		c.beginTransfer(r.target, r)
 	}
 }
 
 func (c *core) beginTransfer(to uint64, r *request) {
+	c.barLease()
 	c.transfer = &transfer{to: to, req: r}
 	c.rn.TransferLeader(to)
 	c.drain()
 }
 
-// handOver passes the lead to the most caught-up voter that was heard lately. It reports whether
-// there is one.
+// handOver passes the lead to a voter that was heard lately: to one that could serve, as far as we know, before one that
+// could not, and of those to the one that is furthest in the log. It reports whether there is one.
 func (c *core) handOver() bool {
 	if !c.leads() || c.transfer != nil {
 		return c.leads()
 	}
-	best, match := raft.None, uint64(0)
+	best, least, match := raft.None, 0, uint64(0)
 	c.visitProgress(func(id uint64, pr tracker.Progress) {
 		if id == c.cfg.id || pr.IsLearner || !pr.RecentActive || !slices.Contains(c.conf.GetVoters(), id) || c.doubted(id) {
 			return
 		}
-		if best == raft.None || pr.Match > match {
-			best, match = id, pr.Match
+		if not := c.reluctance(id); best == raft.None || not < least || not == least && pr.Match > match {
+			best, least, match = id, not, pr.Match
 		}
 	})
 	if best == raft.None {
@@ -60,6 +61,20 @@ func (c *core) handOver() bool {
 	c.beginTransfer(best, nil)
 	return true
 }
+
+// reluctance is how much speaks against giving a voter the lead while there is another: that its disk takes nothing, that it
+// stopped at a command, that it did not take the lead the last time (the end of its log may be in doubt, which it tells
+// nobody), that an operator does maintenance there.
+func (c *core) reluctance(id uint64) (n int) {
+	for i, against := range []bool{c.held(id), c.vain == id, c.reportsStop(id), c.stalled(id)} {
+		if against {
+			n |= 1 << i
+		}
+	}
+	return n
+}
+
+func (c *core) held(id uint64) bool { return c.cfg.held != nil && c.cfg.held(id) }
 
 // visitProgress calls f for every member in ascending order of id. Only the leader's are real.
 func (c *core) visitProgress(f func(id uint64, pr tracker.Progress)) {
@@ -88,7 +103,7 @@ func (c *core) tickTransfer() {
 	c.tickChange()
 	if c.transfer != nil && c.leads() && c.rn.BasicStatus().LeadTransferee == raft.None {
 		t := c.transfer
-		c.transfer = nil
+		c.transfer, c.vain = nil, t.to
 		if t.req != nil {
 			c.fail(t.req, fmt.Errorf("%w: %x did not take over within an election timeout", ErrTransfer, t.to))
 		}

@@ -3,6 +3,7 @@ package consensus
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -28,12 +29,16 @@ var hostile = []struct {
 		Entries: []*raftpb.Entry{{Index: new(uint64(3)), Term: new(uint64(2))}, {Index: new(uint64(9)), Term: new(uint64(2))}}, Commit: new(uint64(4))}, false, "entry 9 where 4 belongs"},
 }
 
+// bubbleTime is Options.Elapsed in a bubble of synctest, where CLOCK_BOOTTIME stands still.
+func bubbleTime() time.Duration { return time.Duration(time.Now().UnixNano()) }
+
 // prepared returns a core of three whose node 1 leads or follows 2 in term 2, its log ending at 2.
 func prepared(t *testing.T, leads bool) *sim {
 	s := newSim(t, 1)
 	for id := uint64(1); id <= 3; id++ {
 		s.add(id, 1, 2, 3)
 	}
+	s.now = s.now.Add(leaseLength) // nobody votes before
 	leader := s.nodes[2]
 	if leads {
 		leader = s.nodes[1]

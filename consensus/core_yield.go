@@ -80,18 +80,18 @@ func PaceBounds(tick time.Duration, electionTicks int) Pace {
 	return Pace{Fsync: election / 2, Late: election / 4}
 }
 
-// slowness is how many times over its worse bound a member is; up to 1 is well.
-func (p Pace) slowness(bounds Pace) float64 {
+// Slowness is how many times over its worse bound a member is; up to 1 is well.
+func (p Pace) Slowness(bounds Pace) float64 {
 	return max(float64(p.Fsync)/float64(bounds.Fsync), float64(p.Late)/float64(bounds.Late))
 }
 
 // yields reports whether a leader of pace p should hand over to o: to one that is betterBy times faster as a whole, or that
 // is within the bounds and so much faster in whatever p is not.
 func (p Pace) yields(o, bounds Pace) bool {
-	if o.slowness(bounds) <= p.slowness(bounds)/betterBy {
+	if o.Slowness(bounds) <= p.Slowness(bounds)/betterBy {
 		return true
 	}
-	return o.slowness(bounds) <= 1 && (p.Fsync <= bounds.Fsync || o.Fsync <= p.Fsync/betterBy) &&
+	return o.Slowness(bounds) <= 1 && (p.Fsync <= bounds.Fsync || o.Fsync <= p.Fsync/betterBy) &&
 		(p.Late <= bounds.Late || o.Late <= p.Late/betterBy)
 }
 
@@ -107,7 +107,8 @@ type Heir struct {
 	Healthy bool   // Progress.Healthy
 	Match   uint64 // Progress.Match
 	Held    bool   // an operator does maintenance there
-	Known   bool   // it said how fast it is
+	Doubted bool   // Progress.Doubted
+	Known   bool   // it said that it would serve, and how fast it is
 	Pace    Pace
 }
 
@@ -118,10 +119,10 @@ func Successor(self, bounds Pace, heirs []Heir) (id uint64, ok bool) {
 	var best *Heir
 	for i := range heirs {
 		h := &heirs[i]
-		if !h.Healthy || h.Held || !h.Known || !self.yields(h.Pace, bounds) {
+		if !h.Healthy || h.Held || h.Doubted || !h.Known || !self.yields(h.Pace, bounds) {
 			continue
 		}
-		if best == nil || h.Match > best.Match || h.Match == best.Match && h.Pace.slowness(bounds) < best.Pace.slowness(bounds) {
+		if best == nil || h.Match > best.Match || h.Match == best.Match && h.Pace.Slowness(bounds) < best.Pace.Slowness(bounds) {
 			best = h
 		}
 	}
@@ -131,15 +132,14 @@ func Successor(self, bounds Pace, heirs []Heir) (id uint64, ok bool) {
 	return best.ID, true
 }
 
-// BestHeir returns the voter to hand the lead to when this node stops, whatever its speed: one that is not held before one
-// that is, and of those the one that is furthest in the log. ok is false when none is healthy.
+// BestHeir returns the voter to hand the lead to when this node stops, whatever its speed: one that is not doubted before one
+// that is, then one that said that it would serve, then one that is not held, and of those the one that is furthest in the
+// log. ok is false when none is healthy.
 func BestHeir(heirs []Heir) (id uint64, ok bool) {
 	var best *Heir
 	for i := range heirs {
 		h := &heirs[i]
-		switch {
-		case !h.Healthy:
-		case best == nil, best.Held && !h.Held, best.Held == h.Held && h.Match > best.Match:
+		if h.Healthy && (best == nil || h.before(best)) {
 			best = h
 		}
 	}
@@ -147,6 +147,19 @@ func BestHeir(heirs []Heir) (id uint64, ok bool) {
 		return 0, false
 	}
 	return best.ID, true
+}
+
+// before reports whether h is the better heir of a leader that stops.
+func (h *Heir) before(o *Heir) bool {
+	switch {
+	case h.Doubted != o.Doubted:
+		return o.Doubted
+	case h.Known != o.Known:
+		return h.Known
+	case h.Held != o.Held:
+		return o.Held
+	}
+	return h.Match > o.Match
 }
 
 // Yielding is what a member remembers about being slow while it leads. The zero value has just begun to lead.
@@ -166,7 +179,7 @@ func (y *Yielding) Follows() { y.slow = false }
 
 // Due looks at the pace of the leader and reports whether it is time to look for another one.
 func (y *Yielding) Due(now time.Duration, self, bounds Pace) bool {
-	if self.slowness(bounds) <= 1 {
+	if self.Slowness(bounds) <= 1 {
 		y.slow = false
 		return false
 	}

@@ -61,8 +61,8 @@ func TestSuccessor(t *testing.T) {
 	heir := func(id, match uint64, p Pace) Heir {
 		return Heir{ID: id, Healthy: true, Known: true, Match: match, Pace: p}
 	}
-	deaf, held, silent := heir(2, 9, fast), heir(2, 9, fast), heir(2, 9, fast)
-	deaf.Healthy, held.Held, silent.Known = false, true, false
+	deaf, held, silent, doubted := heir(2, 9, fast), heir(2, 9, fast), heir(2, 9, fast), heir(2, 9, fast)
+	deaf.Healthy, held.Held, silent.Known, doubted.Doubted = false, true, false, true
 	for _, c := range []struct {
 		name  string
 		heirs []Heir
@@ -78,6 +78,7 @@ func TestSuccessor(t *testing.T) {
 		{"not one that is not heard", []Heir{deaf}, 0},
 		{"not one that is held", []Heir{held}, 0},
 		{"not one that says nothing", []Heir{silent}, 0},
+		{"not one that is doubted", []Heir{doubted}, 0},
 		{"on the edge", []Heir{heir(2, 9, Pace{Fsync: 250 * ms})}, 2},
 		{"over the edge", []Heir{heir(2, 9, Pace{Fsync: 251 * ms})}, 0},
 	} {
@@ -110,8 +111,8 @@ func TestYields(t *testing.T) {
 	}
 }
 
-// TestBestHeir: a leader that stops takes the one furthest in the log, a held one only when there is no other, and nobody
-// who does not answer.
+// TestBestHeir: a leader that stops takes the one furthest in the log; one that is held, does not say that it would serve, or
+// is doubted only when there is no other, and nobody who does not answer.
 func TestBestHeir(t *testing.T) {
 	for _, c := range []struct {
 		heirs []Heir
@@ -123,6 +124,11 @@ func TestBestHeir(t *testing.T) {
 		{[]Heir{{ID: 2, Healthy: true, Match: 5}, {ID: 3, Healthy: true, Match: 9, Held: true}}, 2},
 		{[]Heir{{ID: 3, Healthy: true, Match: 9, Held: true}, {ID: 2, Healthy: true, Match: 5}}, 2},
 		{[]Heir{{ID: 3, Healthy: true, Match: 9, Held: true}, {ID: 2, Match: 5}}, 3},
+		{[]Heir{{ID: 2, Healthy: true, Match: 9, Doubted: true}, {ID: 3, Healthy: true, Match: 5}}, 3},
+		{[]Heir{{ID: 3, Healthy: true, Match: 5, Held: true}, {ID: 2, Healthy: true, Match: 9, Doubted: true, Known: true}}, 3},
+		{[]Heir{{ID: 2, Healthy: true, Match: 9}, {ID: 3, Healthy: true, Match: 5, Known: true}}, 3},
+		{[]Heir{{ID: 2, Healthy: true, Match: 9, Known: true}, {ID: 3, Healthy: true, Match: 9, Known: true, Held: true}}, 2},
+		{[]Heir{{ID: 2, Healthy: true, Match: 9, Doubted: true}}, 2},
 	} {
 		if id, ok := BestHeir(c.heirs); id != c.want || ok != (c.want != 0) {
 			t.Errorf("of %+v: %d, %v", c.heirs, id, ok)

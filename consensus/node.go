@@ -66,7 +66,8 @@ type Node struct {
 	reads     chan *request        // InboxSize; full = ErrBusy
 	control   chan *request        // controlSize; changes of the core and transfers; full = ErrBusy
 	inbound   chan inbound         // inboundSize; full = the peer's connection waits
-	events    *queue[func(*core)]  // what the other goroutines have to tell the loop
+	events    *queue[input]        // what the other goroutines have to tell the loop
+	told      []input              // the loop's: those that it took last
 	logTasks  *queue[logTask]      // loop -> log writer
 	applies   *queue[*applyTask]   // loop -> applier
 	resumes   *queue[resumption]   // loop -> applier
@@ -92,6 +93,8 @@ type Node struct {
 	pause      func(ctx context.Context, d time.Duration) bool // false: give up
 	closings   closings
 	paces      *paceKeeper
+	leases     *leaseReads
+	recorder   *recorder // the loop's; nil: nothing is recorded
 }
 
 // Capacities that no option sets.
@@ -134,41 +137,27 @@ func New(options Options) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("consensus: %w", err)
 	}
+	o.Recovered.Entries = nil // the core has those that it needs
 	n := &Node{
 		opts: o, log: o.Logger, core: c,
 		proposals: make(chan *request, o.InboxSize), reads: make(chan *request, o.InboxSize),
 		control: make(chan *request, controlSize), inbound: make(chan inbound, inboundSize),
-		events: newQueue[func(*core)](), logTasks: newQueue[logTask](), applies: newQueue[*applyTask](), resumes: newQueue[resumption](),
+		events: newQueue[input](), logTasks: newQueue[logTask](), applies: newQueue[*applyTask](), resumes: newQueue[resumption](),
 		saves: newQueue[*saveTask](), installs: newQueue[*installTask](),
 		pause: sleep, waits: newAppliedWaits(mem.snap.Index), changed: make(chan struct{}, 1), done: make(chan struct{}),
-		paces: newPaceKeeper(o.Tick, o.ElectionTicks),
+		paces: newPaceKeeper(o.Tick, o.ElectionTicks), leases: newLeaseReads(o),
 	}
+	n.applier.alarm = time.NewTimer(watchEvery)
+	n.applier.alarm.Stop()
 	if g := o.Guard; g != nil && g.Crash != nil && !g.Crash.again() {
 		n.applier.marker = g.Crash
 	}
 	n.peers = newPeers(o.Peers, o.Logger, n.lost)
 	n.peers.self, n.peers.life = o.ID, c.relay.life
+	n.peers.refused = func(id uint64) { n.events.put(input{kind: inputRefused, id: id}) }
+	n.recorder = newRecorder(o.Record, c)
 	n.publish()
 	return n, nil
-}
-
-// restoreMachine loads the snapshot into the machine and returns the newest stamp in it.
-func restoreMachine(o Options, ref SnapshotRef) (clock.Stamp, error) {
-	if ref.Index == 0 {
-		return 0, nil
-	}
-	r, err := o.Snapshots.Open(ref.Manifest)
-	if err != nil {
-		return 0, fmt.Errorf("consensus: open snapshot at %d: %w", ref.Index, err)
-	}
-	err = o.Machine.Restore(r, ref.Index, ref.Term)
-	if cerr := r.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return 0, fmt.Errorf("consensus: restore snapshot at %d: %w", ref.Index, err)
-	}
-	return o.MachineStamp(), nil
 }
 
 // Run works until ctx ends or the node fails. A leader first hands over, for at most

@@ -25,10 +25,14 @@ func (n *Node) Propose(ctx context.Context, command []byte) (Proposed, error) {
 }
 
 // ReadIndex returns an index such that a read after WaitApplied of it sees everything that was
-// acknowledged before the call. This node must lead. All waiting calls share one round of
-// heartbeats. On *NotLeaderError ask the next leader.
+// acknowledged before the call. This node must lead. It answers by its lease if it holds one; else
+// all waiting calls share one round of heartbeats, which begins the next lease. On *NotLeaderError ask the next leader.
 func (n *Node) ReadIndex(ctx context.Context) (uint64, error) {
+	if index, ok := n.readByLease(); ok {
+		return index, nil
+	}
 	o := n.ask(ctx, n.reads, &request{})
+	n.leases.answered(o)
 	return o.index, o.err
 }
 
@@ -59,7 +63,7 @@ func (n *Node) Refuse(why error) {
 
 // RenewSnapshot has a snapshot saved soon, whether or not one is due: the last one turned out damaged. It
 // returns at once.
-func (n *Node) RenewSnapshot() { n.events.put(func(c *core) { c.renewSnapshot() }) }
+func (n *Node) RenewSnapshot() { n.events.put(input{kind: inputRenewSnapshot}) }
 
 // AcceptDigest says, while Status.ReadOnly, that the state of that member is right, and returns the checkpoint. All others
 // fence themselves and are rebuilt. This node must lead.
@@ -70,7 +74,7 @@ func (n *Node) AcceptDigest(ctx context.Context, id uint64) (index uint64, err e
 
 // Fence ends this node's service because something outside has found that its state is wrong: Run returns a
 // *RebuildNeededError once the lead has been handed over.
-func (n *Node) Fence(reason string) { n.events.put(func(c *core) { c.contradicted(reason) }) }
+func (n *Node) Fence(reason string) { n.events.put(input{kind: inputContradicted, text: reason}) }
 
 // Status returns this node's view of the core. It never blocks.
 func (n *Node) Status() Status {
@@ -85,16 +89,50 @@ func (n *Node) Status() Status {
 	return s
 }
 
+// Leads reports whether this node leads and serves, by what Status says. It costs much less.
+func (n *Node) Leads() bool {
+	if s := n.status.Load(); s.Role != "leader" || s.Leader != s.ID || s.Stopped != nil {
+		return false
+	}
+	select {
+	case <-n.done:
+		return false
+	default:
+		return true
+	}
+}
+
 // Changed signals that leader, role, term or membership changed: look at Status again. A level of
 // capacity 1, for one reader.
 func (n *Node) Changed() <-chan struct{} { return n.changed }
+
+// Recording returns what the recorder has of this node: see Replay. reason is kept in it.
+func (n *Node) Recording(ctx context.Context, reason string) ([]byte, error) {
+	type answer struct {
+		recording []byte
+		err       error
+	}
+	answers := make(chan answer, 1)
+	n.events.put(input{kind: inputLook, look: func(*core) {
+		b, err := n.recorder.recording(reason)
+		answers <- answer{b, err}
+	}})
+	select {
+	case a := <-answers:
+		return a.recording, a.err
+	case <-n.done: // nobody owns the core any more
+		return n.recorder.recording(reason)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
 
 // ask hands r to the loop and waits for the answer.
 func (n *Node) ask(ctx context.Context, inbox chan<- *request, r *request) outcome {
 	answers := make(chan outcome, 1)
 	r.reply = func(o outcome) { answers <- o }
 	if err := ctx.Err(); err != nil {
-		return outcome{err: fmt.Errorf("consensus: nothing was proposed: %w", err)}
+		return outcome{err: fmt.Errorf("consensus: %w: %w", ErrGivenUp, err)}
 	}
 	if n.stopping.Load() {
 		return outcome{err: ErrStopped}
@@ -117,7 +155,7 @@ func (n *Node) ask(ctx context.Context, inbox chan<- *request, r *request) outco
 // abandoned decides what a caller may conclude that waits no longer.
 func abandoned(r *request, answers <-chan outcome, cause error) outcome {
 	if r.cancel() {
-		return outcome{err: fmt.Errorf("consensus: given up before it was proposed: %w", cause)}
+		return outcome{err: fmt.Errorf("consensus: %w: %w", ErrGivenUp, cause)}
 	}
 	select {
 	case o := <-answers:

@@ -16,27 +16,31 @@ import (
 
 // runApply owns the machine. An entry that cannot be applied (an unknown command, a panic) stops
 // it: skipping the entry would make this replica differ from the others. The log goes on. With a guard a panic stops it
-// only until the core has decided.
+// only until the core has decided. A disk that does not give a snapshot back ends the node.
 func (n *Node) runApply(ctx context.Context) error {
-	for {
+	running := func() bool { return ctx.Err() == nil }
+	for running() {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-n.applies.signal:
 		case <-n.resumes.signal:
 		}
-		if err := n.applyWaiting(ctx); err != nil {
+		if err := n.applyWaiting(running); unreadable(err) {
+			return err
+		} else if err != nil {
 			n.halt(err)
 			<-ctx.Done()
 			return nil
 		}
 	}
+	return nil
 }
 
 func (n *Node) halt(err error) {
 	n.log.Error("applying stopped", zap.Uint64("index", n.waits.applied.Load()+1), zap.Error(err))
 	n.waits.fail(fmt.Errorf("%w: %w", ErrStopped, err))
-	n.events.put(func(c *core) { c.halt(err) })
+	n.events.put(input{kind: inputHalt, err: err})
 }
 
 func (n *Node) apply(t *applyTask) error {
@@ -66,7 +70,7 @@ func (n *Node) apply(t *applyTask) error {
 	if t.capture && t.write == nil {
 		t.write = n.opts.Machine.Capture()
 	}
-	n.events.put(func(c *core) { c.appliedTask(t, stamp) })
+	n.events.put(input{kind: inputApplied, task: t, stamp: stamp})
 	return nil
 }
 
@@ -106,7 +110,7 @@ func (n *Node) applyEntry(e *raftpb.Entry, b *batch, skip []int) (err error) {
 	case controlCheckpoint:
 		n.checkpoint(e.GetIndex())
 	case controlAccept:
-		n.events.put(func(c *core) { c.accepted(body) })
+		n.events.put(input{kind: inputAccepted, body: body})
 	}
 	if b == nil {
 		return nil
@@ -124,11 +128,11 @@ func (n *Node) checkpoint(index uint64) {
 	}
 	digest, err := n.opts.Digest()
 	if err != nil {
-		n.events.put(func(c *core) { c.contradicted(err.Error()) })
+		n.events.put(input{kind: inputContradicted, text: err.Error()})
 		return
 	}
 	if chain, known := n.opts.Log.Chain(index); known {
-		n.events.put(func(c *core) { c.checkpointed(index, mark{chain: chain, state: digest}) })
+		n.events.put(input{kind: inputCheckpoint, id: index, mark: &mark{chain: chain, state: digest}})
 	}
 }
 
@@ -164,14 +168,14 @@ func (n *Node) runSave(ctx context.Context) error {
 func (n *Node) save(t *saveTask) error {
 	ref := t.ref
 	manifest, err := []byte(nil), errRare
-	if !n.core.rarely(rareSaveFails) {
+	if !n.rarely(rareSaveFails) {
 		manifest, err = n.opts.Snapshots.Save(ref, t.write)
 	}
 	if err != nil {
 		n.log.Error("snapshot not written", zap.Uint64("index", ref.Index), zap.Error(err))
 	}
 	ref.Manifest = manifest
-	n.events.put(func(c *core) { c.saved(ref, err) })
+	n.events.put(input{kind: inputSaved, ref: &ref, err: err})
 	return n.ifFinal(err)
 }
 
@@ -204,7 +208,7 @@ func (n *Node) fetch(ctx context.Context, t *installTask) error {
 	if err != nil {
 		n.log.Warn("snapshot not installed", zap.Uint64("peer", t.from), zap.Uint64("index", t.ref.Index), zap.Error(err))
 	}
-	n.events.put(func(c *core) { c.installed(t, err) })
+	n.events.put(input{kind: inputInstalled, install: t, err: err})
 	return n.ifFinal(err)
 }
 
@@ -218,7 +222,7 @@ var errForged = errors.New("the manifest is not of the snapshot that the message
 const installTimeout = 10 * time.Minute
 
 func (n *Node) install(ctx context.Context, t *installTask) error {
-	if n.core.rarely(rareFetchFails) {
+	if n.rarely(rareFetchFails) {
 		return errRare
 	}
 	ref, err := n.opts.Snapshots.Parse(t.ref.Manifest)
@@ -227,6 +231,9 @@ func (n *Node) install(ctx context.Context, t *installTask) error {
 	}
 	if ref.Index != t.ref.Index || ref.Term != t.ref.Term || ref.ConfState.Equivalent(t.ref.ConfState) != nil {
 		return fmt.Errorf("%w: index %d, term %d", errForged, ref.Index, ref.Term)
+	}
+	if chain, known := n.opts.Log.Chain(ref.Index); t.behind && known && chain != ref.Chain {
+		return fmt.Errorf("%w: the log up to entry %d is another one here", errForged, ref.Index)
 	}
 	if n.opts.Fetch == nil {
 		return errors.New("this node has no way to fetch chunks")

@@ -20,9 +20,10 @@ import (
 
 // Limits of one command, far beyond what the largest takes.
 const (
-	watchEvery  = 50 * time.Millisecond
-	stallTime   = 5 * time.Second // while the process runs: a pause of it does not count
-	memoryLimit = 512 << 20       // bytes that the heap grows by, beyond twice what it was
+	watchEvery  = 50 * time.Millisecond // while a command is under way
+	idleWatch   = time.Second           // otherwise: how much memory there was before
+	stallTime   = 5 * time.Second       // while the process runs: a pause of it does not count
+	memoryLimit = 512 << 20             // bytes that the heap grows by, beyond twice what it was
 )
 
 // applier is what the goroutine that owns the machine keeps besides.
@@ -33,6 +34,7 @@ type applier struct {
 	place   int           // of the command under way
 	under   atomic.Uint64 // counts the steps; even: nothing is under way
 	entry   atomic.Uint64 // the entry under way
+	alarm   *time.Timer   // wakes the watch while a command is under way
 }
 
 // stopError says that the machine panicked on a command, or would end the process.
@@ -46,8 +48,9 @@ func (e *stopError) Error() string {
 	return fmt.Sprintf("apply entry %d, command %d: %s", e.at.index, e.at.place, e.text)
 }
 
-// applyWaiting applies what waits, unless it has stopped and nothing says how to go on.
-func (n *Node) applyWaiting(ctx context.Context) error {
+// applyWaiting applies what waits, unless it has stopped and nothing says how to go on. Between two tasks it asks whether to
+// go on now, or to leave the rest for the next call.
+func (n *Node) applyWaiting(goOn func() bool) error {
 	a := &n.applier
 	for _, r := range n.resumes.take() {
 		if a.stopped && a.parked[0].entries[0].GetIndex() == r.index {
@@ -60,12 +63,13 @@ func (n *Node) applyWaiting(ctx context.Context) error {
 		}
 	}
 	if a.stopped {
-		return nil
+		return n.captureStopped()
 	}
 	tasks := append(a.parked, n.applies.take()...)
 	a.parked = nil
 	for i, t := range tasks {
-		if ctx.Err() != nil {
+		if i > 0 && !goOn() {
+			n.applies.putFirst(tasks[i:])
 			return nil
 		}
 		err := n.apply(t)
@@ -81,10 +85,24 @@ func (n *Node) applyWaiting(ctx context.Context) error {
 	return nil
 }
 
+// captureStopped does what an applier can that has stopped: show what it has applied to those who begin again behind that.
+func (n *Node) captureStopped() error {
+	a := &n.applier
+	first := a.parked[0].entries[0].GetIndex()
+	for _, t := range n.applies.take() {
+		if !t.onlyCaptures() || t.index >= first {
+			a.parked = append(a.parked, t)
+		} else if err := n.apply(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // park keeps what cannot be applied now, and says why.
 func (n *Node) park(stop *stopError, t *applyTask, rest []*applyTask) {
 	if head, tail := t.split(stop.from); head != nil {
-		n.events.put(func(c *core) { c.appliedTask(head, 0) })
+		n.events.put(input{kind: inputApplied, task: head, cut: stop.from})
 		t = tail
 	}
 	n.applier.parked, n.applier.stopped = append([]*applyTask{t}, rest...), true
@@ -92,7 +110,7 @@ func (n *Node) park(stop *stopError, t *applyTask, rest []*applyTask) {
 		zap.Uint32("count", stop.at.place), zap.String("reason", stop.text))
 	n.waits.fail(fmt.Errorf("%w: %w", ErrStopped, stop))
 	at := stop.at
-	n.events.put(func(c *core) { c.stopped(at) })
+	n.events.put(input{kind: inputStopped, stop: &at})
 }
 
 // applyGuarded applies the commands of one entry, or says that it is where this replica stops.
@@ -101,8 +119,10 @@ func (n *Node) applyGuarded(e *raftpb.Entry, stamp clock.Stamp, commands [][]byt
 	if m := a.marker; m != nil && e.GetIndex() == m.Index && e.GetTerm() == m.Term && !slices.Contains(skip, m.Place) {
 		return nil, n.stopAt(e, m.Place, m.Cause, "ended", "the process ended on it before: "+causeName(byte(m.Cause))) //nolint:gosec // a few
 	}
+	a.alarm.Reset(watchEvery)
 	defer func() {
 		a.under.Add(a.under.Load() & 1)
+		a.alarm.Stop()
 		if p := recover(); p != nil {
 			where := panickedAt()
 			g.Blame(StopPanic)
@@ -149,16 +169,24 @@ func (n *Node) runWatch(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	ticker := time.NewTicker(watchEvery)
-	defer ticker.Stop()
+	idle := time.NewTicker(idleWatch)
+	defer idle.Stop()
 	w := watched{}
 	for {
+		under := uint64(0)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case <-n.applier.alarm.C:
+			if under = n.applier.under.Load(); under&1 != 0 {
+				n.applier.alarm.Reset(watchEvery)
+			}
+		case <-idle.C:
+			if under = n.applier.under.Load(); under&1 != 0 {
+				continue // the alarm looks
+			}
 		}
-		if cause := w.look(n.applier.under.Load(), heapBytes()); cause != StopUnknown {
+		if cause := w.look(under, heapBytes()); cause != StopUnknown {
 			n.log.Error("a command is given up with the process", zap.Uint64("index", n.applier.entry.Load()), zap.String("reason", causeName(byte(cause)))) //nolint:gosec // a few
 			n.opts.Guard.Blame(cause)
 			n.opts.Guard.End(cause)
@@ -214,7 +242,7 @@ func (n *Node) leftOut(e *raftpb.Entry) error {
 	if !ok || n.opts.Guard == nil || n.opts.Guard.LeftOut(q.index, int(q.place)) {
 		return nil
 	}
-	n.events.put(func(c *core) { c.early(q.index) })
+	n.events.put(input{kind: inputEarly, id: q.index})
 	return fmt.Errorf("apply entry %d: command %d of entry %d is quarantined, and was applied before that was known", e.GetIndex(), q.place, q.index)
 }
 

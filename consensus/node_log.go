@@ -52,7 +52,7 @@ func (n *Node) runLog(ctx context.Context) error {
 func (n *Node) writeAll(ctx context.Context, tasks []logTask) error {
 	var g group
 	for _, t := range tasks {
-		if t.append != nil && t.append.snapshot == nil && g.bytes < groupBytes && (g.tasks == 0 || !n.core.rarely(rareLoneWrite)) {
+		if t.append != nil && t.append.snapshot == nil && g.bytes < groupBytes && (g.tasks == 0 || !n.rarely(rareLoneWrite)) {
 			g.add(t.append)
 			continue
 		}
@@ -81,7 +81,7 @@ func (n *Node) writeAlone(ctx context.Context, g *group, t logTask) error {
 		chain, ok := n.opts.Log.Chain(t.save.ref.Index)
 		if !ok {
 			ref := t.save.ref
-			n.events.put(func(c *core) { c.saved(ref, errNoChain) })
+			n.events.put(input{kind: inputSaved, ref: &ref, err: errNoChain})
 			n.log.Error("snapshot skipped", zap.Uint64("index", ref.Index), zap.Error(errNoChain))
 			return nil
 		}
@@ -159,7 +159,7 @@ func (n *Node) writeGroup(ctx context.Context, g *group) error {
 	}
 	n.peers.send(g.remote...)
 	if local := g.local; len(local) > 0 {
-		n.events.put(func(c *core) { c.appended(local) })
+		n.events.put(input{kind: inputAppended, messages: local})
 	}
 	*g = group{}
 	return nil

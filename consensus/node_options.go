@@ -42,6 +42,12 @@ type Options struct {
 	Fenced bool
 	// Guard keeps a command that crashes replicas from stopping the core. Nil = who crashes on an entry stops there for good.
 	Guard *Guard
+	// Held reports whether an operator does maintenance where a member runs: the lead goes elsewhere if it can. Called by
+	// the loop; it must not block. Nil = nowhere.
+	Held func(id uint64) bool
+	// Abstain reports whether this member stands for no election, and takes no lead that is given to it: the process around it
+	// ended badly too often. It votes and replicates. Called by the loop; it must not block. Nil = never.
+	Abstain func() bool
 	// Fetch returns one stored chunk of a snapshot from the node that sent its manifest.
 	Fetch func(ctx context.Context, id uint64, hash [32]byte) ([]byte, error)
 
@@ -69,6 +75,12 @@ type Options struct {
 	// beside it: faster, and lost with the voter's disk.
 	NoPairSync bool
 
+	// NoLease has a leader ask a majority for each round of reads. By default it answers by a lease where it holds one.
+	NoLease bool
+	// Elapsed is the clock of leases: it never steps, and goes on while the process or the machine is stopped. CLOCK_BOOTTIME,
+	// and on a system without it no leases.
+	Elapsed func() time.Duration
+
 	// Rare makes things happen that are legal and seldom, at points in the code that have names (RarePoints), whenever it
 	// returns true. For simulations. Nil = never.
 	Rare func(point string) bool
@@ -81,6 +93,8 @@ type Options struct {
 	// Fatal is called, once, when the log or the snapshots failed for good; it should end the
 	// process, since what is on disk is unknown after a failed sync. Nil = Run returns the error.
 	Fatal func(error)
+	// Record keeps the core's inputs, so that what it did can be replayed. Zero = it does not.
+	Record RecordOptions
 	// Logger gets one line for each notable event; nil = none.
 	Logger *zap.Logger
 }
@@ -139,6 +153,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MachineStamp == nil {
 		o.MachineStamp = func() clock.Stamp { return 0 }
 	}
+	if o.Elapsed == nil {
+		o.Elapsed, o.NoLease = clock.Boottime, o.NoLease || !clockCountsSuspends
+	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
 	}
@@ -154,7 +171,7 @@ func orDefault[T comparable](field *T, value T) {
 
 func (o Options) core(stamp clock.Stamp) coreConfig {
 	return coreConfig{
-		id: o.ID, clock: o.Clock, electionTicks: o.ElectionTicks, heartbeatTicks: o.HeartbeatTicks,
+		id: o.ID, asks: asksOf(o.Clock, o.ClaimKey), tick: o.Tick, noLease: o.NoLease, electionTicks: o.ElectionTicks, heartbeatTicks: o.HeartbeatTicks,
 		batchCommands: o.MaxBatchCommands, batchBytes: o.MaxBatchBytes, inflightBatches: o.MaxInflightBatches,
 		snapshotEntries: o.SnapshotEntries, snapshotBytes: o.SnapshotBytes, trailingEntries: o.TrailingEntries,
 		longReplay:  longReplay,
@@ -162,7 +179,7 @@ func (o Options) core(stamp clock.Stamp) coreConfig {
 		noDigests: o.Digest == nil, checkpointTicks: max(1, int(o.CheckpointEvery/o.Tick)), probation: o.Probation, fenced: o.Fenced,
 		snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
 		relay:           o.Peers.Seal != nil && o.Peers.Verify != nil,
-		inDoubt:         o.Recovered.InDoubt, cluster: o.ClusterID, claimKey: o.ClaimKey, chain: o.Log.Chain, ownWordOnly: o.OwnWordOnly, guard: o.Guard,
+		inDoubt:         o.Recovered.InDoubt, cluster: o.ClusterID, chain: o.Log.Chain, ownWordOnly: o.OwnWordOnly, guard: o.Guard, held: o.Held, abstain: o.Abstain,
 		stamp: stamp, logger: raftLogger{log: o.Logger.Named("raft").Sugar()},
 	}
 }

@@ -1,6 +1,9 @@
 package consensus
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // queue passes work between two of a node's goroutines without ever blocking the giver, so that
 // the loop and the log writer cannot wait for each other in a circle. It has no capacity of its
@@ -9,6 +12,7 @@ import "sync"
 // by one answer for each of these.
 type queue[T any] struct {
 	signal chan struct{} // level, capacity 1: there is something to take
+	some   atomic.Bool   // the same, for who only looks; set under mu
 	mu     struct {
 		sync.Mutex
 		items []T // nothing is called under mu
@@ -24,6 +28,7 @@ func (q *queue[T]) put(items ...T) {
 	}
 	q.mu.Lock()
 	q.mu.items = append(q.mu.items, items...)
+	q.some.Store(true)
 	q.mu.Unlock()
 	notify(q.signal)
 }
@@ -34,23 +39,38 @@ func (q *queue[T]) take() []T {
 	defer q.mu.Unlock()
 	items := q.mu.items
 	q.mu.items = nil
+	q.some.Store(false)
 	return items
 }
+
+// swap is take for who has done with what it took last: that room is used for what is put next.
+func (q *queue[T]) swap(done []T) []T {
+	clear(done)
+	if cap(done) > maxSpare {
+		done = nil
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	items := q.mu.items
+	q.mu.items = done[:0]
+	q.some.Store(false)
+	return items
+}
+
+// maxSpare is for how many items an empty queue keeps room.
+const maxSpare = 1 << 8
 
 // putFirst gives back items that were taken and not worked on.
 func (q *queue[T]) putFirst(items []T) {
 	q.mu.Lock()
 	q.mu.items = append(items[:len(items):len(items)], q.mu.items...)
+	q.some.Store(len(q.mu.items) > 0)
 	q.mu.Unlock()
 	notify(q.signal)
 }
 
 // waits reports whether there is something to take.
-func (q *queue[T]) waits() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.mu.items) > 0
-}
+func (q *queue[T]) waits() bool { return q.some.Load() }
 
 // notify raises a level signal.
 func notify(c chan struct{}) {

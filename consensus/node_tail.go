@@ -10,7 +10,7 @@ import (
 // reports whether there was a doubt. The node then votes and counts without having heard all others.
 func (n *Node) AcceptTail(ctx context.Context) (accepted bool, err error) {
 	answers := make(chan bool, 1)
-	n.events.put(func(c *core) { answers <- c.acceptTail() })
+	n.events.put(input{kind: inputAcceptTail, told: func(yes bool) { answers <- yes }})
 	select {
 	case accepted = <-answers:
 		return accepted, nil
@@ -26,10 +26,10 @@ func (n *Node) AcceptTail(ctx context.Context) (accepted bool, err error) {
 // reach there.
 func (n *Node) Entries(ctx context.Context, after, last uint64, maxBytes int) (prevTerm uint64, entries []*raftpb.Entry, err error) {
 	answers := make(chan func(), 1)
-	n.events.put(func(c *core) {
+	n.events.put(input{kind: inputLook, look: func(c *core) {
 		term, found := c.log.upTo(after, last, maxBytes)
 		answers <- func() { prevTerm, entries = term, found }
-	})
+	}})
 	select {
 	case take := <-answers:
 		take()

@@ -65,7 +65,7 @@ func (s *shell) start(tune func(*Options)) {
 	s.mach = newFakeMachine()
 	o := Options{
 		ID: s.id, Clock: clk, Log: s.log, Recovered: s.log.recovered(s.snaps), Snapshots: s.snaps, Machine: s.mach,
-		MachineStamp: s.mach.stamp, Fetch: m.fetch,
+		MachineStamp: s.mach.stamp, Fetch: m.fetch, Elapsed: bubbleTime,
 		Peers: PeerOptions{
 			Dial:   func(_ context.Context, to uint64) (net.Conn, error) { return m.dial(s.id, to) },
 			NodeOf: func(id uint64) (string, bool) { return fmt.Sprint("node", id), id < 10 },
@@ -308,7 +308,7 @@ func TestNodeOutcomeUnknown(t *testing.T) {
 		if err := <-first; !errors.As(err, &unknown) || !errors.Is(err, context.Canceled) {
 			t.Errorf("on its way: got %v", err)
 		}
-		if err := <-second; errors.As(err, &unknown) || !errors.Is(err, context.Canceled) {
+		if err := <-second; errors.As(err, &unknown) || !errors.Is(err, ErrGivenUp) || !errors.Is(err, context.Canceled) {
 			t.Errorf("waiting: got %v", err)
 		}
 		l.log.before(nil)
@@ -539,7 +539,7 @@ func TestNodePanicStops(t *testing.T) {
 		m := newMesh(t)
 		l := m.add(1, nil, 1)
 		m.leader()
-		l.events.put(func(*core) { panic("a bug") })
+		l.events.put(input{kind: inputLook, look: func(*core) { panic("a bug") }})
 		var p *PanicError
 		if err := <-l.ended; !errors.As(err, &p) || p.Value != "a bug" || len(p.Stack) == 0 {
 			t.Errorf("Run returned %v", err)

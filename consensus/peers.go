@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -44,18 +45,19 @@ const (
 // incoming ones in order to close them. Incoming connections are only read: a peer that can dial
 // us but cannot be dialled is one-way, and raft sees that.
 type peers struct {
-	opts PeerOptions
-	log  *zap.Logger
-	lost func(id uint64, snapshot bool) // must not block
-	self uint64                         // for relays, as the next; set before the first use
-	life uint64
+	opts    PeerOptions
+	log     *zap.Logger
+	lost    func(id uint64, snapshot bool) // must not block
+	refused func(id uint64)                // must not block; set before the first use
+	self    uint64                         // for relays, as the next; set before the first use
+	life    uint64
 
 	sent, sentBytes atomic.Uint64 // envelopes of ours
 
 	mu struct {
 		sync.Mutex // never held while dialling, writing or calling lost
 		ctx        context.Context
-		out        map[uint64]*peer
+		out        []*peer             // in ascending order of their ids
 		routes     map[uint64]Route    // never changed, but replaced
 		in         map[string]net.Conn // newest connection of each node
 		closed     bool
@@ -64,8 +66,7 @@ type peers struct {
 }
 
 func newPeers(o PeerOptions, log *zap.Logger, lost func(uint64, bool)) *peers {
-	p := &peers{opts: o, log: log, lost: lost}
-	p.mu.out = make(map[uint64]*peer)
+	p := &peers{opts: o, log: log, lost: lost, refused: func(uint64) {}}
 	p.mu.in = make(map[string]net.Conn)
 	return p
 }
@@ -135,18 +136,24 @@ func (p *peers) peer(id uint64) *peer {
 
 // get is peer; the caller holds mu.
 func (p *peers) get(id uint64) (q *peer, made bool) {
-	if q := p.mu.out[id]; q != nil {
-		return q, false
+	at, found := p.place(id)
+	if found {
+		return p.mu.out[at], false
 	}
 	if p.mu.closed || p.opts.Dial == nil || len(p.mu.out) >= maxPeers {
 		return nil, false
 	}
 	q = &peer{id: id, queue: newPeerQueue(), owner: p}
-	p.mu.out[id] = q
+	p.mu.out = slices.Insert(p.mu.out, at, q)
 	if p.mu.ctx != nil {
 		p.start(q)
 	}
 	return q, true
+}
+
+// place is where a peer is, or belongs; the caller holds mu.
+func (p *peers) place(id uint64) (at int, found bool) {
+	return slices.BinarySearchFunc(p.mu.out, id, func(q *peer, id uint64) int { return cmp.Compare(q.id, id) })
 }
 
 // retain ends the writers of everybody who is not in ids, unless ids is empty: a node that was not
@@ -157,14 +164,13 @@ func (p *peers) retain(ids []uint64) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for id, q := range p.mu.out {
-		if !slices.Contains(ids, id) {
-			delete(p.mu.out, id)
-			if q.cancel != nil {
-				q.cancel()
-			}
+	p.mu.out = slices.DeleteFunc(p.mu.out, func(q *peer) bool {
+		gone := !slices.Contains(ids, q.id)
+		if gone && q.cancel != nil {
+			q.cancel()
 		}
-	}
+		return gone
+	})
 	p.applyRoutes()
 }
 
@@ -197,6 +203,9 @@ func (q *peer) run(ctx context.Context) {
 		worked, err := q.connect(ctx)
 		if ctx.Err() != nil {
 			return
+		}
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			q.owner.refused(q.id)
 		}
 		q.lose() // old by the time we are connected again
 		log.Debug("raft connection lost", zap.Error(err))
@@ -267,6 +276,11 @@ func (q *peer) write(ctx context.Context, conn net.Conn) (worked bool, err error
 
 // encode adds items. A message over the limit is left out and reported.
 func (q *peer) encode(buf []byte, messages []*raftpb.Message, reports []peerReport, notes []sentNote) []byte {
+	size := 0
+	for _, m := range messages {
+		size += itemHeader + messageSize(m)
+	}
+	buf = slices.Grow(buf, size)
 	for _, n := range notes {
 		buf = appendNote(buf, n.from, n.note)
 	}
@@ -289,7 +303,8 @@ func (q *peer) encode(buf []byte, messages []*raftpb.Message, reports []peerRepo
 
 // takeFrames makes one frame for each peer for whom something waits, in ascending order of ids.
 func (p *peers) takeFrames() []Frame {
-	var queues []*peer
+	var few [8]*peer
+	queues := few[:0]
 	p.mu.Lock()
 	for _, q := range p.mu.out {
 		select {
@@ -299,7 +314,6 @@ func (p *peers) takeFrames() []Frame {
 		}
 	}
 	p.mu.Unlock()
-	slices.SortFunc(queues, func(a, b *peer) int { return cmp.Compare(a.id, b.id) })
 	var frames []Frame
 	for _, q := range queues {
 		if b, _ := q.frame(nil); len(b) > frameHeader {

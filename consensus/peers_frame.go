@@ -8,7 +8,6 @@ import (
 	"io"
 
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // A frame carries what waited for one peer:
@@ -44,7 +43,7 @@ type peerReport struct {
 func appendMessage(b []byte, m *raftpb.Message) ([]byte, error) {
 	start := len(b)
 	b = append(b, itemMessage, 0, 0, 0, 0)
-	out, err := proto.MarshalOptions{}.MarshalAppend(b, m)
+	out, err := appendRaft(b, m)
 	if err != nil {
 		return b[:start], fmt.Errorf("encode %v: %w", m.GetType(), err)
 	}
@@ -118,8 +117,8 @@ func decodeFrame(body []byte) (inbound, error) {
 func (in *inbound) add(kind byte, item []byte) error {
 	switch {
 	case kind == itemMessage:
-		m := &raftpb.Message{}
-		if err := proto.Unmarshal(item, m); err != nil {
+		m, err := decodeRaft(item)
+		if err != nil {
 			return err
 		}
 		in.messages = append(in.messages, m)

@@ -3,8 +3,6 @@ package consensus
 import (
 	"encoding/binary"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/parley-mesh/parley/mutant"
 )
@@ -105,8 +103,8 @@ func (p *peers) applyRoutes() {
 			hubs[id] = hub.queue.signal
 		}
 	}
-	for id, q := range p.mu.out {
-		q.queue.route(hubs[id])
+	for _, q := range p.mu.out {
+		q.queue.route(hubs[q.id])
 	}
 }
 
@@ -117,9 +115,9 @@ func (p *peers) through(hub uint64) (list []*peer, routes map[uint64]Route) {
 	if len(p.mu.routes) == 0 {
 		return nil, nil
 	}
-	for _, id := range slices.Sorted(maps.Keys(p.mu.routes)) {
-		if q := p.mu.out[id]; q != nil && p.mu.routes[id].Via == hub {
-			list = append(list, q)
+	for _, id := range sortedKeys(p.mu.routes) {
+		if at, found := p.place(id); found && p.mu.routes[id].Via == hub {
+			list = append(list, p.mu.out[at])
 		}
 	}
 	return list, p.mu.routes
@@ -288,30 +286,32 @@ func (n *Node) open(r *relayed) (err error) {
 // receiveStraight notes who was heard without a hub, and takes what came.
 func (n *Node) receiveStraight(in inbound) {
 	for _, m := range in.messages {
-		n.core.hearStraight(m.GetFrom())
+		n.feed(&input{kind: inputStraight, id: m.GetFrom()})
 	}
 	for _, r := range in.reports {
-		n.core.hearStraight(r.from)
+		n.feed(&input{kind: inputStraight, id: r.from})
 	}
 	for _, told := range in.notes {
-		n.core.hearStraight(told.peer)
+		n.feed(&input{kind: inputStraight, id: told.peer})
 	}
 	n.receiveItems(in)
 }
 
 // receiveRelayed passes on what is for others, and takes what others passed on to us.
 func (n *Node) receiveRelayed(in inbound) {
-	for _, e := range in.passes {
-		if err := n.core.pass(e); err != nil {
+	for i := range in.passes {
+		e := &in.passes[i]
+		if err := n.feedPeer(&input{kind: inputPass, envelope: e}); err != nil {
 			n.refused.line(n.log, n.core.ticks, e.origin, err)
 		}
 	}
 	for _, r := range in.refused {
-		n.core.relay.counts.Refused++
+		n.feed(&input{kind: inputRelayRefused})
 		n.refused.line(n.log, n.core.ticks, r.peer, r.err)
 	}
-	for _, r := range in.relayed {
-		if err := n.core.admitRelayed(r.envelope); err != nil {
+	for i := range in.relayed {
+		r := &in.relayed[i]
+		if err := n.feedPeer(&input{kind: inputRelayed, envelope: &r.envelope}); err != nil {
 			n.refused.line(n.log, n.core.ticks, r.origin, err)
 			continue
 		}

@@ -31,6 +31,35 @@ func TestLeadGoesToTheHub(t *testing.T) {
 	}
 }
 
+// TestLeadStaysForARemedy: the lead is not given to a hub that is held for maintenance, nor while a quarantine is being
+// decided; it is as soon as neither holds.
+func TestLeadStaysForARemedy(t *testing.T) {
+	for _, why := range []string{"held", "undecided"} {
+		held := uint64(0)
+		c := replicasOf(t, 3, sealing, func(o *Options) { o.Held = func(id uint64) bool { return id == held } })
+		was := c.leader()
+		leader := was.n.opts.ID
+		other, hub := leader%3+1, (leader+1)%3+1
+		g := &was.n.core.guard
+		if why == "held" {
+			held = hub
+		} else {
+			g.ledTerm, g.inquiries = was.n.core.term, map[uint64]*inquiry{5: {promise: true}}
+		}
+		c.only([2]uint64{leader, hub}, [2]uint64{other, hub})
+		c.tick(200)
+		if !was.Leads() || was.Status().Relayed.Leads != 0 {
+			t.Errorf("%s: the lead was moved", why)
+		}
+		held = 0
+		clear(g.inquiries)
+		c.tick(120)
+		if !c.all[hub-1].Leads() {
+			t.Errorf("%s, afterwards: the hub does not lead", why)
+		}
+	}
+}
+
 // TestLeadIsMovedSeldom: where another member is the hub again and again, the lead does not go round with it.
 func TestLeadIsMovedSeldom(t *testing.T) {
 	c := newReplicas(t, 3, sealing)

@@ -16,8 +16,9 @@ import (
 // Work piles up in four queues, as it does between the goroutines of a Node: the log's, the applier's, the
 // snapshot writer's and the snapshot fetcher's. Each step takes from one of them.
 type Replica struct {
-	n    *Node
-	redo []logTask // appends that found no room, to be done again before anything else
+	n     *Node
+	redo  []logTask // appends that found no room, to be done again before anything else
+	slept int       // ticks that were slept over
 }
 
 // NewReplica is New. Peers.Dial is not used: frames are taken by TakeFrames.
@@ -32,20 +33,39 @@ func NewReplica(options Options) (*Replica, error) {
 }
 
 // Start performs what is due before the first event.
-func (r *Replica) Start() error { return r.event("start", func(c *core) { c.start() }) }
+func (r *Replica) Start() error {
+	return r.event("start", input{kind: inputStart})
+}
 
-// Tick advances the timers.
+// Tick advances the timers. Ticks that a Node may sleep over are made up for at the next event, or when it may no longer.
 func (r *Replica) Tick() error {
-	err := r.event("a tick", func(c *core) { c.tick() })
+	if r.slept+1 < r.n.core.restTicks() {
+		r.slept++
+		return nil
+	}
+	err := r.turn("a tick", r.n.tick)
 	r.n.publish()
 	return err
 }
 
-// event runs one event and performs its effects.
-func (r *Replica) event(what string, f func(*core)) error {
+// event runs events and performs their effects.
+func (r *Replica) event(what string, events ...input) error {
+	return r.turn(what, func() {
+		for i := range events {
+			r.n.feed(&events[i])
+		}
+	})
+}
+
+// turn runs what f feeds the core with, and performs the effects.
+func (r *Replica) turn(what string, f func()) error {
+	r.n.tellTime()
 	err := r.n.guard(named(what), func() {
-		f(r.n.core)
-		r.n.core.flush()
+		for ; r.slept > 0; r.slept-- {
+			r.n.tick()
+		}
+		f()
+		r.n.feed(&input{kind: inputFlush})
 	})
 	r.n.perform()
 	return err
@@ -54,16 +74,11 @@ func (r *Replica) event(what string, f func(*core)) error {
 // settle handles what the workers have to tell the core.
 func (r *Replica) settle() error {
 	for {
-		events := r.n.events.take()
-		if len(events) == 0 {
+		r.n.told = r.n.events.swap(r.n.told)
+		if len(r.n.told) == 0 {
 			return nil
 		}
-		err := r.event("a local event", func(c *core) {
-			for _, f := range events {
-				f(c)
-			}
-		})
-		if err != nil {
+		if err := r.event("a local event", r.n.told...); err != nil {
 			return err
 		}
 	}
@@ -88,12 +103,18 @@ func (r *Replica) Receive(node string, body []byte) error {
 	if err != nil {
 		return err
 	}
-	return r.event("a local event", func(*core) { r.n.receive(in) })
+	return r.turn("a local event", func() { r.n.receive(in) })
 }
 
 // Lost says that what was sent to a peer did not arrive, as a broken connection does.
 func (r *Replica) Lost(to uint64, snapshot bool) error {
 	r.n.lost(to, snapshot)
+	return r.settle()
+}
+
+// Refused says that the host of a peer refused a connection.
+func (r *Replica) Refused(id uint64) error {
+	r.n.peers.refused(id)
 	return r.settle()
 }
 
@@ -107,30 +128,49 @@ func (r *Replica) Propose(command []byte, done func(Proposed, error)) error {
 		done(Proposed{}, ErrBusy)
 		return nil
 	}
+	if g := r.n.opts.Guard; g != nil {
+		if err := g.Refuse(command); err != nil {
+			done(Proposed{}, err)
+			return nil
+		}
+	}
 	req := &request{command: command, reply: func(o outcome) { done(o.done, o.err) }}
-	return r.event("a proposal", func(c *core) { c.submit(req) })
+	return r.event("a proposal", input{kind: inputSubmit, request: req})
 }
 
 // ReadIndex is Node.ReadIndex. The reader then waits until Applied is at least the index.
 func (r *Replica) ReadIndex(done func(index uint64, err error)) error {
-	req := &request{reply: func(o outcome) { done(o.index, o.err) }}
-	return r.event("a read", func(c *core) { c.read(req) })
+	if index, ok := r.n.readByLease(); ok {
+		done(index, nil)
+		return nil
+	}
+	req := &request{reply: func(o outcome) {
+		r.n.leases.answered(o)
+		done(o.index, o.err)
+	}}
+	return r.event("a read", input{kind: inputRead, request: req})
 }
 
 // ChangeCore is Node.ChangeCore.
 func (r *Replica) ChangeCore(change *raftpb.ConfChangeV2, done func(error)) error {
 	req := &request{change: change, reply: func(o outcome) { done(o.err) }}
-	return r.event("a change of the core", func(c *core) { c.changeCore(req) })
+	return r.event("a change of the core", input{kind: inputChange, request: req})
 }
 
 // TransferLeader is Node.TransferLeader.
 func (r *Replica) TransferLeader(to uint64, done func(error)) error {
 	req := &request{target: to, reply: func(o outcome) { done(o.err) }}
-	return r.event("a transfer", func(c *core) { c.transferTo(req) })
+	return r.event("a transfer", input{kind: inputTransfer, request: req})
 }
+
+// Reads is Node.Reads.
+func (r *Replica) Reads() Reads { return r.n.Reads() }
 
 // Status is Node.Status.
 func (r *Replica) Status() Status { return r.n.Status() }
+
+// Recording is Node.Recording.
+func (r *Replica) Recording(reason string) ([]byte, error) { return r.n.recorder.recording(reason) }
 
 // Leads reports whether this replica believes to lead. Cheap, unlike Status.
 func (r *Replica) Leads() bool { return r.n.core.leads() }
@@ -163,8 +203,10 @@ func (r *Replica) Voted() (term, candidate uint64) {
 }
 
 // LogWaits, ApplyWaits, SaveWaits and InstallWaits report whether there is work of that kind.
-func (r *Replica) LogWaits() bool     { return len(r.redo) > 0 || r.n.logTasks.waits() }
-func (r *Replica) ApplyWaits() bool   { return r.n.applies.waits() }
+func (r *Replica) LogWaits() bool { return len(r.redo) > 0 || r.n.logTasks.waits() }
+func (r *Replica) ApplyWaits() bool {
+	return r.n.resumes.waits() || r.n.applies.waits()
+}
 func (r *Replica) SaveWaits() bool    { return r.n.saves.waits() }
 func (r *Replica) InstallWaits() bool { return r.n.installs.waits() }
 
@@ -193,17 +235,18 @@ func firstGroup(tasks []logTask) int {
 	return len(tasks)
 }
 
-// ApplyWork applies what waits. After a halt nothing is applied any more, and it does nothing.
+// ApplyWork applies what waits. Where the guard has stopped it does nothing until the core has decided; after a halt for good
+// it never does anything again.
 func (r *Replica) ApplyWork() error {
-	for i, tasks := 0, r.n.applies.take(); i < len(tasks) && r.n.core.halted == nil; i++ {
-		if err := r.n.apply(tasks[i]); err != nil {
-			r.n.halt(err)
-			break
-		}
-		if i+1 < len(tasks) && r.n.core.rarely(rareApplyOne) {
-			r.n.applies.putFirst(tasks[i+1:])
-			break
-		}
+	if r.n.core.halted != nil && !r.n.applier.stopped {
+		r.n.applies.take()
+		return r.settle()
+	}
+	err := r.n.applyWaiting(func() bool { return !r.n.rarely(rareApplyOne) })
+	if unreadable(err) {
+		return err
+	} else if err != nil {
+		r.n.halt(err)
 	}
 	return r.settle()
 }
@@ -239,8 +282,13 @@ func (r *Replica) Entries(after, last uint64, maxBytes int) (prevTerm uint64, en
 	return r.n.core.log.upTo(after, last, maxBytes)
 }
 
+// RenewSnapshot is Node.RenewSnapshot.
+func (r *Replica) RenewSnapshot() error {
+	return r.event("a snapshot that is asked for", input{kind: inputRenewSnapshot})
+}
+
 // AcceptTail is Node.AcceptTail.
 func (r *Replica) AcceptTail() (accepted bool, err error) {
-	err = r.event("a tail that is accepted", func(c *core) { accepted = c.acceptTail() })
+	err = r.event("a tail that is accepted", input{kind: inputAcceptTail, told: func(yes bool) { accepted = yes }})
 	return accepted, err
 }

@@ -42,14 +42,14 @@ func replicasOf(t *testing.T, n int, tune ...func(*Options)) *replicas {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := Options{ID: id, Clock: clk, Log: log, Recovered: log.recovered(snaps), Snapshots: snaps, Machine: machine,
+		var r *Replica
+		o := Options{ID: id, Elapsed: func() time.Duration { return time.Duration(r.n.core.ticks) * defaultTick }, Clock: clk, Log: log, Recovered: log.recovered(snaps), Snapshots: snaps, Machine: machine,
 			Peers:     PeerOptions{NodeOf: func(id uint64) (string, bool) { return fmt.Sprint(id), true }},
 			Retryable: func(err error) bool { return errors.Is(err, errNoRoom) }}
 		for _, f := range tune {
 			f(&o)
 		}
-		r, err := NewReplica(o)
-		if err != nil {
+		if r, err = NewReplica(o); err != nil {
 			t.Fatal(err)
 		}
 		c.all, c.logs, c.cells = append(c.all, r), append(c.logs, log), append(c.cells, machine)

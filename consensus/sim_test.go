@@ -48,6 +48,7 @@ type packet struct {
 
 // simNode is one replica: its disks survive a crash, the rest does not.
 type simNode struct {
+	clock   *clock.Clock
 	s       *sim
 	id      uint64
 	log     *fakeLog
@@ -65,6 +66,8 @@ type simNode struct {
 	journal simJournal
 }
 
+var simBegan = time.UnixMilli(1_700_000_000_000)
+
 func newSim(t testing.TB, seed uint64) *sim {
 	var key [32]byte
 	key[0], key[1] = byte(seed), byte(seed>>8)
@@ -73,7 +76,7 @@ func newSim(t testing.TB, seed uint64) *sim {
 	crand.Reader = rand.NewChaCha8([32]byte(append([]byte("raft"), key[:28]...))) // raft's timeouts
 	t.Cleanup(func() { crand.Reader = old })
 	return &sim{
-		t: t, rnd: rand.New(src), now: time.UnixMilli(1_700_000_000_000), nodes: map[uint64]*simNode{},
+		t: t, rnd: rand.New(src), now: simBegan, nodes: map[uint64]*simNode{},
 		cut: map[[2]uint64]bool{}, leader: map[uint64]uint64{}, log: map[uint64]string{}, sent: map[string]string{}, doubt: map[uint64]string{},
 	}
 }
@@ -117,6 +120,7 @@ func (n *simNode) start() {
 	if err != nil {
 		n.s.t.Fatal(err)
 	}
+	n.clock = clk
 	cfg := Options{Clock: clk, Log: n.log, Snapshots: n.snaps, Machine: n.machine, ID: n.id}
 	cfg, err = cfg.withDefaults()
 	if err != nil {
@@ -155,6 +159,7 @@ func (n *simNode) do(f func()) {
 	if n.core == nil {
 		return
 	}
+	n.core.clockIs(n.s.now.Sub(simBegan))
 	f()
 	n.core.flush()
 	out := n.core.take()

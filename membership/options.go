@@ -61,6 +61,9 @@ type Options struct {
 	Timing Timing
 	// Now is the clock for ages and rates.
 	Now func() time.Time
+	// NextBeat is how long to wait for a moment at which this process wakes anyway, about so long from now. Loops that look at
+	// intervals go by it, so that an idle host sleeps in between. May be nil.
+	NextBeat func(about time.Duration) time.Duration
 	// Log may be nil.
 	Log *zap.Logger
 
@@ -147,6 +150,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
+	}
+	if o.NextBeat == nil {
+		o.NextBeat = func(about time.Duration) time.Duration { return about }
 	}
 	return o, nil
 }

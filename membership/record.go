@@ -14,7 +14,7 @@ import (
 const (
 	maxNameBytes      = 63
 	maxZoneBytes      = 63
-	maxVersionBytes   = 32
+	maxVersionBytes   = 64 // of a build between releases, which Go names by tag, time and commit
 	maxSignatureBytes = 72
 	maxRecordBytes    = 512
 )

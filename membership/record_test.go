@@ -98,3 +98,12 @@ func FuzzRecord(f *testing.F) {
 		}
 	})
 }
+
+// TestVersionsOfGoFit: an agent that was built between releases starts, whatever Go names it.
+func TestVersionsOfGoFit(t *testing.T) {
+	for _, version := range []string{"v0.0.0-20261127102113-e77b13286be1", "v12.34.57-0.20261127102113-e77b13286be1+dirty"} {
+		if len(version) > maxVersionBytes {
+			t.Errorf("%s does not fit into a record", version)
+		}
+	}
+}

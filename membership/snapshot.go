@@ -23,6 +23,8 @@ const membersPerLook = 256
 func (m *Membership) viewLoop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var looked time.Time
+	rarer := int64(1)
 	for {
 		select {
 		case <-ctx.Done():
@@ -32,17 +34,20 @@ func (m *Membership) viewLoop(ctx context.Context) {
 			m.look()
 			continue
 		case <-m.kick:
+			pause(ctx, looked.Add(time.Duration(rarer*int64(minLook))).Sub(m.opts.Now()))
 		case <-timer.C:
 		}
-		n := m.refresh(ctx)
-		rarer := int64(1 + n/membersPerLook)
-		timer.Reset(time.Duration(rarer * int64(m.opts.Timing.ProbeInterval/2)))
-		pause(ctx, time.Duration(rarer*int64(minLook)))
+		rarer = int64(1 + m.refresh(ctx)/membersPerLook)
+		timer.Reset(m.opts.NextBeat(time.Duration(rarer * int64(m.opts.Timing.ProbeInterval/2))))
+		looked = m.opts.Now()
 	}
 }
 
 // pause waits, or until ctx ends.
 func pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -94,11 +94,13 @@ func (u *underlay) drain(l *link) {
 
 // upkeepLoop watches over the links: stalls, the way back to UDP, peers no longer in use.
 func (u *underlay) upkeepLoop() {
-	ticker := time.NewTicker(u.opts.Timing.StallAfter / 4)
-	defer ticker.Stop()
+	every := min(u.opts.Timing.StallAfter/3, u.opts.Timing.ProbeInterval/4)
+	timer := time.NewTimer(u.opts.NextBeat(every))
+	defer timer.Stop()
 	for {
 		select {
-		case <-ticker.C:
+		case <-timer.C:
+			timer.Reset(u.opts.NextBeat(every))
 		case <-u.ctx.Done():
 			return
 		}

@@ -10,10 +10,14 @@
  *  - A leader that hears from a majority that they stopped at N asks every voter whether it has applied N, itself too.
  *  - Who says "no" promises not to apply N, until the quarantine is committed or an entry of a later term is.
  *  - One "yes", or "I cannot know", ends the case; so does silence. All "no": the quarantine is proposed.
- *  - It counts when it is committed, ahead of applying. Who applied N before that is built again from below N.
+ *  - It counts when it is committed, ahead of applying. Who applies N later, before it hears of that (a member
+ *    that begins again), is built again from below N.
+ *  - A loss of power takes the journal along, and with it a promise. Who has lost it applies nothing before its log is
+ *    committed as far as a leader has said, and a leader says that only once an entry of its own term is committed, and
+ *    not while it decides about a quarantine.
  *
- * What must hold: nobody skips N unless the quarantine is committed, and no client that was told that N is done, or
- * that read what N did, sees it undone.
+ * What must hold: nobody skips N unless the quarantine is committed, no voter has applied N at that moment, and no client
+ * that was told that N is done, or that read what N did, sees it undone.
  *
  * Planted mistakes, each of which must be found (tools/spin):
  * mistake: QUARANTINE_AFTER_APPLIED
@@ -21,6 +25,8 @@
  * mistake: PROMISE_LAPSES
  * mistake: JOURNAL_FORGETS
  * mistake: MINORITY_SKIPS
+ * mistake: NO_GATE
+ * mistake: GATE_OPENS_MEANWHILE
  */
 #define NODES 3
 #define LEN 2
@@ -47,6 +53,8 @@ byte st[NODES];
 bit crashes[NODES];
 bit journal[NODES]; /* it has applied N, and knows it after a restart */
 bit maybe[NODES];   /* lost its journal: cannot know */
+bit gate[NODES];    /* applies nothing before it has heard what is committed */
+byte until[NODES];  /* it has heard: that many entries behind N, plus one */
 byte hold[NODES];   /* promised to the leader of that term, 0 = free */
 bit no[NODES];      /* answered the leader of lterm */
 bit asking;
@@ -62,6 +70,8 @@ bit ok;
 /* knows(x): the quarantine is among what x knows to be committed */
 #define KNOWS(x) ((commit[x] > 0 && Q(x, 0)) || (commit[x] > 1 && Q(x, 1)))
 /* the leader may serve: an entry of its own term is committed */
+/* the leader decides about a quarantine, until it has applied one, or has given it up */
+#define DECIDES (asking || (end[leader] > 0 && Q(leader, end[leader] - 1) && T(leader, end[leader] - 1) == lterm && commit[leader] < end[leader]))
 #define CONFIRMED (leader != NOBODY && commit[leader] > 0 && T(leader, commit[leader] - 1) == lterm)
 
 inline count_behind(limit) { /* n = voters whose term is at most limit */
@@ -92,7 +102,10 @@ inline set_commit() { /* the leader's, for entries of its own term on a majority
 		fi
 	:: else -> break
 	od;
-	if :: KNOWS(leader) -> qdone = 1 :: else fi
+	if
+	:: KNOWS(leader) && !qdone -> qdone = 1; assert(st[0] != RUN && st[1] != RUN && st[2] != RUN)
+	:: else
+	fi
 }
 
 inline release(x) {
@@ -102,6 +115,11 @@ inline release(x) {
 #else
 	:: hold[x] > 0 && commit[x] > 0 && T(x, commit[x] - 1) > hold[x] -> hold[x] = 0
 #endif
+	:: else
+	fi;
+	if
+	:: x == leader && gate[x] && CONFIRMED -> gate[x] = 0; until[x] = 0
+	:: until[x] > 0 && commit[x] + 1 >= until[x] -> gate[x] = 0; until[x] = 0
 	:: else
 	fi;
 	if
@@ -135,7 +153,7 @@ inline apply(x) {
 	fi
 }
 
-#define ALLOWED(x) (st[x] == WAIT && (hold[x] == 0 || KNOWS(x)))
+#define ALLOWED(x) (st[x] == WAIT && ((hold[x] == 0 && !gate[x]) || KNOWS(x)))
 
 inline check() {
 	assert(!(told && qdone));
@@ -204,6 +222,14 @@ active proctype system() {
 		fi;
 		release(i); release(leader);
 		check(); i = 0; j = 0; n = 0; e = 0 }
+	:: atomic { /* the leader tells one that has lost its journal what is committed */
+		CONFIRMED; pick(); i != leader && gate[i] && until[i] == 0 && term[i] == lterm && term[leader] == lterm;
+#ifndef GATE_OPENS_MEANWHILE
+		!DECIDES;
+#endif
+		until[i] = commit[leader] + 1;
+		release(i);
+		check(); i = 0; j = 0; n = 0; e = 0 }
 	:: atomic { /* a majority says that it stopped at N: the leader begins to ask */
 		leader != NOBODY && !asking && term[leader] == lterm;
 		n = 0;
@@ -242,7 +268,10 @@ active proctype system() {
 		if :: crashes[i] = 0 :: crashes[i] = 1 fi;
 		if
 		:: skip
-		:: maybe[i] = 1; hold[i] = 0; journal[i] = 0
+		:: maybe[i] = 1; hold[i] = 0; journal[i] = 0;
+#ifndef NO_GATE
+			gate[i] = 1; until[i] = 0
+#endif
 		fi;
 		i = 0 }
 	od

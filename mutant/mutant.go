@@ -47,6 +47,12 @@ const (
 	FencingNotMonotone      Name = "fencing-not-monotone"
 	RelayUnauthenticated    Name = "relay-unauthenticated"
 	PeerClaimWithoutMAC     Name = "peer-claim-without-mac"
+	LeaseTooLong            Name = "lease-too-long"
+	LeaseWallClock          Name = "lease-wall-clock"
+	LeaseTicksAfterPause    Name = "lease-ticks-after-pause"
+	LeaseOverTransfer       Name = "lease-over-transfer"
+	CampaignAtOnceOnReset   Name = "campaign-at-once-on-reset"
+	RareMisorder            Name = "rare-misorder"
 )
 
 // All lists the mistakes in the order above.
@@ -56,5 +62,6 @@ var All = []Name{
 	DedupWrongResult, SnapshotWithoutDedup, TruncateMidlog, TornTailCounts, NoAnchor, ReuseWipedID, PromoteBehind,
 	ReplaceTwoAtOnce, SkipJoint, ShrinkOnAbsence, RecoverLongestWins, AcceptOldEpoch, QuarantineAfterApplied,
 	QuarantineDenial, CASIgnored, WatchDropsEvent, DigestSkipsRow, FencingNotMonotone, RelayUnauthenticated,
-	PeerClaimWithoutMAC,
+	PeerClaimWithoutMAC, LeaseTooLong, LeaseWallClock, LeaseTicksAfterPause, LeaseOverTransfer,
+	CampaignAtOnceOnReset, RareMisorder,
 }

@@ -84,6 +84,8 @@ const (
 	runbookDataLoss   = "data-loss"
 	runbookPoison     = "query-of-death"
 	runbookAlgorithm  = "incorrect-algorithm"
+	runbookExpiry     = "certificate-expires"
+	runbookHeisenbug  = "heisenbug"
 )
 
 var alerts = []Alert{
@@ -103,9 +105,19 @@ var alerts = []Alert{
 		Summary: "a voter of the core does not answer",
 	},
 	{
+		ID: "core-slow", Condition: Condition{CoreSlow, Above, 1},
+		For: time.Minute, Severity: Warn, Runbook: runbookServerDown,
+		Summary: "the disk or the processor of this core member is too slow to lead: it gives the lead away, if another one is faster",
+	},
+	{
 		ID: "crash-loop", Condition: Condition{AgentCrashes, AtLeast, 3},
 		Severity: Page, Runbook: runbookCrashLoop,
 		Summary: "an agent was started three times or more within ten minutes, each time after an end that was not clean",
+	},
+	{
+		ID: "safe-mode", Condition: Condition{AgentSafeMode, AtLeast, 1},
+		Severity: Warn, Runbook: runbookCrashLoop,
+		Summary: "this agent ended badly again and again and leaves part of its work out until it was stable for ten minutes",
 	},
 	{
 		ID: "digest-mismatch", Condition: Condition{DigestMinority, Above, 0},
@@ -121,6 +133,11 @@ var alerts = []Alert{
 		ID: "incorrect-algorithm", Condition: Condition{CoreViolations, Above, 0},
 		Severity: Page, Runbook: runbookAlgorithm,
 		Summary: "a promise of the algorithm did not hold: this program, or a machine of the core, is wrong",
+	},
+	{
+		ID: "heisenbug", Condition: Condition{RecordingsKept, Above, 0},
+		Severity: Warn, Runbook: runbookHeisenbug,
+		Summary: "a promise that did not hold, a crash, or a wrong state of the core that was not seen before is recorded and can be replayed",
 	},
 	{
 		ID: "state-fenced", Condition: Condition{CoreFenced, Above, 0},
@@ -168,6 +185,16 @@ var alerts = []Alert{
 		Summary: "acknowledged writes are gone: a recovery gave them up, or the core has lost them",
 	},
 	{
+		ID: "keys-gone", Condition: Condition{KeysGone, Above, 0.1},
+		Severity: Page, Runbook: runbookDataLoss,
+		Summary: "more than a tenth of all keys was deleted within ten minutes: what does that may not mean to",
+	},
+	{
+		ID: "root-unopened", Condition: Condition{CoreUnopened, Above, 0},
+		Severity: Warn, Runbook: runbookDataLoss,
+		Summary: "a core member can no longer open the root: without the others the cluster could not certify anybody",
+	},
+	{
 		ID: "space-low", Condition: Condition{StorageWritesRefused, Above, 0},
 		For: time.Second, Severity: Warn, Runbook: runbookDataLoss,
 		Summary: "too little space is free on a core member's disk: it takes no writes while it leads",
@@ -178,6 +205,31 @@ var alerts = []Alert{
 		Summary: "the newest scheduled backup is more than twice as old as it should be",
 	},
 	{
+		ID: "certificate-old", Condition: Condition{IdentityLeast, Below, 1.0 / 3},
+		Severity: Warn, Runbook: runbookExpiry,
+		Summary: "a certificate of this host has less than a third of its life left: its renewal fails",
+	},
+	{
+		ID: "certificate-expires", Condition: Condition{IdentityLeast, Below, 1.0 / 6},
+		Severity: Page, Runbook: runbookExpiry,
+		Summary: "a certificate of this host is about to end, or has ended: its renewal fails",
+	},
+	{
+		ID: "root-expires", Condition: Condition{IdentityRootLeft, Below, 90 * 24 * 3600},
+		Severity: Ticket, Runbook: runbookExpiry,
+		Summary: "a root of trust ends within ninety days",
+	},
+	{
+		ID: "authority-old", Condition: Condition{IdentityAuthority, Below, 1.0 / 3},
+		Severity: Ticket, Runbook: runbookExpiry,
+		Summary: "the authority that another one has signed has less than a third of its life left: the next one has to be signed",
+	},
+	{
+		ID: "authority-expires", Condition: Condition{IdentityAuthority, Below, 1.0 / 10},
+		Severity: Page, Runbook: runbookExpiry,
+		Summary: "the authority that another one has signed is about to end, and all certificates of the cluster with it",
+	},
+	{
 		ID: "restore-unverified", Condition: Condition{BackupVerifiedAge, Above, 7 * 24 * 3600},
 		For: time.Minute, Severity: Ticket, Runbook: runbookDataLoss,
 		Summary: "no scheduled backup was verified by restoring it for seven days",
@@ -185,7 +237,7 @@ var alerts = []Alert{
 }
 
 // sloRunbooks is what to do when an objective's budget burns.
-var sloRunbooks = map[string]string{slo.ConfigWrite: runbookServerDown, slo.MembershipAccuracy: runbookFirewall}
+var sloRunbooks = map[string]string{slo.ConfigWrite: runbookServerDown, slo.MembershipAccuracy: runbookFirewall, slo.CertificateFreshness: runbookExpiry}
 
 // sloAlerts makes two alerts for each objective: the rules decide over windows of their own, so there is
 // no For.

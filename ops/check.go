@@ -37,6 +37,8 @@ const (
 	certificateWarn = 1.0 / 3 // of its life left: renewal is at half of it, so it has failed for a while
 	certificateFail = 1.0 / 6
 
+	rootWarn = 90 * 24 * time.Hour
+
 	diskWarnBytes = 1 << 30
 	diskFailBytes = 256 << 20 // four log segments
 
@@ -49,6 +51,16 @@ const (
 // CheckFacts is what the checks of a running agent judge.
 type CheckFacts struct {
 	CertificateLeft, CertificateLife time.Duration
+
+	// OutageLeft is when the first link of any chain in use here ends, OutageOf which that is, CertificateLeast the least
+	// part of its life that a certificate has left which this host renews.
+	OutageLeft       time.Duration
+	OutageOf         string
+	CertificateLeast float64
+	RootLeft         time.Duration // 0: unknown
+	AuthorityLeast   float64       // part of the life of an authority that another one has signed; 0 and no HasAuthority: there is none
+	HasAuthority     bool
+	SealTrouble      string // why this host cannot open the root, or holds it by another key than it should; "": nothing is known
 
 	Epoch          uint64 // that this agent lives in
 	EpochAtOdds    string // an agent that cannot be followed and does not follow, in words; empty if there is none
@@ -67,6 +79,8 @@ type CheckFacts struct {
 	Scrubbed       bool // there was a scrub since the start
 	ScrubErrors    int
 	ScrubFirstFile string
+	SafeMode       int           // 0..3
+	SafeWindow     time.Duration // safe_mode.window
 }
 
 // CheckMember is a member of the core as this agent sees it.
@@ -81,9 +95,39 @@ type CheckMember struct {
 // Check judges a running agent. The order is the order in which one would look.
 func Check(f CheckFacts) CheckReport {
 	return reportOf([]CheckResult{
-		f.certificate(), f.epoch(), f.leader(), f.margin(), f.voters(), f.members(), f.coreSize(), f.allowed(), f.zones(), f.learners(),
-		f.versions(), f.clock(), f.disk(), f.files(), f.storage(), f.anonymous(),
+		f.certificate(), f.certificates(), f.seal(), f.epoch(), f.leader(), f.margin(), f.voters(), f.members(), f.coreSize(), f.allowed(), f.zones(), f.learners(),
+		f.versions(), f.clock(), f.safe(), f.disk(), f.files(), f.storage(), f.anonymous(),
 	})
+}
+
+func (f CheckFacts) seal() CheckResult {
+	const id = "root-seal"
+	if f.SealTrouble == "" {
+		return pass(id, "nothing is wrong with how this host would open the root")
+	}
+	r := CheckResult{ID: id, Message: "the root cannot be opened on this host, or is not sealed to the key that it should be: " + f.SealTrouble}
+	return r.warn("the agent tries again by itself: see identity.key_store and identity.tpm, and that another core member is reached").with(runbookDataLoss)
+}
+
+// safeWindowMin is how short safe_mode.window may be on a host that matters.
+const safeWindowMin = time.Minute
+
+func (f CheckFacts) safe() CheckResult {
+	const id = "safe-mode"
+	switch {
+	case f.SafeMode > 0:
+		return CheckResult{
+			ID: id, Status: CheckWarn, Runbook: runbookCrashLoop,
+			Message: fmt.Sprintf("this agent is in safe mode %d: it ended badly again and again", f.SafeMode),
+			Hint:    fmt.Sprintf("mend what its log says; it does all of its work again after %s without a crash", f.SafeWindow),
+		}
+	case f.SafeWindow < safeWindowMin:
+		return CheckResult{
+			ID: id, Status: CheckWarn, Message: fmt.Sprintf("safe_mode.window is %s: an agent that crashes again and again is hardly noticed", f.SafeWindow),
+			Hint: "leave safe_mode.window at 10m, unless this is a test",
+		}
+	}
+	return pass(id, "in no safe mode; three crashes within %s begin one", f.SafeWindow)
 }
 
 func reportOf(checks []CheckResult) CheckReport {
@@ -122,6 +166,40 @@ func (f CheckFacts) certificate() CheckResult {
 		return r.fail(hint)
 	case left < certificateWarn:
 		return r.warn(hint)
+	}
+	return r
+}
+
+// An authority that another one has signed is due when a third of its life is left.
+const (
+	authorityWarn = 1.0 / 3
+	authorityFail = 1.0 / 10
+	authorityHint = "have the next one signed: parley ca csr, and then parley ca external with what was signed"
+)
+
+// certificates judges all that is in use on this host, the programs' among them.
+func (f CheckFacts) certificates() CheckResult {
+	r := pass("certificates", "without any renewal all stay valid for %s; then ends %s", f.OutageLeft.Round(time.Second), f.OutageOf)
+	const hint = "each is renewed at half of its life: parley identity show lists them, and the agent's log says why a renewal fails"
+	switch {
+	case f.OutageOf == "":
+		r.Message = "none is in use"
+	case f.OutageLeft <= 0:
+		r.Message = fmt.Sprintf("%s has ended", f.OutageOf)
+		return r.fail(hint).with(runbookExpiry)
+	case f.CertificateLeast < certificateFail:
+		return r.fail(hint).with(runbookExpiry)
+	case f.CertificateLeast < certificateWarn:
+		return r.warn(hint).with(runbookExpiry)
+	case f.HasAuthority && f.AuthorityLeast < authorityFail:
+		r.Message = "the authority that another one has signed is about to end, and all certificates with it"
+		return r.fail(authorityHint).with(runbookExpiry)
+	case f.HasAuthority && f.AuthorityLeast < authorityWarn:
+		r.Message = "the authority that another one has signed has less than a third of its life left"
+		return r.warn(authorityHint).with(runbookExpiry)
+	case f.RootLeft > 0 && f.RootLeft < rootWarn:
+		r.Message = fmt.Sprintf("a root of trust ends in %d days", int(f.RootLeft.Hours()/24))
+		return r.warn("rotate it before it ends: every certificate goes back to it").with(runbookExpiry)
 	}
 	return r
 }

@@ -12,13 +12,14 @@ import (
 // well is a cluster of four allowed agents with a core of three, without a complaint.
 func well() CheckFacts {
 	return CheckFacts{
-		CertificateLeft: 40 * time.Minute, CertificateLife: time.Hour, LeaderKnown: true, Size: 3, AllowedInCore: 4,
+		CertificateLeft: 40 * time.Minute, CertificateLife: time.Hour, OutageLeft: 40 * time.Minute, OutageOf: "x", CertificateLeast: 0.6, LeaderKnown: true, Size: 3, AllowedInCore: 4,
 		Voters: []CheckMember{
 			{Name: "a1", Zone: "z1", Healthy: true, Alive: true},
 			{Name: "a2", Zone: "z2", Healthy: true, Alive: true},
 			{Name: "a3", Zone: "z3", Healthy: true, Alive: true},
 		},
 		AnonymousRole: "discovery", DiskFreeBytes: 50 << 30, DiskKnown: true, Versions: map[string]int{"v1": 4}, Scrubbed: true,
+		SafeWindow: 10 * time.Minute,
 	}
 }
 
@@ -33,6 +34,14 @@ func TestCheck(t *testing.T) {
 		{"certificate at a third", func(f *CheckFacts) { f.CertificateLeft = 19 * time.Minute }, "certificate warn "},
 		{"certificate at a sixth", func(f *CheckFacts) { f.CertificateLeft = 9 * time.Minute }, "certificate fail "},
 		{"certificate expired", func(f *CheckFacts) { f.CertificateLeft = -time.Minute }, "certificate fail "},
+		{"a program's certificate at a third", func(f *CheckFacts) { f.CertificateLeast = 0.32 }, "certificates warn certificate-expires"},
+		{"a program's certificate at a sixth", func(f *CheckFacts) { f.CertificateLeast = 0.16 }, "certificates fail certificate-expires"},
+		{"a link has ended", func(f *CheckFacts) { f.OutageLeft = 0 }, "certificates fail certificate-expires"},
+		{"a root ends", func(f *CheckFacts) { f.RootLeft = 89 * 24 * time.Hour }, "certificates warn certificate-expires"},
+		{"a root of ten years", func(f *CheckFacts) { f.RootLeft = 87600 * time.Hour }, ""},
+		{"no TPM", func(f *CheckFacts) { f.SealTrouble = "there is no TPM" }, "root-seal warn data-loss"},
+		{"safe mode", func(f *CheckFacts) { f.SafeMode = 2 }, "safe-mode warn crash-loop"},
+		{"a window for tests", func(f *CheckFacts) { f.SafeWindow = time.Second }, "safe-mode warn "},
 		{"a split", func(f *CheckFacts) { f.EpochAtOdds = "a3 lives in epoch 2" }, "epoch fail "},
 		{"no leader", func(f *CheckFacts) { f.LeaderKnown = false }, "leader fail server-down, quorum-margin fail server-down"},
 		{"a voter is down", func(f *CheckFacts) { f.Voters[1].Healthy = false }, "quorum-margin fail server-down, voters warn firewall"},
@@ -165,9 +174,9 @@ func TestCheckIDs(t *testing.T) {
 		ids[c.ID] = true
 	}
 	want := []string{
-		"advertise", "anonymous-role", "certificate", "clock", "consul", "core-allowed", "core-size", "data-dir", "disk", "epoch", "file-system",
+		"advertise", "anonymous-role", "certificate", "certificates", "clock", "consul", "core-allowed", "core-size", "data-dir", "disk", "epoch", "file-system",
 		"files", "fsync", "http.bind-tcp", "join-tcp", "join-udp", "leader", "learners", "members", "mesh.bind-udp", "name", "open-files", "platform",
-		"quorum-margin", "storage", "versions", "voters", "zones",
+		"quorum-margin", "root-seal", "safe-mode", "storage", "versions", "voters", "zones",
 	}
 	if got := slices.Sorted(maps.Keys(ids)); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)

@@ -3,6 +3,7 @@ package ops
 import (
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,6 +34,20 @@ type Registry struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	elapsed  func() time.Duration
+	series   sync.Map // of answer to its *series, so that a request need not hash and compare labels
+}
+
+// answer is what tells the series of requests apart. There are few of them: both are ours.
+type answer struct {
+	route  string
+	status int
+}
+
+// series are the metrics of one kind of answer.
+type series struct {
+	count   prometheus.Counter
+	seconds prometheus.Observer // nil until the first that was not meant to wait, so that none of 0 is shown
+	timed   sync.Once
 }
 
 // NewRegistry makes the metrics; nothing runs.
@@ -68,12 +83,21 @@ func (r *Registry) Handler() http.Handler {
 func (r *Registry) Request(route string) func(status int, blocking bool) {
 	began := r.elapsed()
 	return func(status int, blocking bool) {
-		code := strconv.Itoa(status)
-		r.requests.WithLabelValues(route, code).Inc()
+		s := r.seriesOf(answer{route, status})
+		s.count.Inc()
 		if !blocking {
-			r.seconds.WithLabelValues(route, code).Observe((r.elapsed() - began).Seconds())
+			s.timed.Do(func() { s.seconds = r.seconds.WithLabelValues(route, strconv.Itoa(status)) })
+			s.seconds.Observe((r.elapsed() - began).Seconds())
 		}
 	}
+}
+
+func (r *Registry) seriesOf(a answer) *series {
+	if s, ok := r.series.Load(a); ok {
+		return s.(*series) //nolint:forcetypeassert // nothing else is in it
+	}
+	s, _ := r.series.LoadOrStore(a, &series{count: r.requests.WithLabelValues(a.route, strconv.Itoa(a.status))})
+	return s.(*series) //nolint:forcetypeassert // nothing else is in it
 }
 
 // boardCollector shows a Board's newest Snapshot: a reading that is absent is an absent series.

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,19 +23,26 @@ var ErrIssuerExpired = errors.New("this core member's issuer ends before the cer
 
 // Authority signs agents' certificates on one core member with an intermediate of its own. The
 // intermediate's key never leaves the host, so signing needs neither the root's key nor a write to
-// the replicated state. Safe for concurrent use, except that Renew has one caller at a time (Run,
-// once it is running). It prints as [redacted].
+// the replicated state. Safe for concurrent use. It prints as [redacted].
 type Authority struct {
 	redacted
 	td      spiffeid.TrustDomain
 	node    string
 	files   keyAndChain
 	current atomic.Pointer[issuer]
+
+	renewing sync.Mutex // orders renewals; files are written under it, and nobody who signs takes it
 }
 
 type issuer struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	cert  *x509.Certificate
+	key   *ecdsa.PrivateKey
+	above [][]byte // DER: the certificates between it and the root of the bundle; none below a root of the cluster's own
+}
+
+// chain is what the owner of a leaf shows.
+func (i *issuer) chain(leaf *x509.Certificate) [][]byte {
+	return append([][]byte{leaf.Raw, i.cert.Raw}, i.above...)
 }
 
 func newAuthority(td spiffeid.TrustDomain, node, dir string) *Authority {
@@ -58,7 +66,7 @@ func NewAuthority(root *Root, td spiffeid.TrustDomain, node, dir string, now tim
 // fs.ErrNotExist when there is none.
 func LoadAuthority(td spiffeid.TrustDomain, node, dir string) (*Authority, error) {
 	a := newAuthority(td, node, dir)
-	key, _, certs, err := a.files.load()
+	key, ders, certs, err := a.files.load()
 	if err != nil {
 		return nil, err
 	}
@@ -67,12 +75,14 @@ func LoadAuthority(td spiffeid.TrustDomain, node, dir string) (*Authority, error
 		return nil, fmt.Errorf("%s is not an issuer of %s: remove it and %s, they are made again from the root",
 			a.files.certPath, td, a.files.keyPath)
 	}
-	a.current.Store(&issuer{cert: cert, key: key})
+	a.current.Store(&issuer{cert: cert, key: key, above: ders[1:]})
 	return a, nil
 }
 
 // Renew replaces the intermediate by a new one with a new key. On an error the old one stays in use.
 func (a *Authority) Renew(root *Root, now time.Time) error {
+	a.renewing.Lock()
+	defer a.renewing.Unlock()
 	next, err := newIssuer(root, a.td, a.node, now)
 	if err != nil {
 		return fmt.Errorf("renew issuer: %w", err)
@@ -81,7 +91,7 @@ func (a *Authority) Renew(root *Root, now time.Time) error {
 	if cur := a.current.Load(); cur != nil {
 		old = cur.key
 	}
-	if err := a.files.save(next.key, old, [][]byte{next.cert.Raw}); err != nil {
+	if err := a.files.save(next.key, old, append([][]byte{next.cert.Raw}, next.above...)); err != nil {
 		return fmt.Errorf("renew issuer: %w", err)
 	}
 	a.current.Store(next)
@@ -89,15 +99,18 @@ func (a *Authority) Renew(root *Root, now time.Time) error {
 }
 
 func newIssuer(root *Root, td spiffeid.TrustDomain, node string, now time.Time) (*issuer, error) {
-	notAfter := now.Add(IssuerTTL)
-	if notAfter.After(root.Cert.NotAfter) {
-		return nil, fmt.Errorf("the root ends at %s: rotate it", root.Cert.NotAfter.Format(time.RFC3339))
+	ttl := IssuerTTL
+	if left := root.Cert.NotAfter.Sub(now); left < ttl {
+		if root.Above == nil || left <= 0 {
+			return nil, fmt.Errorf("the root ends at %s: rotate it", root.Cert.NotAfter.Format(time.RFC3339))
+		}
+		ttl = left // people may be late with the next one, and this one is good until then
 	}
 	key, err := newKey()
 	if err != nil {
 		return nil, err
 	}
-	tmpl, err := caTemplate(td, "parley issuer", &key.PublicKey, now, IssuerTTL)
+	tmpl, err := caTemplate(td, "parley issuer", &key.PublicKey, now, ttl)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +120,7 @@ func newIssuer(root *Root, td spiffeid.TrustDomain, node string, now time.Time) 
 	if err != nil {
 		return nil, err
 	}
-	return &issuer{cert: cert, key: key}, nil
+	return &issuer{cert: cert, key: key, above: root.Above}, nil
 }
 
 // NotAfter is the end of the intermediate's life.
@@ -125,7 +138,11 @@ func (a *Authority) SignAgent(r LeafRequest, now time.Time) ([][]byte, error) {
 	if r.NotAfter.After(by.cert.NotAfter) {
 		return nil, fmt.Errorf("sign certificate of %q: %w", r.Node, ErrIssuerExpired)
 	}
-	tmpl, err := leafTemplate(id, key, now, r.NotAfter, hostSignature{HostKeyHash: keyHash(r.HostKey), Signature: r.HostSignature})
+	ext, err := hostSignature{HostKeyHash: keyHash(r.HostKey), Signature: r.HostSignature}.extension()
+	if err != nil {
+		return nil, err
+	}
+	tmpl, err := agentProfile.template(id, key, now, r.NotAfter, ext)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +150,7 @@ func (a *Authority) SignAgent(r LeafRequest, now time.Time) ([][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate of %q: %w", r.Node, err)
 	}
-	return [][]byte{leaf.Raw, by.cert.Raw}, nil
+	return by.chain(leaf), nil
 }
 
 // AuthorityRun is what Authority.Run needs.

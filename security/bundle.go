@@ -23,7 +23,8 @@ type bundle struct {
 	pool     *x509.CertPool
 }
 
-// newBundle checks roots (DER): one to MaxRoots self-signed signing certificates of td.
+// newBundle checks roots (DER): one to MaxRoots self-signed signing certificates of td, or of no trust domain: such
+// is the root above an authority that somebody else has signed.
 func newBundle(td spiffeid.TrustDomain, sequence uint64, ders [][]byte) (*bundle, error) {
 	if len(ders) > MaxRoots {
 		return nil, fmt.Errorf("%d roots, at most %d are allowed: retire old ones", len(ders), MaxRoots)
@@ -43,10 +44,11 @@ func newBundle(td spiffeid.TrustDomain, sequence uint64, ders [][]byte) (*bundle
 }
 
 func checkRoot(td spiffeid.TrustDomain, c *x509.Certificate) error {
-	if !c.IsCA || c.KeyUsage&x509.KeyUsageCertSign == 0 {
+	anyUse := len(c.URIs) == 0 && c.KeyUsage == 0 // one of your own, and old
+	if !c.IsCA || c.KeyUsage&x509.KeyUsageCertSign == 0 && !anyUse {
 		return fmt.Errorf("%s is not a signing certificate", c.Subject)
 	}
-	if len(c.URIs) != 1 || c.URIs[0].String() != td.ID().String() {
+	if len(c.URIs) > 1 || len(c.URIs) == 1 && c.URIs[0].String() != td.ID().String() { // one of your own may name none
 		return fmt.Errorf("%s is not a root of %s", c.Subject, td)
 	}
 	if err := c.CheckSignatureFrom(c); err != nil {

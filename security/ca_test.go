@@ -39,7 +39,7 @@ func TestHostRoundTrip(t *testing.T) {
 	if _, err := CreateHost(dir); !errors.Is(err, ErrIdentityExists) {
 		t.Errorf("second create: %v", err)
 	}
-	if _, err := InitIdentity(dir, testTD, "a1", time.Now()); !errors.Is(err, ErrIdentityExists) {
+	if _, err := InitIdentity(dir, testTD, "a1", InitKeys{}, time.Now()); !errors.Is(err, ErrIdentityExists) {
 		t.Errorf("init over a host: %v", err)
 	}
 }
@@ -239,26 +239,26 @@ func TestSealedRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := OpenRoot(sealed, w.gen.Host, w.root.Cert, info)
+	root, err := OpenRoot(sealed, w.gen.Host.Seal, w.root.Cert, info)
 	if err != nil || !root.Key.Equal(w.root.Key) {
 		t.Fatalf("control: %v", err)
 	}
 	for name, open := range map[string]func() (*Root, error){
-		"other host":    func() (*Root, error) { return OpenRoot(sealed, otherHost, w.root.Cert, info) },
-		"other cluster": func() (*Root, error) { return OpenRoot(sealed, w.gen.Host, w.root.Cert, SealInfo{"00", "a1"}) },
+		"other host":    func() (*Root, error) { return OpenRoot(sealed, otherHost.Seal, w.root.Cert, info) },
+		"other cluster": func() (*Root, error) { return OpenRoot(sealed, w.gen.Host.Seal, w.root.Cert, SealInfo{"00", "a1"}) },
 		"other node": func() (*Root, error) {
-			return OpenRoot(sealed, w.gen.Host, w.root.Cert, SealInfo{info.ClusterID, "a2"})
+			return OpenRoot(sealed, w.gen.Host.Seal, w.root.Cert, SealInfo{info.ClusterID, "a2"})
 		},
 		"shifted border": func() (*Root, error) {
-			return OpenRoot(sealed, w.gen.Host, w.root.Cert, SealInfo{info.ClusterID + "a", "1"})
+			return OpenRoot(sealed, w.gen.Host.Seal, w.root.Cert, SealInfo{info.ClusterID + "a", "1"})
 		},
-		"other root": func() (*Root, error) { return OpenRoot(sealed, w.gen.Host, otherRoot.Cert, info) },
-		"empty":      func() (*Root, error) { return OpenRoot(nil, w.gen.Host, w.root.Cert, info) },
+		"other root": func() (*Root, error) { return OpenRoot(sealed, w.gen.Host.Seal, otherRoot.Cert, info) },
+		"empty":      func() (*Root, error) { return OpenRoot(nil, w.gen.Host.Seal, w.root.Cert, info) },
 		"version": func() (*Root, error) {
-			return OpenRoot(append([]byte{9}, sealed[1:]...), w.gen.Host, w.root.Cert, info)
+			return OpenRoot(append([]byte{9}, sealed[1:]...), w.gen.Host.Seal, w.root.Cert, info)
 		},
 		"too long": func() (*Root, error) {
-			return OpenRoot(append(bytes.Clone(sealed), make([]byte, maxSealedBytes)...), w.gen.Host, w.root.Cert, info)
+			return OpenRoot(append(bytes.Clone(sealed), make([]byte, maxSealedBytes)...), w.gen.Host.Seal, w.root.Cert, info)
 		},
 	} {
 		if root, err := open(); !errors.Is(err, ErrSeal) || root != nil {
@@ -268,7 +268,7 @@ func TestSealedRoot(t *testing.T) {
 	for i := range sealed {
 		bad := bytes.Clone(sealed)
 		bad[i] ^= 1
-		if _, err := OpenRoot(bad, w.gen.Host, w.root.Cert, info); !errors.Is(err, ErrSeal) {
+		if _, err := OpenRoot(bad, w.gen.Host.Seal, w.root.Cert, info); !errors.Is(err, ErrSeal) {
 			t.Fatalf("byte %d changed: %v", i, err)
 		}
 	}
@@ -278,7 +278,7 @@ func TestSealedRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenRoot(forged, w.gen.Host, w.root.Cert, info); !errors.Is(err, ErrSeal) {
+	if _, err := OpenRoot(forged, w.gen.Host.Seal, w.root.Cert, info); !errors.Is(err, ErrSeal) {
 		t.Errorf("another root's key: %v", err)
 	}
 	if _, err := SealRoot(w.root, []byte("short"), info); err == nil {

@@ -19,11 +19,13 @@
 //
 // A host has two keys for life. The host key (P-256) is what the cluster pins at join: a name
 // belongs to it. The seal key (X25519) opens what the cluster keeps secret for this host alone, which
-// is the key of the root. The key of the certificate (the leaf) is new at every renewal, and the host
+// is the key of the root. Where the host has a TPM that part can be done by a key in it instead, which never leaves it
+// ([KeyStore], package tpm). The key of the certificate (the leaf) is new at every renewal, and the host
 // key signs it (see [LeafRequest]), so that whoever steals an issuer still cannot speak for an agent
 // whose host key the cluster knows.
 //
-// The root lives ten years and signs intermediates only. Its key exists in memory while one is
+// The root lives ten years and signs intermediates only. In its place there may be an authority that a CA of the user's has
+// signed ([CheckUpstream]); then the bundle has the root of that one. Its key exists in memory while one is
 // signed, and otherwise sealed, once for each core member ([SealRoot]). A core member holds its own
 // intermediate for 24 hours ([Authority]) and signs leaves of one hour with it, without any write to
 // the replicated state.

@@ -22,6 +22,8 @@ const (
 	identityDirName = "identity"
 	hostKeyFile     = "host.key"
 	sealKeyFile     = "seal.key"
+	tpmKeyFile      = "tpm.key"
+	tpmNextKeyFile  = "tpm-next.key"
 	leafKeyFile     = "leaf.key"
 	leafFile        = "leaf.pem"
 	bundleFile      = "bundle.pem"
@@ -102,7 +104,7 @@ func (e *KeyModeError) Hint() string {
 // CheckKeyFiles refuses, with a *KeyModeError, a data directory in which others may have read a private
 // key, the issuer's among them: a new issuer's key would not take back what the old one can sign.
 func CheckKeyFiles(dir string) error {
-	for _, name := range []string{hostKeyFile, sealKeyFile, leafKeyFile, issuerKeyFile} {
+	for _, name := range []string{hostKeyFile, sealKeyFile, tpmKeyFile, tpmNextKeyFile, leafKeyFile, issuerKeyFile, jwtKeyFile, jwtNextKeyFile} {
 		info, err := os.Stat(identityPath(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

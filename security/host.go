@@ -53,6 +53,9 @@ func refuseExisting(dir string) error {
 	}
 }
 
+// NewHost makes the keys of a host in memory alone, for AdoptIdentity to write.
+func NewHost() (*Host, error) { return newHost() }
+
 func newHost() (*Host, error) {
 	signer, err := newKey()
 	if err != nil {

@@ -32,6 +32,9 @@ type JoinOptions struct {
 	Dir     string // the data directory: the identity is left there
 	TTL     time.Duration
 	Now     func() time.Time
+	// External is this host's identity by an authority outside of the cluster, which certifies the cluster's agents. nil: the
+	// cluster does.
+	External *External
 
 	// Dial opens the TCP connection; nil: net.Dialer.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
@@ -201,8 +204,12 @@ func (o *JoinOptions) clientTLS(td spiffeid.TrustDomain) *tls.Config {
 }
 
 // verifyCluster wants an agent of td below one of the roots that the token names. The roots come with
-// the chain; what makes one of them trusted is its hash.
+// the chain; what makes one of them trusted is its hash. Where an authority outside certifies agents, its roots are
+// known already, and the token proves the cluster in the answer.
 func (o *JoinOptions) verifyCluster(td spiffeid.TrustDomain, certs []*x509.Certificate) error {
+	if o.External != nil {
+		return wrongRoot(verifyExternal(td, o.External.Roots, certs, o.Now()))
+	}
 	roots := x509.NewCertPool()
 	found := false
 	for _, c := range certs {
@@ -215,6 +222,10 @@ func (o *JoinOptions) verifyCluster(td spiffeid.TrustDomain, certs []*x509.Certi
 		return errWrongRoot
 	}
 	_, err := verifier{td: td, roots: roots, now: o.Now()}.peer(certs, "")
+	return wrongRoot(err)
+}
+
+func wrongRoot(err error) error {
 	if errors.Is(err, ErrUnknownRoot) {
 		return fmt.Errorf("%w: %w", errWrongRoot, err)
 	}
@@ -246,6 +257,12 @@ func (o *JoinOptions) accept(td spiffeid.TrustDomain, data []byte, key *ecdsa.Pr
 	if err != nil {
 		return nil, fmt.Errorf("join answer: trust bundle: %w", err)
 	}
+	if o.External != nil && len(resp.Chain) > 0 {
+		return nil, errors.New("join answer: the cluster certifies its agents itself: set identity.source to built-in on this host")
+	}
+	if o.External != nil {
+		return resp, nil
+	}
 	certs, err := parseCerts(resp.Chain)
 	if err != nil {
 		return nil, fmt.Errorf("join answer: chain: %w", err)
@@ -269,6 +286,9 @@ func (o *JoinOptions) keep(resp *JoinResponse, key *ecdsa.PrivateKey) error {
 	b := bundle{sequence: resp.BundleSequence, ders: resp.Roots}
 	if err := b.save(o.Dir); err != nil {
 		return fmt.Errorf("joined, but: %w: free the disk and start again with the same token", err)
+	}
+	if o.External != nil {
+		return nil
 	}
 	if err := leafFiles(o.Dir).save(key, nil, resp.Chain); err != nil {
 		return fmt.Errorf("joined, but: %w: free the disk and start again with the same token", err)

@@ -2,12 +2,8 @@ package security
 
 import (
 	"crypto/ecdsa"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/url"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -103,31 +99,6 @@ func (r *LeafRequest) check(td spiffeid.TrustDomain, now time.Time) (*ecdsa.Publ
 	}
 	sig := hostSignature{HostKeyHash: keyHash(r.HostKey), Signature: r.HostSignature}
 	return key, id, sig.verify(r.HostKey, id, r.PublicKey, r.NotAfter)
-}
-
-// leafTemplate is an X509-SVID: one URI, not a CA, critical digitalSignature alone, both extended
-// usages, because an agent is a client and a server with the same certificate.
-func leafTemplate(id spiffeid.ID, key *ecdsa.PublicKey, now, notAfter time.Time, sig hostSignature) (*x509.Certificate, error) {
-	keyID, serial, err := certIDs(key)
-	if err != nil {
-		return nil, err
-	}
-	ext, err := sig.extension()
-	if err != nil {
-		return nil, err
-	}
-	return &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{Organization: []string{"Parley"}, CommonName: "parley agent " + hex.EncodeToString(keyID[:8])},
-		SubjectKeyId:          keyID,
-		NotBefore:             now.Add(-Backdate),
-		NotAfter:              notAfter,
-		URIs:                  []*url.URL{id.URL()},
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		BasicConstraintsValid: true,
-		ExtraExtensions:       []pkix.Extension{ext},
-	}, nil
 }
 
 // LeafKey returns the key of the certificate that a joining host is going to ask for. It is made once

@@ -18,6 +18,9 @@ type RenewerOptions struct {
 	// Rekey asks for the certificate by the host key alone, when Renew fails and the certificate has
 	// expired or is about to. It returns the chain. nil: there is no such way.
 	Rekey func(ctx context.Context, r LeafRequest) (chain [][]byte, err error)
+	// Stale tells whether the certificate in use is to be replaced soon, within ten seconds, because the root that it
+	// chains to is compromised. nil: never.
+	Stale func() bool
 	// TTL of the certificates asked for; 0 means DefaultLeafTTL.
 	TTL time.Duration
 	Now func() time.Time
@@ -44,7 +47,7 @@ func NewRenewer(o RenewerOptions) *Renewer {
 	}
 	o.Log = orNop(o.Log).Named("leaf")
 	r := &Renewer{o: o}
-	r.u = &upkeep{now: o.Now, log: o.Log, life: r.life, renew: r.renew}
+	r.u = &upkeep{now: o.Now, log: o.Log, life: r.life, renew: r.renew, stale: o.Stale}
 	return r
 }
 

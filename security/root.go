@@ -21,6 +21,8 @@ const (
 	// Backdate is how long before its making a certificate is valid from, for hosts whose clock is
 	// a little behind.
 	Backdate = 2 * time.Minute
+	// rootBackdate is the same for roots, which agents get long before they sign: it covers a clock that is wrong by more.
+	rootBackdate = time.Hour
 )
 
 // Root is the certificate authority of a trust domain with its private key. Hold it no longer than
@@ -29,6 +31,9 @@ type Root struct {
 	redacted
 	Cert *x509.Certificate
 	Key  *ecdsa.PrivateKey
+	// Above is set where an authority above has signed Cert: what leads from it to the root of the bundle, DER, Cert first,
+	// without that root. It is nil for a root.
+	Above [][]byte
 }
 
 // NewRoot makes the root of trust domain td.
@@ -41,7 +46,7 @@ func NewRoot(td spiffeid.TrustDomain, now time.Time) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	tmpl.MaxPathLen = 1
+	tmpl.MaxPathLen, tmpl.NotBefore = 1, now.Add(-rootBackdate)
 	cert, err := sign(tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {
 		return nil, fmt.Errorf("sign root: %w", err)

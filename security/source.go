@@ -20,6 +20,9 @@ import (
 // written to disk, for example because the disk is full. The next start begins with the old one.
 var ErrNotSaved = errors.New("in use, but not saved")
 
+// ErrExternal refuses what only a cluster does whose own authority makes the certificates of its agents.
+var ErrExternal = errors.New("agents of this cluster have their certificates by the Workload API of their hosts (identity.source), not by the cluster")
+
 // SourceOptions is what a Source needs.
 type SourceOptions struct {
 	Dir         string // the data directory
@@ -33,7 +36,16 @@ type SourceOptions struct {
 	// Denied tells whether an identity was evicted. It is asked in every handshake and must not
 	// block. nil: nobody was.
 	Denied func(spiffeid.ID) bool
-	Log    *zap.Logger // nil: silent
+	// IssuerDenied tells whether what a core member signed with an intermediate of that time counts no more, because the
+	// member was evicted. It is asked in every handshake and must not block. nil: never.
+	IssuerDenied func(node string, issued time.Time) bool
+	// OperatorKey returns the SHA-256 of the key (SPKI DER) that the applied state binds to an operator's name. It is
+	// asked in every handshake of one and must not block. nil: there are no operators.
+	OperatorKey func(name string) (hash [32]byte, ok bool)
+	// External is this agent's first identity by an authority outside of the cluster; SetExternal brings the next ones. nil:
+	// the cluster's own authority makes the certificates of agents, and the data directory has this agent's.
+	External *External
+	Log      *zap.Logger // nil: silent
 }
 
 // Source is this agent's identity and what it trusts: the certificate with its key, and the bundle of
@@ -49,6 +61,12 @@ type Source struct {
 	hostKeyOf func(string) ([]byte, bool)
 	denied    func(spiffeid.ID) bool
 	log       *zap.Logger
+
+	operatorKey  func(string) ([32]byte, bool)
+	issuerDenied func(string, time.Time) bool
+
+	external bool                       // agents have their certificates by an authority outside of the cluster
+	agents   atomic.Pointer[agentTrust] // that authority's roots; nil exactly when there is none
 
 	leaf    atomic.Pointer[tls.Certificate] // with Leaf set; never nil
 	bundle  atomic.Pointer[bundle]          // never nil
@@ -68,13 +86,17 @@ func NewSource(o SourceOptions) (*Source, error) {
 	}
 	s := &Source{
 		dir: o.Dir, td: o.TrustDomain, node: o.Node, id: id, host: o.Host, now: o.Now,
-		hostKeyOf: o.HostKeyOf, denied: o.Denied, log: orNop(o.Log), changed: make(chan struct{}, 1),
+		hostKeyOf: o.HostKeyOf, denied: o.Denied, operatorKey: o.OperatorKey, issuerDenied: o.IssuerDenied, log: orNop(o.Log), changed: make(chan struct{}, 1),
+		external: o.External != nil,
 	}
 	b, err := loadBundle(o.Dir, o.TrustDomain)
 	if err != nil {
 		return nil, fmt.Errorf("load trust bundle: %w", err)
 	}
 	s.bundle.Store(b)
+	if o.External != nil {
+		return s, s.SetExternal(*o.External)
+	}
 	key, ders, certs, err := leafFiles(o.Dir).load()
 	if err != nil {
 		return nil, fmt.Errorf("load certificate: %w", err)
@@ -125,6 +147,9 @@ func (s *Source) signal() {
 // agent's, for this key, and verify as a peer would verify it; otherwise the old one stays and the
 // error says why. ErrNotSaved means that it is in use all the same.
 func (s *Source) SetLeaf(chain [][]byte, key *ecdsa.PrivateKey) error {
+	if s.external {
+		return ErrExternal
+	}
 	cert, err := s.checkLeaf(chain, key)
 	if err != nil {
 		return fmt.Errorf("new certificate: %w", err)
@@ -189,7 +214,7 @@ func (s *Source) SetBundle(sequence uint64, roots [][]byte) error {
 func (s *Source) verifier() verifier {
 	return verifier{
 		td: s.td, roots: s.bundle.Load().pool, now: s.now(),
-		hostKeyOf: s.hostKeyOf, denied: s.denied,
+		hostKeyOf: s.hostKeyOf, denied: s.denied, operatorKey: s.operatorKey, issuerDenied: s.issuerDenied, agents: s.agents.Load(),
 	}
 }
 

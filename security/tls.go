@@ -24,25 +24,34 @@ func (s *Source) baseTLS() *tls.Config {
 	}
 }
 
-// serverTLS wants a certificate of an agent. A client that offers protocols must offer one of protos;
-// one that offers none gets by, see meshTLS.
-func (s *Source) serverTLS(protos ...string) *tls.Config {
+// serverTLS wants a certificate of an agent, or of an operator where operators says so. A client that offers protocols
+// must offer one of protos; one that offers none gets by, see meshTLS.
+func (s *Source) serverTLS(operators func(alpn string) bool, protos ...string) *tls.Config {
 	c := s.baseTLS()
 	c.NextProtos = protos
 	// The certificate is required here and verified in VerifyConnection: the library's own
 	// verification knows host names, not SPIFFE IDs.
 	c.ClientAuth = tls.RequireAnyClientCert
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		if operators(cs.NegotiatedProtocol) {
+			_, err := s.verifier().client(cs.PeerCertificates)
+			return err
+		}
 		_, err := s.verifier().peer(cs.PeerCertificates, "")
 		return err
 	}
 	return c
 }
 
+// Where operators are let in.
+func nowhere(string) bool      { return false }
+func everywhere(string) bool   { return true }
+func overRPC(alpn string) bool { return alpn == transport.ALPNRPC }
+
 // meshTLS is serverTLS for a port that dispatches by protocol: it refuses a client that offers none,
 // which the library would let in.
-func (s *Source) meshTLS(protos ...string) *tls.Config {
-	c := s.serverTLS(protos...)
+func (s *Source) meshTLS(operators func(alpn string) bool, protos ...string) *tls.Config {
+	c := s.serverTLS(operators, protos...)
 	verify := c.VerifyConnection
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
 		if cs.NegotiatedProtocol == "" {
@@ -55,10 +64,10 @@ func (s *Source) meshTLS(protos ...string) *tls.Config {
 
 // ServerTLS is for the mesh's TCP port. It serves protos only, and wants an agent's certificate except
 // for transport.ALPNJoin, where the peer has none yet. A peer that offers that protocol beside others
-// is not taken for a joiner.
+// is not taken for a joiner. An operator's certificate opens transport.ALPNRPC and nothing else.
 func (s *Source) ServerTLS(protos ...string) *tls.Config {
 	mesh := slices.DeleteFunc(slices.Clone(protos), func(p string) bool { return p == transport.ALPNJoin })
-	agents := s.meshTLS(mesh...)
+	agents := s.meshTLS(overRPC, mesh...)
 	if len(mesh) == len(protos) {
 		return agents
 	}
@@ -74,17 +83,20 @@ func (s *Source) ServerTLS(protos ...string) *tls.Config {
 }
 
 // QUICServerTLS is for the mesh's UDP port: an agent's certificate, always.
-func (s *Source) QUICServerTLS(protos ...string) *tls.Config { return s.meshTLS(protos...) }
+func (s *Source) QUICServerTLS(protos ...string) *tls.Config { return s.meshTLS(nowhere, protos...) }
 
-// HTTPSTLS is for the https listener: mutual TLS with an agent's certificate. API tokens and the
-// identities of workloads and people come with a later issue.
-func (s *Source) HTTPSTLS() *tls.Config { return s.serverTLS("h2", "http/1.1") }
+// HTTPSTLS is for the https listener: mutual TLS with the certificate of an agent or an operator. API tokens and the
+// identities of workloads come with a later issue.
+func (s *Source) HTTPSTLS() *tls.Config { return s.serverTLS(everywhere, "h2", "http/1.1") }
 
 // joinServerTLS asks the peer for nothing and shows the roots beside the chain: a joiner has only
 // their hashes.
 func (s *Source) joinServerTLS() *tls.Config {
 	c := s.baseTLS()
 	c.NextProtos = []string{transport.ALPNJoin}
+	if s.external {
+		return c // a joiner has the authority's roots from its own Workload API
+	}
 	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		withRoots := *s.leaf.Load()
 		withRoots.Certificate = slices.Concat(withRoots.Certificate, s.bundle.Load().ders)
@@ -125,12 +137,15 @@ func (s *Source) Identify(cs tls.ConnectionState) (transport.Peer, error) {
 	if err != nil {
 		return transport.Peer{}, err
 	}
+	if id.TrustDomain() != s.td {
+		return transport.Peer{}, fmt.Errorf("identify: %w", &TrustDomainError{Peer: id, Want: s.td})
+	}
+	if name, err := OperatorOf(id); err == nil {
+		return transport.Peer{ID: id, Operator: name}, nil
+	}
 	node, err := NodeOf(id)
 	if err != nil {
 		return transport.Peer{}, err
-	}
-	if id.TrustDomain() != s.td {
-		return transport.Peer{}, fmt.Errorf("identify: %w", &TrustDomainError{Peer: id, Want: s.td})
 	}
 	return transport.Peer{ID: id, Node: node}, nil
 }

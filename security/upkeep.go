@@ -32,6 +32,7 @@ type upkeep struct {
 	log   *zap.Logger                         // named after the certificate
 	life  func() (issued, notAfter time.Time) // of the one in use
 	renew func(ctx context.Context) error     // on success life has changed
+	stale func() bool                         // the one in use is to be replaced now; nil: never before half of its life
 
 	failing     atomic.Pointer[error]
 	saidRefused bool // owned by run
@@ -45,6 +46,9 @@ func (u *upkeep) run(ctx context.Context) error {
 		if wait := due.Sub(u.now()); wait > 0 {
 			if err := sleep(ctx, min(wait, maxNap)); err != nil {
 				return err
+			}
+			if failures == 0 && u.stale != nil && u.stale() { // asked after a nap, so never in a tight loop
+				due = u.now()
 			}
 			continue
 		}
@@ -106,16 +110,13 @@ func (u *upkeep) failed(err error, failures int, saidExpired bool) bool {
 
 // due is half of the life after issuing, +-10 %.
 func (u *upkeep) due() time.Time {
-	issued, notAfter := u.life()
-	half := float64(notAfter.Sub(issued)) / 2
-	return issued.Add(time.Duration(half * (0.9 + 0.2*rand.Float64())))
+	return HalfLife(u.life())
 }
 
 // pause is how long to wait after the given number of failures, with jitter of a half.
 func (u *upkeep) pause(failures int) time.Duration {
 	issued, notAfter := u.life()
-	limit := max(retryMin, min(retryMax, notAfter.Sub(issued)/20))
-	return jitter(backoff(failures, retryMin, limit))
+	return RetryPause(failures, notAfter.Sub(issued))
 }
 
 // err is why the last attempt failed, nil when it did not.
@@ -157,4 +158,15 @@ func orNop(log *zap.Logger) *zap.Logger {
 		return zap.NewNop()
 	}
 	return log
+}
+
+// HalfLife is when to renew a certificate: at half of its life, give or take a tenth.
+func HalfLife(issued, notAfter time.Time) time.Time {
+	half := float64(notAfter.Sub(issued)) / 2
+	return issued.Add(time.Duration(half * (0.9 + 0.2*rand.Float64())))
+}
+
+// RetryPause is how long to wait after so many failures to renew a certificate with the given life, with jitter.
+func RetryPause(failures int, life time.Duration) time.Duration {
+	return jitter(backoff(failures, retryMin, max(retryMin, min(retryMax, life/20))))
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/parley-mesh/parley/transport"
 )
 
-// maxPeerCerts bounds a chain: leaf, intermediate, and to joiners the roots of the bundle.
-const maxPeerCerts = 2 + MaxRoots
+// maxPeerCerts bounds a chain: leaf, intermediate, what an authority above has signed, and to joiners the roots of the bundle.
+const maxPeerCerts = 2 + maxAbove + MaxRoots
 
 // verifier judges what a peer presents, at one moment. It is the only judge in the program: TCP,
 // QUIC, the https listener, the join client and an agent's own new certificate all come through it.
@@ -23,42 +23,29 @@ type verifier struct {
 	now       time.Time
 	hostKeyOf func(node string) ([]byte, bool) // nil: no binding is known
 	denied    func(spiffeid.ID) bool           // nil: nobody is
+
+	agents *agentTrust // nil: the roots are those of agents too
+
+	issuerDenied func(node string, issued time.Time) bool // nil: no issuer is
+
+	operatorKey func(name string) (hash [32]byte, ok bool) // nil: there are no operators
 }
 
 // peer returns who presented certs (leaf first), or why it is refused. want is the node that must
 // have presented them, "" for any agent of the trust domain.
-//
-// The cheap questions that explain most come first; nothing of what they read is believed before the
-// chain is verified.
 func (v verifier) peer(certs []*x509.Certificate, want string) (transport.Peer, error) {
-	if len(certs) == 0 {
-		return transport.Peer{}, ErrNoCertificate
+	p := agentProfile
+	if v.agents != nil { // which knows nothing of our issuers, and is not known to operators
+		p, v.roots, v.issuerDenied = externalProfile, v.agents.pool, nil
 	}
-	if len(certs) > maxPeerCerts {
-		return transport.Peer{}, fmt.Errorf("the peer showed %d certificates, at most %d are read: %w", len(certs), maxPeerCerts, ErrNotLeaf)
-	}
-	leaf := certs[0]
-	if err := checkLeafProfile(leaf); err != nil {
-		return transport.Peer{}, err
-	}
-	id, err := idOf(leaf)
+	_, id, node, err := v.leaf(certs, p)
 	if err != nil {
 		return transport.Peer{}, err
-	}
-	if id.TrustDomain() != v.td {
-		return transport.Peer{}, &TrustDomainError{Peer: id, Want: v.td}
-	}
-	node, err := NodeOf(id)
-	if err != nil {
-		return transport.Peer{}, err
-	}
-	if err := v.chain(certs); err != nil {
-		return transport.Peer{}, fmt.Errorf("%s: %w", id, err)
 	}
 	if want != "" && node != want {
 		return transport.Peer{}, &WrongNodeError{Got: node, Want: want}
 	}
-	if err := v.host(leaf, id, node); err != nil {
+	if err := v.host(certs, id, node); err != nil {
 		return transport.Peer{}, err
 	}
 	if v.denied != nil && v.denied(id) {
@@ -67,19 +54,42 @@ func (v verifier) peer(certs []*x509.Certificate, want string) (transport.Peer, 
 	return transport.Peer{ID: id, Node: node}, nil
 }
 
-// checkLeafProfile wants an X509-SVID for both ends of a connection. The verifier of the standard
-// library would accept an issuer as a leaf.
-func checkLeafProfile(leaf *x509.Certificate) error {
-	switch {
-	case leaf.IsCA:
-		return fmt.Errorf("an issuer's certificate: %w", ErrNotLeaf)
-	case leaf.KeyUsage != x509.KeyUsageDigitalSignature:
-		return fmt.Errorf("key usage is not digitalSignature alone: %w", ErrNotLeaf)
-	case !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth),
-		!slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth):
-		return fmt.Errorf("extended key usage is not client and server: %w", ErrNotLeaf)
+// agentRoots is what the chains of agents are verified by. Another pointer is another set.
+func (v verifier) agentRoots() *x509.CertPool {
+	if v.agents != nil {
+		return v.agents.pool
 	}
-	return nil
+	return v.roots
+}
+
+// leaf judges what agents and operators have in common, and returns the leaf, its ID and the name in that.
+//
+// The cheap questions that explain most come first; nothing of what they read is believed before the
+// chain is verified.
+func (v verifier) leaf(certs []*x509.Certificate, p profile) (leaf *x509.Certificate, id spiffeid.ID, name string, err error) {
+	if len(certs) == 0 {
+		return nil, id, "", ErrNoCertificate
+	}
+	if len(certs) > maxPeerCerts {
+		return nil, id, "", fmt.Errorf("the peer showed %d certificates, at most %d are read: %w", len(certs), maxPeerCerts, ErrNotLeaf)
+	}
+	leaf = certs[0]
+	if err := p.check(leaf); err != nil {
+		return nil, id, "", err
+	}
+	if id, err = idOf(leaf); err != nil {
+		return nil, id, "", err
+	}
+	if id.TrustDomain() != v.td {
+		return nil, id, "", &TrustDomainError{Peer: id, Want: v.td}
+	}
+	if name, err = p.nameOf(id); err != nil {
+		return nil, id, "", err
+	}
+	if err := v.chain(certs); err != nil {
+		return nil, id, "", fmt.Errorf("%s: %w", id, err)
+	}
+	return leaf, id, name, nil
 }
 
 // idOf is the SPIFFE ID in the one URI of a leaf.
@@ -103,14 +113,14 @@ func (v verifier) chain(certs []*x509.Certificate) error {
 	for _, c := range certs[1:] {
 		between.AddCert(c)
 	}
-	_, err := certs[0].Verify(x509.VerifyOptions{
+	chains, err := certs[0].Verify(x509.VerifyOptions{
 		Roots:         v.roots,
 		Intermediates: between,
 		CurrentTime:   v.now,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, // checkLeafProfile wants both
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, // profile.check wants them
 	})
 	if err == nil {
-		return nil
+		return v.issuers(chains)
 	}
 	// An expired issuer looks to the library like an unknown one.
 	for _, c := range certs[1:] {
@@ -125,6 +135,25 @@ func (v verifier) chain(certs []*x509.Certificate) error {
 	return fmt.Errorf("certificate chain: %w", err)
 }
 
+// issuers refuses a certificate that only evicted members of the core have signed. The name in an intermediate is what the
+// root has signed, and the time at which it did so is the other half: a host that is given the name later has its own.
+func (v verifier) issuers(chains [][]*x509.Certificate) error {
+	if v.issuerDenied == nil {
+		return nil
+	}
+	for _, chain := range chains {
+		if len(chain) < 3 || !v.deniedIssuer(chain[1]) {
+			return nil
+		}
+	}
+	return ErrIssuerDenied
+}
+
+// deniedIssuer judges the intermediate of a core member. What is above it has units of its own.
+func (v verifier) deniedIssuer(c *x509.Certificate) bool {
+	return slices.ContainsFunc(c.Subject.OrganizationalUnit, func(node string) bool { return v.issuerDenied(node, c.NotBefore.Add(Backdate)) })
+}
+
 func (v verifier) validity(kind string, c *x509.Certificate) error {
 	if v.now.After(c.NotAfter) || v.now.Before(c.NotBefore) {
 		return &ValidityError{Kind: kind, NotBefore: c.NotBefore, NotAfter: c.NotAfter, Now: v.now}
@@ -134,8 +163,12 @@ func (v verifier) validity(kind string, c *x509.Certificate) error {
 
 // host checks the signature by the host key over the leaf key. A node whose binding has not reached
 // this agent yet (it joined a moment ago) must show a signature, which is checked at later handshakes.
-func (v verifier) host(leaf *x509.Certificate, id spiffeid.ID, node string) error {
+func (v verifier) host(certs []*x509.Certificate, id spiffeid.ID, node string) error {
+	leaf := certs[0]
 	sig, err := hostSignatureOf(leaf)
+	if v.agents != nil {
+		sig, err = vouched(certs)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", id, err)
 	}

@@ -23,6 +23,9 @@ var (
 	// ErrDenied: SourceOptions.Denied said so.
 	ErrDenied error = &peerError{"peer was evicted from the cluster", "stop it, or let it join again",
 		"this identity was evicted from the cluster"}
+	// ErrIssuerDenied: SourceOptions.IssuerDenied said so of every core member that signed it.
+	ErrIssuerDenied error = &peerError{"peer's certificate was signed by a core member that was evicted", "agents get another one within seconds; restart one that does not",
+		"the certificate was signed by a core member that has been evicted since"}
 	// ErrNoALPN: the peer offered no protocol that the port serves.
 	ErrNoALPN error = &peerError{"peer names no protocol of ours", "it is not a Parley agent, or one of a version that shares no protocol with this one",
 		"the peer offered no protocol of the mesh: it is not an agent, or one of an incompatible version"}

@@ -26,12 +26,14 @@ type world struct {
 
 	mu       sync.Mutex
 	hostKeys map[string][]byte // the applied state's bindings
+
+	operators map[string][32]byte // the same of operators
 }
 
 func newWorld(t *testing.T, td spiffeid.TrustDomain) *world {
 	t.Helper()
 	dir := t.TempDir()
-	gen, err := InitIdentity(dir, td, "a1", time.Now())
+	gen, err := InitIdentity(dir, td, "a1", InitKeys{}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,11 +41,12 @@ func newWorld(t *testing.T, td spiffeid.TrustDomain) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := OpenRoot(gen.Sealed, gen.Host, cert, SealInfo{ClusterID: gen.ClusterID, Node: "a1"})
+	root, err := OpenRoot(gen.Sealed, gen.Host.Seal, cert, SealInfo{ClusterID: gen.ClusterID, Node: "a1"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{t: t, td: td, gen: gen, dir: dir, root: root, hostKeys: map[string][]byte{"a1": gen.Host.HostKey()}}
+	return &world{t: t, td: td, gen: gen, dir: dir, root: root, hostKeys: map[string][]byte{"a1": gen.Host.HostKey()},
+		operators: map[string][32]byte{}}
 }
 
 func (w *world) hostKeyOf(node string) ([]byte, bool) {
@@ -66,6 +69,7 @@ func (w *world) source(dir, node string, host *Host) *Source {
 	w.t.Helper()
 	s, err := NewSource(SourceOptions{
 		Dir: dir, TrustDomain: w.td, Node: node, Host: host, Now: time.Now, HostKeyOf: w.hostKeyOf,
+		OperatorKey: w.operatorKey,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -201,4 +205,13 @@ func stillWorks(t *testing.T, a, b *tls.Conn) {
 			t.Fatalf("read: %v", err)
 		}
 	}
+}
+
+// leafTemplate is that of an agent's certificate, to be changed by tests.
+func leafTemplate(id spiffeid.ID, key *ecdsa.PublicKey, now, notAfter time.Time, sig hostSignature) (*x509.Certificate, error) {
+	ext, err := sig.extension()
+	if err != nil {
+		return nil, err
+	}
+	return agentProfile.template(id, key, now, notAfter, ext)
 }

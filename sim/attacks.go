@@ -17,6 +17,10 @@ var attacks = []fault{
 	{"attack: elections in a row", (*cluster).attackLeaders},
 	{"attack: lying hub", (*cluster).attackLiar},
 	{"attack: entries of an earlier term", (*cluster).attackPrior},
+	{"attack: paused leader", (*cluster).attackPause},
+	{"attack: lease holder isolated, a voter restarted", (*cluster).attackLease},
+	{"attack: leader refused in its name", (*cluster).attackRefusal},
+	{"attack: transfer that the leader does not hear of", (*cluster).attackLate},
 }
 
 // attackTail lets a bare quorum acknowledge writes, one of which is the victim; then all lose their power, the end of

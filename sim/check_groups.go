@@ -44,4 +44,4 @@ func stepGroup(s [groupKeys]uint64, op groupOp, seen groupSeen) (bool, [groupKey
 	return true, s
 }
 
-var groupModel = modelOf(stepGroup)
+var groupModel = model[[groupKeys]uint64, groupOp, groupSeen](stepGroup)

@@ -7,6 +7,7 @@ const (
 	opPut
 	opCAS
 	opDelete
+	opUndo
 )
 
 // kvOp is what a client asked for; kvSeen what it was told. Values are unique, 0 is no key.
@@ -27,6 +28,7 @@ type kvSeen struct {
 // until somebody reads the value; until then it is that of the write before.
 type register struct {
 	value    uint64
+	before   uint64 // the value that an undo brings back
 	revision uint64
 	unsure   bool
 }
@@ -38,11 +40,16 @@ func (r register) is(revision uint64) bool {
 	return !r.unsure && r.revision == revision
 }
 
+// undoes reports whether the last write, or deletion, has that revision and something to go back to.
+func (r register) undoes(revision uint64) bool {
+	return !r.unsure && r.revision == revision && (r.value != 0 || r.before != 0)
+}
+
 // step says whether seen may be the answer to op, and what the key is then.
 func (r register) step(op kvOp, seen kvSeen) (bool, register) {
-	written := register{value: op.value, revision: seen.revision}
+	written := register{value: op.value, before: r.value, revision: seen.revision}
 	if seen.unknown {
-		written = register{value: op.value, revision: r.revision, unsure: true}
+		written.revision, written.unsure = r.revision, true
 	}
 	newer := seen.unknown || seen.revision > r.revision
 	switch op.kind {
@@ -53,7 +60,7 @@ func (r register) step(op kvOp, seen kvSeen) (bool, register) {
 		case r.value == 0:
 			return true, r
 		case r.unsure:
-			return seen.revision > r.revision, register{value: r.value, revision: seen.revision}
+			return seen.revision > r.revision, register{value: r.value, before: r.before, revision: seen.revision}
 		}
 		return seen.revision == r.revision, r
 	case opPut:
@@ -65,7 +72,16 @@ func (r register) step(op kvOp, seen kvSeen) (bool, register) {
 		case seen.unknown && r.value == 0:
 			return true, r
 		}
-		return r.value != 0 || seen.unknown, register{revision: max(r.revision, seen.revision)}
+		return r.value != 0 || seen.unknown, register{before: r.value, revision: max(r.revision, seen.revision), unsure: seen.unknown}
+	case opUndo:
+		written.value = r.before
+		switch possible := r.undoes(op.expect); {
+		case seen.conflict:
+			return !possible, r
+		case possible:
+			return newer, written
+		}
+		return seen.unknown, r
 	}
 	switch {
 	case seen.conflict:
@@ -76,4 +92,4 @@ func (r register) step(op kvOp, seen kvSeen) (bool, register) {
 	return seen.unknown, r
 }
 
-var registerModel = modelOf(register.step)
+var registerModel = model[register, kvOp, kvSeen](register.step)

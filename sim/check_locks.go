@@ -72,4 +72,4 @@ func stepTake(s lockState, op lockOp, seen lockSeen, mine bool) (bool, lockState
 	return false, s
 }
 
-var lockModel = modelOf(stepLock)
+var lockModel = model[lockState, lockOp, lockSeen](stepLock)

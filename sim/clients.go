@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/parley-mesh/parley/consensus"
@@ -25,6 +26,7 @@ type clients struct {
 	locks   *lockLoad
 	all     []workload
 	open    [clientCount]*call  // a client has one request at a time
+	wake    [clientCount]func() // it has thought
 	known   [clientCount]uint64 // the highest log index that a client was told of
 	begun   int
 	ended   int // requests that were answered
@@ -76,6 +78,7 @@ func newClients(c *cluster, o Options) *clients {
 
 func (cl *clients) start() {
 	for i := range clientCount {
+		cl.wake[i] = func() { cl.ask(i) }
 		cl.later(i)
 	}
 	cl.lookAtClocks()
@@ -98,19 +101,19 @@ func (cl *clients) lookAtClocks() {
 }
 
 // later lets a client think and ask.
-func (cl *clients) later(client int) {
-	cl.c.after(cl.c.upTo(2*cl.think), func() {
-		if cl.stopped || cl.open[client] != nil {
+func (cl *clients) later(client int) { cl.c.after(cl.c.upTo(2*cl.think), cl.wake[client]) }
+
+func (cl *clients) ask(client int) {
+	if cl.stopped || cl.open[client] != nil {
+		return
+	}
+	if !cl.held {
+		if a := cl.draw().next(client); a != nil {
+			cl.begin(client, a)
 			return
 		}
-		if !cl.held {
-			if a := cl.draw().next(client); a != nil {
-				cl.begin(client, a)
-				return
-			}
-		}
-		cl.later(client)
-	})
+	}
+	cl.later(client)
 }
 
 func (cl *clients) draw() workload {
@@ -145,6 +148,17 @@ func (cl *clients) begin(client int, a *call) {
 	cl.open[client] = a
 	cl.begun++
 	cl.try(a)
+}
+
+// beginAny begins a request of a client that has none. It reports whether there is one.
+func (cl *clients) beginAny(a *call) bool {
+	for i := range clientCount {
+		if cl.open[i] == nil {
+			cl.begin(i, a)
+			return true
+		}
+	}
+	return false
 }
 
 // try sends the request to somebody; a write under the same id as before.
@@ -195,14 +209,14 @@ func (cl *clients) straggle(a *call) {
 
 // target is mostly the leader, and sometimes somebody who says that it is not. A read may be asked of anybody.
 func (cl *clients) target(a *call) *host {
-	odds := 50
+	odds, h := 50, cl.c.leader()
 	if a.command == nil {
-		odds = 6
+		odds, h = 6, cl.ledBy()
 	}
-	if h := cl.c.leader(); h != nil && !cl.c.chance(odds) {
+	if h != nil && !cl.c.chance(odds) {
 		return h
 	}
-	h := cl.c.hosts[cl.c.rnd.IntN(len(cl.c.hosts))]
+	h = cl.c.hosts[cl.c.rnd.IntN(len(cl.c.hosts))]
 	if !h.up {
 		return nil
 	}
@@ -261,30 +275,35 @@ func (cl *clients) compare(a *call, p consensus.Proposed) {
 
 // read asks the leader for an index, and reads here once it is applied.
 func (cl *clients) read(a *call, h *host) {
-	l := cl.c.leader()
+	l := cl.ledBy()
+	if h.rep.Leads() {
+		l = h
+	}
 	if l == nil || l != h && (cl.c.isCut(l, h) || cl.c.isCut(h, l)) {
 		cl.again(a)
 		return
 	}
-	ask := func() {
-		l.do(func() error {
-			return l.rep.ReadIndex(func(index uint64, err error) {
-				switch {
-				case err != nil:
-					cl.again(a)
-				case l == h:
-					cl.readAt(a, h, index)
-				default:
-					h.at(300*time.Microsecond, func() { cl.readAt(a, h, index) })
-				}
-			})
-		})
-	}
 	if l == h {
-		ask()
+		cl.askIndex(a, h, l)
 		return
 	}
-	l.at(300*time.Microsecond, ask)
+	l.at(300*time.Microsecond, func() { cl.askIndex(a, h, l) })
+}
+
+// askIndex asks l for the index, for a read at h.
+func (cl *clients) askIndex(a *call, h, l *host) {
+	l.do(func() error {
+		return l.readIndex(func(index uint64, err error) {
+			switch {
+			case err != nil:
+				cl.again(a)
+			case l == h:
+				cl.readAt(a, h, index)
+			default:
+				h.at(300*time.Microsecond, func() { cl.readAt(a, h, index) })
+			}
+		})
+	})
 }
 
 // readAt answers once the index is applied.
@@ -352,7 +371,11 @@ func (cl *clients) free(a *call) {
 
 // judge lets every workload say whether what it was answered is possible. v is the state in the end.
 func (cl *clients) judge(v *state.View) error {
-	for _, w := range cl.all {
+	all := cl.all
+	if cl.c.poisons != nil {
+		all = append(slices.Clone(all), cl.c.poisons)
+	}
+	for _, w := range all {
 		w.last(v)
 		if err := w.check(); err != nil {
 			return err

@@ -21,6 +21,8 @@ var clusterID = [16]byte{0: 0x51, 15: 0x15}
 // cluster is the whole simulated world.
 type cluster struct {
 	timeline
+	recordBytes     int
+	recording       func(host string, recording []byte)
 	rnd             *rand.Rand
 	hosts           []*host
 	size            int // voters wanted
@@ -32,6 +34,7 @@ type cluster struct {
 	damages         int             // by turns
 	memory          bool            // faults of memory as well
 	noRelay         bool            // a control
+	noLease         bool            // reads take a round each
 	healed          bool            // the faults have ended
 	frozen          bool            // nobody plans
 	transferAt      time.Duration   // of the last transfer that was asked for
@@ -41,13 +44,16 @@ type cluster struct {
 
 	clients  *clients
 	watchers *watchers
+	poisons  *poisons // nil: replicas have no guard
 	err      error
 	sum      hash.Hash // of the trace
+	scratch  []byte    // what is hashed next
 	lines    func(string)
 }
 
 func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
-	c := &cluster{rnd: rnd, memory: o.Seed/4%2 == 1, noRelay: o.NoRelay, size: o.Nodes, nextID: 1, messageBytes: 1 << 20, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
+	c := &cluster{rnd: rnd, memory: o.Seed/4%2 == 1, noRelay: o.NoRelay, noLease: o.Seed%8 == 6, size: o.Nodes, nextID: 1, messageBytes: 1 << 20, fired: map[string]int{}, sum: sha256.New(), lines: o.Trace}
+	c.recordBytes, c.recording = o.RecordBytes, o.Recording
 	c.damages = int(o.Seed % uint64(len(damageKinds))) //nolint:gosec // small
 	if o.Seed%4 == 3 {
 		c.messageBytes = 1 // one entry
@@ -69,9 +75,10 @@ func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
 	}).View()
 	var voters []uint64
 	for i := range o.Nodes + o.Spares {
-		h := &host{c: c, name: fmt.Sprintf("n%d", len(c.hosts)+1), id: c.nextID, disk: storage.NewMem(), slow: 1}
-		c.nextID++
-		if i < o.Nodes {
+		h := &host{c: c, name: fmt.Sprintf("n%d", len(c.hosts)+1), disk: storage.NewMem(), slow: 1}
+		if i < o.Nodes { // a spare gets its id when the planner asks for one
+			h.id = c.nextID
+			c.nextID++
 			voters = append(voters, h.id)
 		}
 		c.hosts = append(c.hosts, h)
@@ -82,7 +89,7 @@ func newCluster(o Options, rnd *rand.Rand) (*cluster, error) {
 		}
 		h.disk = h.disk.Crash(storage.KeepUnsynced, 0)
 	}
-	c.clients, c.watchers = newClients(c, o), newWatchers(c)
+	c.clients, c.watchers, c.poisons = newClients(c, o), newWatchers(c), newPoisons(c, o)
 	for _, h := range c.hosts {
 		c.boot(h)
 	}
@@ -131,12 +138,13 @@ func (c *cluster) trace(format string, args ...any) {
 
 // traceApplied is trace for what happens most often: what is hashed is not made text unless somebody reads it.
 func (c *cluster) traceApplied(h *host, index, term uint64, digest [32]byte) {
-	var b [64]byte
-	for i, n := range []uint64{uint64(c.now), h.id, index, term} { //nolint:gosec // not negative
-		binary.BigEndian.PutUint64(b[8*i:], n)
+	b := c.scratch[:0]
+	for _, n := range [...]uint64{uint64(c.now), h.id, index, term} { //nolint:gosec // not negative
+		b = binary.BigEndian.AppendUint64(b, n)
 	}
-	copy(b[32:], digest[:])
-	_, _ = c.sum.Write(b[:]) // never fails
+	b = append(b, digest[:]...)
+	_, _ = c.sum.Write(b) // never fails
+	c.scratch = b
 	if c.lines != nil {
 		c.lines(c.line("%s/%d applied %d of term %d: %x", h.name, h.id, index, term, digest[:4]))
 	}
@@ -204,19 +212,22 @@ func (c *cluster) leader() *host {
 
 // network is who can reach whom, and how badly.
 type network struct {
-	cut       map[[2]string]bool // from, to
-	drop      int                // in a thousand frames
+	cut       map[link]bool
+	drop      int // in a thousand frames
 	duplicate int
 	reorder   int
 	slow      time.Duration // added to each frame at most
-	lastAt    map[[2]string]time.Duration
+	lastAt    map[link]time.Duration
 }
+
+// link is one way between two hosts.
+type link struct{ from, to *host }
 
 func newNetwork() network {
-	return network{cut: map[[2]string]bool{}, lastAt: map[[2]string]time.Duration{}}
+	return network{cut: map[link]bool{}, lastAt: map[link]time.Duration{}}
 }
 
-func (c *cluster) isCut(from, to *host) bool { return c.net.cut[[2]string{from.name, to.name}] }
+func (c *cluster) isCut(from, to *host) bool { return c.net.cut[link{from, to}] }
 
 // send puts a frame on its way. Frames of one connection keep their order, unless the network reorders them
 // (a connection that broke and was opened again).
@@ -239,13 +250,12 @@ func (c *cluster) send(from *host, f consensus.Frame) {
 		f.Body = from.lie(f.Body)
 	}
 	at := c.now + 500*time.Microsecond + c.upTo(2*time.Millisecond+c.net.slow)
-	link := [2]string{from.name, to.name}
 	if c.rnd.IntN(1000) < c.net.reorder {
 		c.note("frame reordered")
 		at += c.upTo(30 * time.Millisecond)
 	} else {
-		at = max(at, c.net.lastAt[link])
-		c.net.lastAt[link] = at
+		at = max(at, c.net.lastAt[link{from, to}])
+		c.net.lastAt[link{from, to}] = at
 	}
 	deliver := func() {
 		if c.isCut(from, to) {
@@ -267,6 +277,10 @@ func (c *cluster) send(from *host, f consensus.Frame) {
 			return err
 		})
 	}
+	if !to.up {
+		from.refusedSoon(f.To)
+		return
+	}
 	to.at(at-c.now, deliver)
 	if c.rnd.IntN(1000) < c.net.duplicate {
 		c.note("frame duplicated")
@@ -279,13 +293,29 @@ func (h *host) lostSoon(to uint64) {
 	h.at(time.Millisecond, func() { h.do(func() error { return h.rep.Lost(to, true) }) })
 }
 
+// refusedSoon tells the replica that nobody listens on a peer's host.
+func (h *host) refusedSoon(to uint64) {
+	h.at(time.Millisecond+h.c.upTo(100*time.Millisecond), func() {
+		h.c.note("connection refused")
+		h.do(func() error { return errors.Join(h.rep.Lost(to, true), h.rep.Refused(to)) })
+	})
+}
+
 // history is what must hold of all replicas together.
 type history struct {
 	entries map[uint64]entryMark // by index
-	leaders map[uint64]string    // by term
+	leaders map[uint64]member    // by term
 	newest  uint64               // highest index applied anywhere
 	answers map[[16]byte][]byte  // to requests, when they were done first by a replica that was not wrong
 }
+
+// member is a host under one of its Raft ids.
+type member struct {
+	name string
+	id   uint64
+}
+
+func (m member) String() string { return fmt.Sprintf("%s/%d", m.name, m.id) }
 
 // entryMark is what the first replica that applied an index made of it.
 type entryMark struct {
@@ -296,18 +326,19 @@ type entryMark struct {
 }
 
 func newHistory() history {
-	return history{entries: map[uint64]entryMark{}, leaders: map[uint64]string{}, answers: map[[16]byte][]byte{}}
+	const many = 1 << 11 // as a run has, about
+	return history{entries: make(map[uint64]entryMark, many), leaders: map[uint64]member{}, answers: make(map[[16]byte][]byte, many)}
 }
 
 // observe checks a replica after each of its steps.
 func (c *cluster) observe(h *host) {
 	if h.rep.Leads() {
-		name := fmt.Sprintf("%s/%d", h.name, h.id)
+		one := member{h.name, h.id}
 		if other, ok := c.log.leaders[h.rep.Term()]; !ok {
-			c.log.leaders[h.rep.Term()] = name
-			c.trace("%s leads term %d", name, h.rep.Term())
-		} else if other != name {
-			c.fail("%s and %s both lead term %d", other, name, h.rep.Term())
+			c.log.leaders[h.rep.Term()] = one
+			c.trace("%s leads term %d", one, h.rep.Term())
+		} else if other != one {
+			c.fail("%s and %s both lead term %d", other, one, h.rep.Term())
 		}
 	}
 	if h.rep.HandingOver() {
@@ -327,12 +358,13 @@ func (c *cluster) observe(h *host) {
 
 // applied checks that all replicas apply the same and become the same.
 func (c *cluster) applied(h *host, index, term uint64, commands, results [][]byte, touched state.Touched) {
-	sum := sha256.New()
+	b := c.scratch[:0]
 	for _, command := range commands {
-		_, _ = sum.Write(binary.BigEndian.AppendUint32(nil, uint32(len(command)))) //nolint:gosec // short
-		_, _ = sum.Write(command)
+		b = binary.BigEndian.AppendUint32(b, uint32(len(command))) //nolint:gosec // short
+		b = append(b, command...)
 	}
-	mark := entryMark{term: term, commands: [32]byte(sum.Sum(nil)), digest: h.machine.View().Digest()}
+	c.scratch = b
+	mark := entryMark{term: term, commands: sha256.Sum256(b), digest: h.machine.View().Digest()}
 	c.traceApplied(h, index, term, mark.digest)
 	h.overwritten(touched)
 	first, ok := c.log.entries[index]

@@ -17,7 +17,7 @@ var faults = []fault{
 	{"crash", (*cluster).crashOne},
 	{"process killed amid its work", (*cluster).killAmid},
 	{"power cut amid work", (*cluster).cutAmid},
-	{"I/O error", (*cluster).ioError},
+	{"I/O error", func(c *cluster) { c.ioError(12) }},
 	{"crash of all", (*cluster).crashAll},
 	{"pause", (*cluster).pauseOne},
 	{"partition", (*cluster).partition},
@@ -113,19 +113,30 @@ func (c *cluster) endAmid(mode storage.CrashMode, fault storage.Fault) {
 }
 
 // ioError makes a write, a sync or a read of a host fail. The first two end its process. So does a read at the start, after
-// which its log is taken for damaged: one host at a time.
-func (c *cluster) ioError() {
+// which its log is taken for damaged: one host at a time, as soon as the core can afford that. Reads are seldom but at a
+// start, so they have half of the turns.
+func (c *cluster) ioError(tries int) {
 	h := c.anyHost()
 	if h == nil {
 		return
 	}
-	kind := []string{"write", "sync", "read"}[c.rnd.IntN(3)]
-	if kind == "read" && c.mayLose(h) {
+	kind := []string{"write", "sync", "read", "read"}[c.rnd.IntN(4)]
+	c.failSoon(h, kind, tries)
+}
+
+func (c *cluster) failSoon(h *host, kind string, tries int) {
+	if kind == "read" {
+		if !h.up || !c.mayLose(h) {
+			if tries > 0 {
+				c.later(150*time.Millisecond, func() { c.failSoon(h, kind, tries-1) })
+			}
+			return
+		}
 		h.crash(storage.KeepUnsynced)
 		h.damaged = true
 		c.after(c.upTo(100*time.Millisecond), func() { c.boot(h) })
 	}
-	h.disk.FailSoon(kind, c.rnd.IntN(6), storage.FaultIO, func() { c.note("I/O error: " + kind) })
+	h.disk.FailSoon(kind, c.rnd.IntN(4), storage.FaultIO, func() { c.note("I/O error: " + kind) })
 }
 
 func (c *cluster) crashOne() {
@@ -152,18 +163,15 @@ func (c *cluster) pauseOne() {
 	if h == nil || h.paused {
 		return
 	}
-	h.paused = true
-	life := h.life
-	c.after(200*time.Millisecond+c.upTo(3*time.Second), func() {
-		if h.life == life {
-			h.thaw()
-		}
-	})
+	h.pauseFor(200*time.Millisecond + c.upTo(3*time.Second))
 }
 
 func (h *host) thaw() {
 	list := h.missed
 	h.paused, h.missed = false, nil
+	if h.up && h.rep.Leads() {
+		h.c.clients.probe(h)
+	}
 	for _, m := range list {
 		h.happen(m.life, m.do)
 	}
@@ -171,11 +179,11 @@ func (h *host) thaw() {
 
 func (c *cluster) cutFor(d time.Duration, pairs ...[2]*host) {
 	for _, p := range pairs {
-		c.net.cut[[2]string{p[0].name, p[1].name}] = true
+		c.net.cut[link{p[0], p[1]}] = true
 	}
 	c.after(d, func() {
 		for _, p := range pairs {
-			delete(c.net.cut, [2]string{p[0].name, p[1].name})
+			delete(c.net.cut, link{p[0], p[1]})
 		}
 	})
 }
@@ -210,6 +218,7 @@ func (c *cluster) isolateLeader() {
 		}
 	}
 	c.cutFor(500*time.Millisecond+c.upTo(3*time.Second), pairs...)
+	c.stepBack(l)
 	if c.chance(2) { // and a voter that promised it its lead restarts
 		c.later(c.upTo(300*time.Millisecond), func() {
 			if h := c.anyHost(); h != nil && h != l {
@@ -291,7 +300,7 @@ func (c *cluster) clockStep() {
 		return
 	}
 	h.skew = c.upTo(2*time.Second) - time.Second
-	h.drift = (c.rnd.Float64() - 0.5) / 50
+	h.setDrift((c.rnd.Float64() - 0.5) / 50)
 }
 
 func (c *cluster) transferLead() {
@@ -344,9 +353,10 @@ func (c *cluster) lose(h *host) {
 
 func (c *cluster) renew(h *host) {
 	old := h.id
-	h.past, h.id = old, c.nextID
+	h.past, h.id = max(h.past, old), c.nextID
 	c.nextID++
 	h.disk, h.life, h.lied, h.damaged = storage.NewMem(), h.life+1, false, false
+	h.beyond, h.gate, h.probation = 0, 0, false
 	c.trace("%s gives up id %d for %d", h.name, old, h.id)
 	if err := h.start(); err != nil {
 		c.fail("%s does not start empty: %v", h.name, err)

@@ -24,9 +24,10 @@ func (c *cluster) heal(h *host, why error, target *storage.Point, tries int) {
 	if h.up {
 		return
 	}
+	behind := h.beyond > 0 || h.gate > 0 // of a command: nothing is lost, and the snapshot will come
 	outcome := never
 	switch {
-	case errors.Is(why, consensus.ErrNoSnapshot) && tries < repairTries:
+	case errors.Is(why, consensus.ErrNoSnapshot) && (tries < repairTries || behind):
 		outcome = c.fetchSnapshot(h)
 	case !errors.Is(why, consensus.ErrLost):
 		outcome = c.repair(h, target)
@@ -39,6 +40,10 @@ func (c *cluster) heal(h *host, why error, target *storage.Point, tries int) {
 		h.damaged = false
 		c.boot(h)
 	case nobody, later:
+		if h.unproven && outcome == nobody && c.past(h, target.Index) {
+			c.lose(h)
+			return
+		}
 		if h.unproven && (outcome == nobody || tries >= unprovenTries) {
 			c.note("went on without what a leader counts")
 			c.trace("%s goes on without entry %d", h.name, target.Index)
@@ -46,7 +51,7 @@ func (c *cluster) heal(h *host, why error, target *storage.Point, tries int) {
 			c.boot(h)
 			return
 		}
-		if h.unproven || tries < repairTries {
+		if h.unproven || behind || tries < repairTries {
 			life := h.life
 			c.after(200*time.Millisecond, func() {
 				if h.life == life {
@@ -59,6 +64,11 @@ func (c *cluster) heal(h *host, why error, target *storage.Point, tries int) {
 	case never:
 		c.lose(h)
 	}
+}
+
+// past reports whether another member has applied that entry: there it is, in a snapshot, and what the leader counts is true.
+func (c *cluster) past(h *host, index uint64) bool {
+	return slices.ContainsFunc(c.others(h), func(p *host) bool { return p.up && p.rep.Status().Applied >= index })
 }
 
 type repairOutcome int
@@ -141,7 +151,8 @@ func (c *cluster) operate() {
 		if !h.up || h.rep.Status().Suspended == "" {
 			continue
 		}
-		for _, id := range h.rep.Status().Voters {
+		status := h.rep.Status()
+		for _, id := range slices.Concat(status.Voters, status.Outgoing) {
 			if c.byID(id) != nil {
 				continue
 			}
@@ -153,6 +164,7 @@ func (c *cluster) operate() {
 			if accepted {
 				c.note("end of the log accepted by an operator")
 				c.trace("%s: an operator accepts the end of its log", h.name)
+				h.vote.term, h.vote.to = 0, 0 // nobody remembers them
 			}
 			break
 		}

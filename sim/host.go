@@ -30,16 +30,19 @@ type host struct {
 	past uint64 // the highest that it gave up
 	disk *storage.Mem
 
-	skew      time.Duration // of its wall clock
-	drift     float64       // of its wall clock, and of its ticks
-	mark      clock.Stamp   // of the clock, durable
-	lied      bool          // its disk said that it synced, and did not
-	flipped   string        // the key whose value was flipped, if that is what is wrong
-	caught    bool          // it was wrong at a checkpoint
-	tainted   bool          // its state is wrong, and nobody has noticed yet
-	probation bool          // its state was just rebuilt
-	skewed    bool          // it will apply one command wrongly
-	spoiled   uint64        // counts how often its state went wrong
+	skew       time.Duration // of its wall clock
+	drift      float64       // of its wall clock, and of its ticks
+	boottime   time.Duration // of its clock for elapsed time, at boottimeAt
+	boottimeAt time.Duration
+	mark       clock.Stamp // of the clock, durable
+	lied       bool        // its disk said that it synced, and did not
+	flipped    string      // the key whose value was flipped, if that is what is wrong
+	flippedAt  uint64      // the revision of that value
+	caught     bool        // it was wrong at a checkpoint
+	tainted    bool        // its state is wrong, and nobody has noticed yet
+	probation  bool        // its state was just rebuilt
+	skewed     bool        // it will apply one command wrongly
+	spoiled    uint64      // counts how often its state went wrong
 
 	spoiledLife uint64 // when that was last
 	sweep       state.Sweep
@@ -49,6 +52,12 @@ type host struct {
 	slow        float64           // its disk takes so many times as long
 	lies        bool              // about what it relays
 	cut         storage.CrashMode // what its disk keeps when it ends amid an operation
+
+	boots   int              // counts losses of power
+	ended   bool             // its process ends at this command
+	beyond  uint64           // it begins again with a snapshot at or behind this entry
+	gate    uint64           // see consensus.Guard.Gate
+	journal *storage.Journal // nil in a run without guards
 
 	unproven    bool // it looks for what a leader counts of it without its word for it
 	ownWordOnly bool // nobody has that
@@ -133,7 +142,7 @@ func (h *host) snapshotOptions() storage.SnapshotOptions {
 // start boots the replica from its disk. An error is what a process would refuse to start with.
 func (h *host) start() error {
 	h.life++
-	h.up, h.paused, h.missed, h.readers, h.commit = false, false, nil, nil, 0
+	h.up, h.paused, h.missed, h.readers, h.commit, h.ended = false, false, nil, nil, 0, false
 	h.logBusy, h.applyBusy, h.saveBusy, h.fetchBusy, h.anchorBusy = false, false, false, false, false
 	snaps, err := storage.OpenSnapshots(h.snapshotOptions())
 	if err != nil {
@@ -161,19 +170,24 @@ func (h *host) start() error {
 	if h.waits, err = newWaits(h.hub); err != nil {
 		return err
 	}
+	guard, err := h.guard(lastOf(recovered))
+	if err != nil {
+		return fmt.Errorf("apply journal: %w", err)
+	}
 	messageBytes := h.c.messageBytes
 	if h.oneEntry {
 		messageBytes, h.oneEntry = 1, false
 	}
 	o := consensus.Options{
-		ID: h.id, Clock: clk, Log: log, Recovered: recovered, Snapshots: snapshots{snaps}, Machine: &applier{h},
+		ID: h.id, Clock: clk, Log: log, Recovered: recovered, Snapshots: snapshots{snaps}, Machine: &applier{h}, Guard: guard,
 		MachineStamp: func() clock.Stamp { return h.machine.View().Stamp() },
 		OwnWordOnly:  h.ownWordOnly, Digest: h.digest, CheckpointEvery: 500 * time.Millisecond, Probation: h.probation,
-		Rare:     h.c.rarely,
+		Rare: h.c.rarely, Elapsed: h.elapsed, NoLease: h.c.noLease,
 		ClaimKey: []byte("claim key of " + h.name), ClusterID: clusterID,
 		Peers: h.peerOptions(), Fetch: h.fetch, Tick: tick,
 		SnapshotEntries: h.c.snapshotEntries, TrailingEntries: 30, MaxMessageBytes: messageBytes,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
+		Record:    consensus.RecordOptions{Bytes: h.c.recordBytes, Build: "sim"},
 	}
 	if h.rep, err = consensus.NewReplica(o); err != nil {
 		return errors.Join(err, snaps.Damage()) // a snapshot that is damaged may leave a gap
@@ -239,10 +253,28 @@ func (h *host) crash(mode storage.CrashMode) {
 		return
 	}
 	h.c.note(crashNames[mode])
+	if mode != storage.KeepUnsynced {
+		h.boots++
+	}
+	h.beyond, h.gate, h.probation = 0, 0, h.probation && h.rep.Status().Probation > 0
+	h.record(crashNames[mode])
 	h.up, h.rep, h.since, h.ownWordOnly = false, nil, h.c.now, false
 	h.life++
 	h.disk = h.disk.Crash(mode, h.c.rnd.Uint64())
 	h.c.clients.crashed(h)
+}
+
+// record gives away what the recorder of the replica has.
+func (h *host) record(reason string) {
+	if h.c.recording == nil || h.rep == nil {
+		return
+	}
+	recording, err := h.rep.Recording(reason)
+	if err != nil {
+		h.c.fail("%s: %v", h.name, err)
+		return
+	}
+	h.c.recording(h.name, recording)
 }
 
 // pump sends frames and starts the workers that have something to do.
@@ -284,6 +316,9 @@ func (h *host) work(busy *bool, d time.Duration, step func() error) {
 // apply lets those look again who wait for an index.
 func (h *host) apply() error {
 	err := h.rep.ApplyWork()
+	if h.ended {
+		err = errEnded
+	}
 	list := h.readers
 	h.readers = nil
 	for _, f := range list {
@@ -292,9 +327,9 @@ func (h *host) apply() error {
 	return err
 }
 
-// syncTime is how long the disk takes for a write and a sync.
+// syncTime is how long the disk takes for a write and a sync: never as long as what has to be noticed after the faults.
 func (h *host) syncTime() time.Duration {
-	return time.Duration(h.slow * float64(2*time.Millisecond+h.c.upTo(10*time.Millisecond)))
+	return min(time.Duration(h.slow*float64(2*time.Millisecond+h.c.upTo(10*time.Millisecond))), noticed/2)
 }
 
 // fetch is Options.Fetch.
@@ -306,10 +341,15 @@ func (h *host) fetch(_ context.Context, id uint64, name [32]byte) ([]byte, error
 type applier struct{ h *host }
 
 func (a *applier) Apply(index, term uint64, at clock.Stamp, commands [][]byte) ([][]byte, error) {
-	results, touched, err := a.h.machine.Apply(index, term, at, a.h.miscompute(commands))
+	return a.run(index, term, at, commands, state.Guard{})
+}
+
+func (a *applier) run(index, term uint64, at clock.Stamp, commands [][]byte, guard state.Guard) ([][]byte, error) {
+	results, touched, err := a.h.machine.ApplyGuarded(index, term, at, a.h.miscompute(commands), guard)
 	if err != nil {
 		return nil, err
 	}
+	a.h.c.poisons.judge(a.h, index, commands, guard.Quarantined)
 	a.h.c.applied(a.h, index, term, commands, results, touched)
 	if err := a.h.waits.published(a.h.machine.View(), touched); err != nil {
 		a.h.c.fail("%s: %v", a.h.name, err)
@@ -325,6 +365,9 @@ func (a *applier) Restore(r io.Reader, index, term uint64) error {
 	}
 	if v := a.h.machine.View(); v.Index() != index || v.Term() != term {
 		return fmt.Errorf("the snapshot of %d holds %d", index, v.Index())
+	}
+	if a.h.journal != nil {
+		a.h.journal.Applied(index)
 	}
 	a.h.c.restored(a.h, index)
 	if err := a.h.waits.published(a.h.machine.View(), state.Touched{All: true}); err != nil {

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/parley-mesh/parley/consensus"
+	"github.com/parley-mesh/parley/storage"
 )
 
 const (
@@ -31,8 +32,8 @@ func (c *cluster) plan(l *host) {
 		Progress: s.Progress, Commit: s.Commit, ReplaceAfter: replaceAfter,
 	}
 	for _, h := range c.hosts {
-		m := consensus.PlanMember{Node: h.name, Granted: true, Ready: true, RaftID: h.id, Alive: h.up}
-		if since := c.now - h.since; h.up {
+		m := consensus.PlanMember{Node: h.name, Granted: true, Ready: true, RaftID: h.id, Alive: h.up || h.id == 0}
+		if since := c.now - h.since; m.Alive {
 			m.AliveFor = since
 		} else {
 			m.DeadFor = since
@@ -50,8 +51,15 @@ func (c *cluster) plan(l *host) {
 	case a.Kind == consensus.ActionRetire:
 		if h := c.byID(a.RaftID); h != nil && h.up {
 			c.trace("plan: %s is retired: %s", h.name, a.Reason)
-			h.crash(0)
-			c.renew(h)
+			h.crash(storage.LoseUnsynced)
+			h.past, h.id = h.id, 0
+		}
+	case a.Kind == consensus.ActionAssignID:
+		for _, h := range c.hosts {
+			if h.name == a.Node && h.id == 0 {
+				c.note("id assigned")
+				c.renew(h)
+			}
 		}
 	case change != nil:
 		c.note("plan: " + string(a.Kind))
@@ -66,8 +74,8 @@ func (c *cluster) checkPlan(s consensus.Status, a consensus.Action) {
 		return
 	}
 	for _, id := range a.AddVoters {
-		if s.Progress[id].Match+300 < s.Commit {
-			c.fail("the plan makes %d a voter that is at %d of %d", id, s.Progress[id].Match, s.Commit)
+		if match := s.Progress[id].Match; match == 0 || match+300 < s.Commit {
+			c.fail("the plan makes %d a voter that is at %d of %d", id, match, s.Commit)
 		}
 	}
 	if len(a.DropVoters) > 1 && len(a.AddVoters) > 0 {

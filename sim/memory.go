@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +33,7 @@ func (c *cluster) taint() bool {
 // mayTaint draws a host whose state may be spoiled: one at a time, so that a majority stays right.
 func (c *cluster) mayTaint() *host {
 	h := c.anyHost()
-	if h == nil || h == c.leader() || c.taint() || !c.votes(h) || !c.mayLose(h) {
+	if h == nil || h == c.leader() || c.taint() || !c.poisons.quiet() || !c.votes(h) || !c.mayLose(h) {
 		return nil
 	}
 	return h
@@ -50,7 +51,7 @@ func (c *cluster) flipMemory() {
 	}
 	kv := rows[c.rnd.IntN(len(rows))]
 	kv.Value[c.rnd.IntN(len(kv.Value))] ^= byte(1 << c.rnd.IntN(8))
-	h.tainted, h.flipped = true, kv.Key
+	h.tainted, h.flipped, h.flippedAt = true, kv.Key, kv.ModRevision
 	h.wrong()
 	c.note("memory flipped")
 	c.trace("%s: the value of %s is flipped in memory", h.name, kv.Key)
@@ -91,14 +92,20 @@ func (h *host) miscompute(commands [][]byte) [][]byte {
 	return commands
 }
 
-// overwritten notes that the row that was flipped is another one now. What was read of it meanwhile may be wrong too, which
-// the digests of what is applied from now on show: see outlived.
+// overwritten notes that the row that was flipped is gone, also from the history of its key. What was read of it meanwhile may
+// be wrong too, which the digests of what is applied from now on show: see outlived.
 func (h *host) overwritten(touched state.Touched) {
 	for _, change := range touched.Changes {
-		if change.Table == state.TableKV && change.Key == h.flipped {
+		if change.Table == state.TableKV && change.Key == h.flipped && !h.remembers() {
 			h.flipped = ""
 		}
 	}
+}
+
+// remembers reports whether the history of the flipped key has the flipped value still.
+func (h *host) remembers() bool {
+	versions, _ := h.machine.View().History(h.flipped)
+	return slices.ContainsFunc(versions, func(kv state.KV) bool { return kv.ModRevision == h.flippedAt })
 }
 
 // outlived notes whether the state is right again, once nothing in it is flipped.
@@ -131,22 +138,31 @@ func (h *host) digest() ([32]byte, error) {
 
 // rebuild sets the host's snapshots aside, which may be wrong too, and starts it again from one of the majority's.
 func (c *cluster) rebuild(h *host, need *consensus.RebuildNeed) {
-	c.note("rebuilt from the majority")
 	c.trace("%s: %s", h.name, need.Reason)
+	if need.Beyond > 0 || need.Gate > 0 {
+		c.note("rebuilt behind a command")
+		c.rebuildBehind(h, need)
+		return
+	}
+	c.note("rebuilt from the majority")
 	if !h.tainted && !h.caught {
 		c.fail("%s is fenced though its state is right: %s", h.name, need.Reason)
 		return
 	}
 	h.crash(storage.KeepUnsynced)
+	h.dropSnapshots()
+	h.tainted, h.caught, h.probation = false, false, true
+	c.heal(h, consensus.ErrNoSnapshot, nil, 0)
+}
+
+func (h *host) dropSnapshots() {
 	for _, path := range h.disk.Paths() {
 		if strings.HasPrefix(path, dataDir+"/snap/") {
 			if err := h.disk.Remove(path); err != nil {
-				c.fail("%s: %v", h.name, err)
+				h.c.fail("%s: %v", h.name, err)
 			}
 		}
 	}
-	h.tainted, h.caught, h.probation = false, false, true
-	c.heal(h, consensus.ErrNoSnapshot, nil, 0)
 }
 
 // fetchSnapshot takes a peer's snapshot in place of the host's own, which are lost or wrong.
@@ -164,6 +180,10 @@ func (c *cluster) fetchSnapshot(h *host) repairOutcome {
 			continue
 		}
 		meta, manifest, ok := p.snaps.Latest()
+		if h.beyond > 0 && (!ok || meta.Index < h.beyond) {
+			p.do(p.rep.RenewSnapshot)
+			continue
+		}
 		if ok && meta.Index+1 < own.FirstIndex {
 			continue // our log does not continue it; a newer one will come
 		}

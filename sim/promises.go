@@ -7,16 +7,20 @@ import (
 // electionTimeout is the shortest time without a leader after which a voter stands.
 const electionTimeout = 10 * tick
 
+// promiseTime is for how long a voter that has heard its leader makes nobody else one.
+const promiseTime = 300 * time.Millisecond
+
 // vote is what a host has promised: it outlives crashes.
 type vote struct {
 	id, term, to uint64
 	life         uint64
 	at           time.Duration // when this life began
 	used         bool          // this life began on a log that had been used
+	forgot       bool          // the disk lost the newest of these promises, and the member knows that something is missing
 }
 
 // watchPromises checks what a voter may never do, whether it does harm or not: forget its vote at a restart, give
-// another one in the same term, or vote in the first election timeout after a restart.
+// another one in the same term, or vote right after a restart.
 func (h *host) watchPromises() {
 	v, began := &h.vote, false
 	term, to := h.rep.Voted()
@@ -27,15 +31,33 @@ func (h *host) watchPromises() {
 		v.used = v.life != 0 && v.term > 1
 		v.life, v.at, began = h.life, h.c.now, true
 	}
+	if v.forgets(h, term, to) {
+		return
+	}
 	switch {
 	case term < v.term:
 		h.c.fail("%s went back from term %d to %d", h.name, v.term, term)
 	case term == v.term && v.to != 0 && to != v.to:
 		h.c.fail("%s voted for %d in term %d and now says %d", h.name, v.to, term, to)
-	case to != 0 && to != h.id && (to != v.to || term != v.term) && !began && v.used && h.c.now-v.at < electionTimeout-2*tick && !h.c.handed(term):
+	case to != 0 && to != h.id && (to != v.to || term != v.term) && !began && v.used && h.c.now-v.at < promiseTime-5*time.Millisecond && !h.c.handed(term):
 		h.c.fail("%s voted for %d in term %d, %v after it was started again", h.name, to, term, h.c.now-v.at)
 	}
 	v.term, v.to = term, to
+}
+
+// forgets reports whether the host may say less than it has promised: while it doubts the end of its log it votes for
+// nobody. Afterwards it has to be past those promises, or to have written its own id as the vote of their term, unless an
+// operator has taken the log as it is.
+func (v *vote) forgets(h *host, term, to uint64) bool {
+	switch {
+	case term < v.term:
+		v.forgot = h.rep.Status().Suspended != ""
+		return v.forgot
+	case term == v.term && v.forgot && to != v.to:
+		return to == 0 || to == h.id && !h.rep.Leads()
+	}
+	v.forgot = v.forgot && term == v.term
+	return false
 }
 
 // handed reports whether the term may come from a transfer of the lead, for which votes are given at once.
@@ -82,6 +104,8 @@ func (h *host) watchDeaf() {
 		if deaf {
 			h.deaf.since, h.deaf.term = now, h.rep.Term()
 		}
+	case h.logBusy || h.rep.LogWaits(): // its disk is still to answer for what it heard before
+		h.deaf.since, h.deaf.term = now, h.rep.Term()
 	case now-h.deaf.since < 4*tick: // what was on its way
 		h.deaf.term = h.rep.Term()
 	case h.rep.Term() > h.deaf.term && len(h.rep.Status().Voters) > 1:
@@ -90,7 +114,8 @@ func (h *host) watchDeaf() {
 }
 
 // watchLeads checks that who leads can be heard: a leader that reaches no majority for two election timeouts must have
-// stepped down.
+// stepped down, or for three if it was asked meanwhile to hand over, since raft then counts anew. One more is for ticks
+// that come late.
 func (c *cluster) watchLeads() {
 	c.after(tick, func() {
 		c.watchLeads()
@@ -103,7 +128,11 @@ func (c *cluster) watchLeads() {
 				h.led = c.now
 				continue
 			}
-			if c.now-h.led > 3*electionTimeout {
+			limit := 3 * electionTimeout
+			if c.transferAt >= h.led {
+				limit += electionTimeout
+			}
+			if c.now-h.led > limit {
 				c.fail("%s leads term %d, cut off from its quorum for %v", h.name, h.rep.Term(), c.now-h.led)
 			}
 		}

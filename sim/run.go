@@ -4,7 +4,9 @@ import (
 	crand "crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/parley-mesh/parley/consensus"
@@ -19,9 +21,15 @@ type Options struct {
 	For    time.Duration // of virtual time with faults; 5 s
 	Think  time.Duration // a client's pause between operations, in the mean; 25 ms
 	Calm   bool          // no faults
+	Poison bool          // in two seeds of five: commands that crash replicas, under the apply guard
 
 	NoRelay bool // members talk straight or not at all
 	Trace   func(line string)
+
+	// RecordBytes is the size of each replica's recorder, 0 for none. Recording is given what it has when the replica ends, and
+	// at the end of the run. It replays after the run, by consensus.Replay: before, raft's timeouts are the run's.
+	RecordBytes int
+	Recording   func(host string, recording []byte)
 }
 
 // Result of a run.
@@ -69,6 +77,9 @@ func Run(o Options) Result {
 		return result
 	}
 	c.run(o)
+	for _, h := range c.hosts {
+		h.record("end")
+	}
 	result.Operations, result.Virtual, result.Fired, result.Err = c.clients.ended, c.now, c.fired, c.err
 	result.Trace = hex.EncodeToString(c.sum.Sum(nil))
 	return result
@@ -81,11 +92,18 @@ func (c *cluster) run(o Options) {
 	c.watchLeads()
 	if !o.Calm {
 		c.trouble(o.For)
+		if c.poisons != nil {
+			c.poisons.trouble(o.For)
+		}
 	}
 	c.until(o.For, func() bool { return false })
 	c.trace("heal")
 	c.calm()
 	c.after(healTime/3, c.operate)
+	if c.poisons != nil {
+		c.poisons.patience = c.now + healTime*2/3
+		c.after(healTime/3, c.poisons.operate)
+	}
 	c.until(c.now+healTime, c.whole)
 	if c.err == nil && !c.whole() {
 		c.fail("not whole %v after the faults ended: %s", healTime, c.describe())
@@ -94,7 +112,7 @@ func (c *cluster) run(o Options) {
 	c.until(c.now+noticed, func() bool { return !c.taint() })
 	for _, h := range c.hosts {
 		if h.tainted && h.up {
-			c.fail("the state of %s is wrong, and nobody has noticed in %v", h.name, noticed)
+			c.fail("the state of %s is wrong, and nobody has noticed in %v: %s", h.name, noticed, c.describe())
 		}
 	}
 	c.until(c.now+healTime, c.whole)
@@ -123,13 +141,16 @@ func (c *cluster) whole() bool {
 		return false
 	}
 	for _, h := range c.hosts {
+		if h.id == 0 {
+			continue
+		}
 		if !h.up {
 			return false
 		}
 		if !contains(s.Voters, h.id) {
 			continue
 		}
-		if h != l && !s.Progress[h.id].Healthy() || h.rep.Applied()+100 < l.rep.Commit() {
+		if h != l && !s.Progress[h.id].Healthy() || h.rep.Applied()+100 < l.rep.Commit() || c.poisons != nil && h.stopped() {
 			return false
 		}
 	}
@@ -142,7 +163,13 @@ func (c *cluster) describe() string {
 		text += h.name
 		if h.up {
 			s := h.rep.Status()
-			text += " " + s.Role
+			text += fmt.Sprintf(" %d %s, term %d, applied %d of %d, voters %d", h.id, s.Role, s.Term, s.Applied, s.Commit, slices.Concat(s.Voters, s.Outgoing))
+			if h.paused {
+				text += ", paused"
+			}
+			if s.Suspended != "" {
+				text += ", suspended: " + s.Suspended
+			}
 			if s.Stopped != nil {
 				text += " stopped: " + s.Stopped.Error()
 			}
@@ -172,8 +199,15 @@ func (c *cluster) finish() {
 			c.after(100*time.Millisecond, try)
 			return
 		}
+		answered := false
+		c.after(2*time.Second, func() {
+			if !answered { // its process ended, and whoever asked hears no more of it
+				try()
+			}
+		})
 		l.do(func() error {
 			return l.rep.Propose(command, func(p consensus.Proposed, err error) {
+				answered = true
 				var unknown *consensus.OutcomeUnknownError
 				switch {
 				case err == nil:

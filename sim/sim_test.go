@@ -3,6 +3,7 @@ package sim
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -10,11 +11,13 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,15 +29,22 @@ var (
 	flagSeeds  = flag.Int("seeds", 40, "how many seeds TestSeeds runs")
 	flagSeed   = flag.Uint64("seed", 1, "the first seed")
 	flagNodes  = flag.Int("nodes", 0, "3 or 5 members; 0: both by turns")
+	flagThink  = flag.Duration("think", defaultThink, "a client's pause between operations, in the mean: with less of it a seed has more of them, and takes longer")
+	flagPoison = flag.Bool("poison", false, "in two seeds of five commands crash replicas, under the apply guard")
 	flagTrace  = flag.String("record", "", "file for what happens")
-	flagStride = flag.Uint64("stride", 1, "distance between seeds: TestSeeds runs several processes beside each other")
+	flagWithin = flag.Duration("within", 0, "TestSeeds fails if the seeds take longer; 0: no limit")
+	flagPart   = flag.Bool("part", false, "this process runs a block of the seeds of another one, and tells it what it has counted")
 )
 
 // everythingFrom is the number of seeds in which every kind of fault must have happened.
 const everythingFrom = 100
 
-// parallelFrom is the number of seeds from which several processes share the work.
-const parallelFrom = 100
+// parallelFrom is the number of seeds from which several processes share the work, a block of seeds at a time: a process is
+// started in a twentieth of a second, and who is done with a block takes the next, so that all are busy to the end.
+const (
+	parallelFrom = 100
+	blockSeeds   = 10
+)
 
 // tally sums up runs.
 type tally struct {
@@ -53,6 +63,43 @@ func (t *tally) add(o tally) {
 	}
 }
 
+// defaultThink leaves room for many seeds; those that are kept run with more load.
+const defaultThink = 40 * time.Millisecond
+
+// poisonous is what a run with poison has at least once.
+func poisonous() []string {
+	names := []string{
+		"poison of a kind that is never left out", "command left out", "rebuilt behind a command", "promise not to apply",
+		"apply journal lost", "crash found in the journal", "another program",
+	}
+	names = append(names, poisonScopes...)
+	for _, way := range poisonWays {
+		names = append(names, way.name)
+	}
+	return names
+}
+
+// TestPoison: under the apply guard a command that crashes replicas is left out by all or by none, whatever else goes wrong.
+func TestPoison(t *testing.T) {
+	fired := map[string]int{}
+	for seed := uint64(1); seed <= 100; seed++ {
+		if n := seed % 5; n != 0 && n != 3 {
+			continue
+		}
+		for name, n := range runOne(t, Options{Seed: seed, Nodes: nodesOf(seed), Think: 75 * time.Millisecond, Poison: true}).Fired {
+			fired[name] += n
+		}
+	}
+	for _, name := range poisonous() {
+		if fired[name] == 0 {
+			t.Errorf("%q has not happened once", name)
+		}
+	}
+}
+
+// pinnedThinks are the pauses with which the seeds that are kept have failed: what a seed does depends on it.
+var pinnedThinks = []time.Duration{25 * time.Millisecond, 75 * time.Millisecond, defaultThink}
+
 // nodesOf is how many members a seed's core has unless the flag says otherwise.
 func nodesOf(seed uint64) int {
 	if *flagNodes != 0 {
@@ -66,6 +113,12 @@ func replay(o Options) string {
 	more := ""
 	if m := plantFlag(); m != "" {
 		more += " -tags mutants -mutant " + m
+	}
+	if think := cmp.Or(o.Think, 25*time.Millisecond); think != defaultThink {
+		more += " -think " + think.String()
+	}
+	if o.Poison {
+		more += " -poison"
 	}
 	return fmt.Sprintf("%s %s: go test ./sim -run '^TestSeeds$' -seeds 1 -seed %d -nodes %d%s", replayMark, commit(), o.Seed, o.Nodes, more)
 }
@@ -101,7 +154,7 @@ func TestMain(m *testing.M) {
 func TestSeeds(t *testing.T) {
 	started := time.Now()
 	var all tally
-	if *flagSeeds >= parallelFrom && *flagStride == 1 {
+	if *flagSeeds >= parallelFrom && !*flagPart {
 		all = shared(t)
 	} else {
 		all = alone(t)
@@ -109,7 +162,7 @@ func TestSeeds(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	if *flagStride > 1 {
+	if *flagPart {
 		return // whoever shares the work says it
 	}
 	took := time.Since(started)
@@ -132,10 +185,17 @@ func everything(seeds int) []string {
 	names := []string{
 		"damage: tail zeroed", "damage: last frame spoiled", "damage seen", "log repaired", "end of the log in doubt", "repair needed", "frame cut off", "frame dropped", "frame duplicated", "frame reordered", "plan: change",
 		"outcome unknown", "ended amid an operation", "I/O error: write", "I/O error: sync", "I/O error: read", "rejoin under a new id", "snapshot restored",
-		"memory flipped", "command miscomputed", "rebuilt from the majority",
+		"connection refused", "clock set back", "taken over unheard", "read by lease", "read by round", "memory flipped", "command miscomputed", "rebuilt from the majority",
+	}
+	if *flagPoison {
+		names = append(names, poisonous()...)
 	}
 	if seeds >= 10*everythingFrom { // what many seeds have seldom
-		names = append(names, "led by way of a hub", "lie: acknowledgement forged", "lie: envelope changed", "lie: envelope brought twice", "lie: envelope lost")
+		names = append(names, "led by way of a hub", "lie: acknowledgement forged", "lie: envelope changed", "lie: envelope brought twice", "lie: envelope lost",
+			"id assigned")
+		if *flagPoison {
+			names = append(names, "left to an operator")
+		}
 	}
 	for _, f := range slices.Concat(faults, attacks, damages, memoryFaults) {
 		names = append(names, f.name)
@@ -150,13 +210,21 @@ func everything(seeds int) []string {
 	return names
 }
 
+// gcPercent: what is alive in a run is ten to thirty megabytes, and each collection looks at all of it. Collected less often
+// it spreads over more memory than the caches hold, and each page has to be asked for. With large caches 700 takes a tenth less
+// than 300 and 1400 no less than that; with small ones, and half as much garbage again, 1600 took a tenth more.
+const gcPercent = 700
+
 func alone(t *testing.T) tally {
-	defer debug.SetGCPercent(debug.SetGCPercent(800))
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+	if flag.Lookup("test.memprofile").Value.String() == "" {
+		runtime.MemProfileRate = 0 // nobody wants to know, and each half megabyte costs a stack trace
+	}
 	all := tally{Fired: map[string]int{}}
 	began := cpuTime()
 	for i := range uint64(*flagSeeds) { //nolint:gosec // not negative
-		seed := *flagSeed + i**flagStride
-		r := runOne(t, Options{Seed: seed, Nodes: nodesOf(seed)})
+		seed := *flagSeed + i
+		r := runOne(t, Options{Seed: seed, Nodes: nodesOf(seed), Think: *flagThink, Poison: *flagPoison})
 		if r.Operations < 2000 && r.Err == nil {
 			t.Errorf("seed %d: only %d operations", seed, r.Operations)
 		}
@@ -166,7 +234,7 @@ func alone(t *testing.T) tally {
 		}
 	}
 	all.CPU = cpuTime() - began
-	if *flagStride > 1 {
+	if *flagPart {
 		line, err := json.Marshal(all)
 		if err != nil {
 			t.Fatal(err)
@@ -196,58 +264,112 @@ func runOne(t *testing.T, o Options) Result {
 	r := Run(o)
 	if r.Err != nil {
 		lastWord = replay(o)
-		t.Errorf("seed %d of %d nodes: %v\nWhen it is mended, keep the seed for ever: add %q and what was wrong to sim/testdata/seeds.\n%s",
-			r.Seed, r.Nodes, r.Err, fmt.Sprintf("%d %d", r.Nodes, r.Seed), lastWord)
+		t.Errorf("seed %d of %d nodes: %v\n%s\nWhen it is mended, keep the seed for ever: add %q and what was wrong to sim/testdata/seeds.\n%s",
+			r.Seed, r.Nodes, r.Err, evidence(o, r), fmt.Sprintf("%d %d", r.Nodes, r.Seed), lastWord)
 	}
 	return r
 }
 
-// shared lets one process for each core run its part of the seeds: raft's randomness is the process's.
+// evidence says where what a failed run left is: beside the file that -record names, else in a new directory.
+func evidence(o Options, r Result) string {
+	dir, err := filepath.Dir(*flagTrace), error(nil)
+	if *flagTrace == "" {
+		dir, err = os.MkdirTemp("", "parley-sim-")
+	}
+	said := ""
+	if err == nil {
+		o.Nodes = r.Nodes
+		said, err = keepEvidence(o, r.Err, dir)
+	}
+	if err != nil {
+		return "what it did could not be kept: " + err.Error()
+	}
+	return said
+}
+
+// shared lets one process for each core run a block of the seeds after the other: raft's randomness is the process's.
 func shared(t *testing.T) tally {
-	workers := uint64(max(1, runtime.NumCPU())) //nolint:gosec // a few
-	type part struct {
-		out []byte
-		err error
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if *flagWithin > 0 {
+		ctx, cancel = context.WithTimeout(ctx, *flagWithin)
+		defer cancel()
 	}
-	parts := make(chan part, workers)
-	for i := range workers {
-		count := (uint64(*flagSeeds) + workers - 1 - i) / workers //nolint:gosec // not negative
-		args := []string{"-test.run", "^TestSeeds$", "-test.timeout", "0", "-seeds", strconv.FormatUint(count, 10),
-			"-seed", strconv.FormatUint(*flagSeed+i, 10), "-nodes", strconv.Itoa(*flagNodes), "-stride", strconv.FormatUint(workers, 10)}
-		if m := plantFlag(); m != "" {
-			args = append(args, "-mutant", m)
+	blocks, parts := make(chan int), make(chan part)
+	go func() {
+		defer close(blocks)
+		for first := 0; first < *flagSeeds; first += blockSeeds {
+			select {
+			case blocks <- first:
+			case <-ctx.Done():
+				return
+			}
 		}
-		go func() {
-			out, err := exec.CommandContext(t.Context(), os.Args[0], args...).CombinedOutput() //nolint:gosec // this program
-			parts <- part{out, err}
-		}()
+	}()
+	var workers sync.WaitGroup
+	for range max(1, runtime.NumCPU()) {
+		workers.Go(func() {
+			for first := range blocks {
+				parts <- runBlock(ctx, first)
+			}
+		})
 	}
+	go func() {
+		workers.Wait()
+		close(parts)
+	}()
 	all := tally{Fired: map[string]int{}}
-	for range workers {
-		p := <-parts
-		if p.err != nil {
+	for p := range parts {
+		switch {
+		case p.err != nil && ctx.Err() == nil:
 			t.Errorf("%v:\n%s", p.err, p.out)
-			for line := range bytes.Lines(p.out) {
-				if bytes.HasPrefix(line, []byte(replayMark)) {
-					lastWord = strings.TrimSpace(string(line))
-				}
-			}
-			continue
-		}
-		for line := range bytes.Lines(p.out) {
-			if found, ok := bytes.CutPrefix(line, []byte("tally ")); ok {
-				one := tally{}
-				if err := json.Unmarshal(found, &one); err != nil {
-					t.Error(err)
-				}
-				all.add(one)
-			}
+			lastWord = p.lastWord()
+			cancel() // one is enough
+		case p.err == nil:
+			all.add(p.tally)
 		}
 	}
 	if all.Seeds != *flagSeeds && !t.Failed() {
 		t.Errorf("%d of %d seeds were run", all.Seeds, *flagSeeds)
+		lastWord = fmt.Sprintf("only %d of %d seeds in %v: this machine is slow or busy, or the simulator has become slower. Compare the CPU seconds "+
+			"a seed that this prints with those of an earlier commit, on the same machine: go test -v ./sim -run '^TestSeeds$' -seeds 60", all.Seeds, *flagSeeds, *flagWithin)
 	}
 	return all
+}
+
+// part is what one process did.
+type part struct {
+	tally
+	out []byte
+	err error
+}
+
+// runBlock runs the seeds from the place first of all on.
+func runBlock(ctx context.Context, first int) (p part) {
+	args := []string{"-test.run", "^TestSeeds$", "-test.timeout", "0", "-seeds", strconv.Itoa(min(blockSeeds, *flagSeeds-first)),
+		"-seed", strconv.FormatUint(*flagSeed+uint64(first), 10), "-nodes", strconv.Itoa(*flagNodes), "-think", flagThink.String(), "-poison=" + strconv.FormatBool(*flagPoison), "-part"} //nolint:gosec // not negative
+	if m := plantFlag(); m != "" {
+		args = append(args, "-mutant", m)
+	}
+	if p.out, p.err = exec.CommandContext(ctx, os.Args[0], args...).CombinedOutput(); p.err != nil { //nolint:gosec // this program
+		return p
+	}
+	for line := range bytes.Lines(p.out) {
+		if found, ok := bytes.CutPrefix(line, []byte("tally ")); ok {
+			p.err = json.Unmarshal(found, &p.tally)
+		}
+	}
+	return p
+}
+
+// lastWord is the line that says how to replay what failed, "" if there is none.
+func (p part) lastWord() (line string) {
+	for l := range bytes.Lines(p.out) {
+		if bytes.HasPrefix(l, []byte(replayMark)) {
+			line = strings.TrimSpace(string(l))
+		}
+	}
+	return line
 }
 
 // TestPinnedSeeds: seeds that failed once go well.
@@ -264,7 +386,14 @@ func TestPinnedSeeds(t *testing.T) {
 		if _, err := fmt.Sscan(line, &o.Nodes, &o.Seed); err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
-		runOne(t, o)
+		for _, o.Think = range pinnedThinks {
+			o.Poison = false
+			runOne(t, o)
+			if n := o.Seed % 5; n == 0 || n == 3 {
+				o.Poison = true
+				runOne(t, o)
+			}
+		}
 	}
 }
 

@@ -32,12 +32,18 @@ func newCountLoad(cl *clients) *countLoad {
 	return w
 }
 
-func counterName(i int) string { return fmt.Sprintf("c/%d", i) }
+// counterNames are their keys.
+var counterNames = func() (names [counters]string) {
+	for i := range names {
+		names[i] = fmt.Sprintf("c/%d", i)
+	}
+	return names
+}()
 
 func (w *countLoad) next(client int) *call {
 	i := w.cl.c.rnd.IntN(counters)
 	return &call{
-		command: state.Put{Key: counterName(i), Value: encodeValue(uint64(client))}, patient: true, //nolint:gosec // not negative
+		command: state.Put{Key: counterNames[i], Value: encodeValue(uint64(client))}, patient: true, //nolint:gosec // not negative
 		end: func(o outcome) { w.all[i].ended(o) },
 	}
 }
@@ -56,7 +62,7 @@ func (c *counter) ended(o outcome) {
 
 func (w *countLoad) last(v *state.View) {
 	for i := range w.all {
-		kv, _ := v.Get(counterName(i))
+		kv, _ := v.Get(counterNames[i])
 		w.all[i].version = kv.Version
 	}
 }

@@ -16,16 +16,25 @@ const (
 type groupLoad struct {
 	cl     *clients
 	live   []*group
-	all    []*keyHistory
+	all    []*groupHistory
 	values uint64
 }
 
+type groupHistory = keyHistory[groupOp, groupSeen]
+
 type group struct {
-	*keyHistory
-	seen [groupKeys]uint64 // values that somebody was told last
+	*groupHistory
+	names [groupKeys]string
+	seen  [groupKeys]uint64 // values that somebody was told last
 }
 
-func (g *group) name(i int) string { return fmt.Sprintf("%s/%d", g.key, i) }
+func newGroup(k *groupHistory) *group {
+	g := &group{groupHistory: k}
+	for i := range g.names {
+		g.names[i] = fmt.Sprintf("%s/%d", k.key, i)
+	}
+	return g
+}
 
 func newGroupLoad(cl *clients) *groupLoad {
 	w := &groupLoad{cl: cl, live: make([]*group, liveGroups)}
@@ -36,8 +45,8 @@ func newGroupLoad(cl *clients) *groupLoad {
 }
 
 func (w *groupLoad) renew(i int) {
-	w.live[i] = &group{keyHistory: &keyHistory{key: fmt.Sprintf("g/%04d", len(w.all))}}
-	w.all = append(w.all, w.live[i].keyHistory)
+	w.live[i] = newGroup(&groupHistory{key: fmt.Sprintf("g/%04d", len(w.all))})
+	w.all = append(w.all, w.live[i].groupHistory)
 }
 
 func (w *groupLoad) next(int) *call {
@@ -59,18 +68,18 @@ func (w *groupLoad) next(int) *call {
 func (w *groupLoad) transaction(g *group) (groupOp, state.Command) {
 	op := groupOp{write: true, compare: w.cl.c.rnd.IntN(groupKeys)}
 	op.expect = g.seen[op.compare]
-	compare := state.Compare{Key: g.name(op.compare), Target: state.TargetValue, Relation: state.Equal, Value: encodeValue(op.expect)}
+	compare := state.Compare{Key: g.names[op.compare], Target: state.TargetValue, Relation: state.Equal, Value: encodeValue(op.expect)}
 	if op.expect == 0 {
-		compare = state.Compare{Key: g.name(op.compare), Target: state.TargetVersion, Relation: state.Equal}
+		compare = state.Compare{Key: g.names[op.compare], Target: state.TargetVersion, Relation: state.Equal}
 	}
 	txn := state.Txn{Compare: []state.Compare{compare}}
 	for i := range groupKeys {
 		if w.cl.c.chance(2) || i == op.compare {
 			w.values++
 			op.values[i] = w.values
-			txn.Then = append(txn.Then, state.Op{Kind: state.OpPut, Key: g.name(i), Value: encodeValue(w.values)})
+			txn.Then = append(txn.Then, state.Op{Kind: state.OpPut, Key: g.names[i], Value: encodeValue(w.values)})
 		}
-		txn.Else = append(txn.Else, state.Op{Kind: state.OpGet, Key: g.name(i)})
+		txn.Else = append(txn.Else, state.Op{Kind: state.OpGet, Key: g.names[i]})
 	}
 	return op, txn
 }
@@ -107,16 +116,15 @@ func (w *groupLoad) ended(g *group, a *call, op groupOp, o outcome) {
 // read is of one View: of one moment.
 func (g *group) read(v *state.View) (values [groupKeys]uint64) {
 	for i := range values {
-		values[i] = readKey(v, g.name(i)).value
+		values[i] = readKey(v, g.names[i]).value
 	}
 	return values
 }
 
 func (w *groupLoad) last(v *state.View) {
 	for _, k := range w.all {
-		g := group{keyHistory: k}
-		k.add(0, groupOp{}, groupSeen{values: g.read(v)}, w.cl.c.now, w.cl.c.now, false)
+		k.add(0, groupOp{}, groupSeen{values: newGroup(k).read(v)}, w.cl.c.now, w.cl.c.now, false)
 	}
 }
 
-func (w *groupLoad) check() error { return checkHistories(groupModel, w.all) }
+func (w *groupLoad) check() error { return groupModel.check(w.all) }

@@ -3,10 +3,6 @@ package sim
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
-	"time"
-
-	"github.com/anishathalye/porcupine"
 
 	"github.com/parley-mesh/parley/state"
 )
@@ -17,37 +13,27 @@ const (
 	maxUnsure = 5  // operations of unknown outcome after which it is
 )
 
-// keyLoad reads, writes, compares and deletes single keys.
+// keyLoad reads, writes, compares, deletes and undoes single keys.
 type keyLoad struct {
 	cl     *clients
-	live   []*keyHistory
-	all    []*keyHistory
+	live   []*liveKey
+	all    []*kvHistory
 	values uint64
 }
 
-// keyHistory is a key and what was done with it.
-type keyHistory struct {
-	key    string
-	uses   int
-	unsure int
-	known  uint64 // last revision that somebody was told
-	ops    []porcupine.Operation
+type kvHistory = keyHistory[kvOp, kvSeen]
+
+// liveKey is a key that is in use.
+type liveKey struct {
+	*kvHistory
+	known uint64 // last revision that somebody was told
+	wrote uint64 // the same, deletions included
 }
 
-func (k *keyHistory) spent() bool { return k.uses >= keyUses || k.unsure >= maxUnsure }
-
-// add records an operation; one of unknown outcome returns at infinity.
-func (k *keyHistory) add(client int, in, out any, began, ended time.Duration, unknown bool) {
-	at := int64(ended)
-	if unknown {
-		k.unsure++
-		at = math.MaxInt64
-	}
-	k.ops = append(k.ops, porcupine.Operation{ClientId: client, Input: in, Output: out, Call: int64(began), Return: at})
-}
+func (k *liveKey) spent() bool { return k.uses >= keyUses || k.unsure >= maxUnsure }
 
 func newKeyLoad(cl *clients) *keyLoad {
-	w := &keyLoad{cl: cl, live: make([]*keyHistory, liveKeys)}
+	w := &keyLoad{cl: cl, live: make([]*liveKey, liveKeys)}
 	for i := range w.live {
 		w.renew(i)
 	}
@@ -55,8 +41,20 @@ func newKeyLoad(cl *clients) *keyLoad {
 }
 
 func (w *keyLoad) renew(i int) {
-	w.live[i] = &keyHistory{key: fmt.Sprintf("k/%05d", len(w.all))}
-	w.all = append(w.all, w.live[i])
+	k := &kvHistory{key: fmt.Sprintf("k/%05d", len(w.all)), ops: make([]operation[kvOp, kvSeen], 0, keyUses+1)}
+	w.live[i], w.all = &liveKey{kvHistory: k}, append(w.all, k)
+}
+
+// read draws a read.
+func (w *keyLoad) read() *call {
+	k := w.live[w.cl.c.rnd.IntN(len(w.live))]
+	if k.spent() {
+		return nil
+	}
+	k.uses++
+	a := &call{plain: true}
+	a.end = func(o outcome) { w.ended(k, a, kvOp{kind: opGet}, o) }
+	return a
 }
 
 func (w *keyLoad) next(client int) *call {
@@ -78,25 +76,32 @@ func (w *keyLoad) next(client int) *call {
 		w.values++
 		op.kind, op.value, op.expect = opCAS, w.values, k.known
 		a.command = state.Put{Key: k.key, Value: encodeValue(op.value), Compare: new(op.expect)}
-	default:
+	case k.uses%2 == 0:
 		op.kind = opDelete
 		a.command = state.Delete{Key: k.key}
+	default:
+		op.kind, op.expect = opUndo, k.wrote
+		a.command = state.KVUndo{Key: k.key, Revision: op.expect}
 	}
 	a.plain = !w.cl.c.chance(4)
-	a.end = func(o outcome) { w.ended(k, a, op, o) }
+	asked := op // that never changes any more, and is kept in the function
+	a.end = func(o outcome) { w.ended(k, a, asked, o) }
 	return a
 }
 
-func (w *keyLoad) ended(k *keyHistory, a *call, op kvOp, o outcome) {
+func (w *keyLoad) ended(k *liveKey, a *call, op kvOp, o outcome) {
 	seen := kvSeen{unknown: o.unknown}
 	switch {
 	case o.unknown:
 	case op.kind == opGet:
 		seen = readKey(o.view, k.key)
-		k.known = seen.revision
+		if k.known = seen.revision; k.known > 0 {
+			k.wrote = k.known
+		}
 	case o.result.Code == state.CodeOK:
 		seen.revision = o.result.Revision
-		if k.known = seen.revision; op.kind == opDelete {
+		k.known, k.wrote = seen.revision, seen.revision
+		if op.kind == opDelete || op.kind == opUndo && o.result.Number() == 0 {
 			k.known = 0
 		}
 	case o.result.Code == state.CodeConflict || o.result.Code == state.CodeNotFound:
@@ -124,4 +129,4 @@ func (w *keyLoad) last(v *state.View) {
 	}
 }
 
-func (w *keyLoad) check() error { return checkHistories(registerModel, w.all) }
+func (w *keyLoad) check() error { return registerModel.check(w.all) }

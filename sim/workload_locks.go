@@ -17,15 +17,17 @@ const (
 type lockLoad struct {
 	cl       *clients
 	live     []*lock
-	all      []*keyHistory
+	all      []*lockHistory
 	sessions uint64
 	newest   uint64 // highest fencing token of a session that was acknowledged
 	mine     [clientCount]holder
 }
 
+type lockHistory = keyHistory[lockOp, lockSeen]
+
 // lock is a key and the highest revision at which taking it was acknowledged.
 type lock struct {
-	*keyHistory
+	*lockHistory
 	newest uint64
 }
 
@@ -46,8 +48,8 @@ func newLockLoad(cl *clients) *lockLoad {
 }
 
 func (w *lockLoad) renew(i int) {
-	w.live[i] = &lock{keyHistory: &keyHistory{key: fmt.Sprintf("l/%04d", len(w.all))}}
-	w.all = append(w.all, w.live[i].keyHistory)
+	w.live[i] = &lock{lockHistory: &lockHistory{key: fmt.Sprintf("l/%04d", len(w.all))}}
+	w.all = append(w.all, w.live[i].lockHistory)
 }
 
 func (w *lockLoad) next(client int) *call {
@@ -152,4 +154,4 @@ func (w *lockLoad) last(v *state.View) {
 	}
 }
 
-func (w *lockLoad) check() error { return checkHistories(lockModel, w.all) }
+func (w *lockLoad) check() error { return lockModel.check(w.all) }

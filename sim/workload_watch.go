@@ -204,7 +204,7 @@ type waits struct {
 const askEvery = 16
 
 var waitedFor = []watch.Selector{
-	{Key: "k/", Prefix: true}, {Key: counterName(0)}, {Key: "g/", Prefix: true}, {Table: state.TableSession, Prefix: true}, {All: true},
+	{Key: "k/", Prefix: true}, {Key: counterNames[0]}, {Key: "g/", Prefix: true}, {Table: state.TableSession, Prefix: true}, {All: true},
 }
 
 func newWaits(hub *watch.Hub) (*waits, error) {

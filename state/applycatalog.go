@@ -8,9 +8,7 @@ import (
 func (c CatalogRegister) apply(a *applying) Result {
 	start := a.mark()
 	res := a.register(c)
-	if res.Code != CodeOK {
-		a.undo(start)
-	}
+	a.done(start, res.Code != CodeOK)
 	return res
 }
 

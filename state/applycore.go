@@ -26,10 +26,16 @@ func (c NodeSetRole) apply(a *applying) Result {
 }
 
 func (c NodeSetLeft) apply(a *applying) Result {
+	if n, ok := a.s.node(c.Node); ok && !c.Left {
+		if res := a.deniedKey(n.HostKey); res.Code != CodeOK {
+			return res
+		}
+	}
 	res := a.editNode(c.Node, func(n *Node) { n.Left = c.Left })
 	if res.Code == CodeOK && c.Left {
 		a.clearCatalog(c.Node) // nobody would take its services and checks away
 		a.dropSeal(c.Node)     // it opens no root any more
+		a.dropJWTKeys(c.Node)  // and nobody believes its tokens
 		a.editNode(c.Node, func(n *Node) { n.HeldUntil = 0 })
 	}
 	return res

@@ -69,6 +69,9 @@ func (c NodeJoin) apply(a *applying) Result {
 	if t.Uses == 0 {
 		return refuse(CodeUsed, "the token has been used: create another")
 	}
+	if res := a.deniedKey(c.HostKey); res.Code != CodeOK {
+		return res
+	}
 	old, known := a.s.node(c.Node)
 	if res := c.checkName(a, t, old, known); res.Code != CodeOK {
 		return res
@@ -169,9 +172,11 @@ func (a *applying) retireHost(node string) {
 	}
 }
 
-// dropSeal deletes what was sealed to a key that is gone.
+// dropSeal deletes what was sealed to a key that is gone, and the key in the TPM of the host that had it.
 func (a *applying) dropSeal(node string) {
-	if _, ok := a.s.get(TableSeal, node); ok {
-		a.set(TableSeal, node, nil)
+	for _, table := range []Table{TableSeal, TableNextSeal, TableSealKey} {
+		if _, ok := a.s.get(table, node); ok {
+			a.set(table, node, nil)
+		}
 	}
 }

@@ -14,9 +14,7 @@ func (c Txn) apply(a *applying) Result {
 	}
 	start := a.mark()
 	res := a.runOps(ops, &answer)
-	if len(answer.Errors) > 0 {
-		a.undo(start)
-	}
+	a.done(start, len(answer.Errors) > 0)
 	res.Body = encodeTxnAnswer(answer)
 	return res
 }
@@ -27,6 +25,7 @@ func (c Txn) apply(a *applying) Result {
 func (a *applying) runOps(ops []Op, answer *TxnAnswer) Result {
 	var first Result
 	budget := MaxTxnAnswer
+	answer.Results = slices.Grow(answer.Results, len(ops))
 	for i, op := range ops {
 		out, res := op.apply(a)
 		budget -= out.bytes()

@@ -56,7 +56,7 @@ func encodeCanary(c Canary) []byte {
 
 func decodeCanary(row []byte) (Canary, error) {
 	r := openRow(row)
-	c := Canary{Index: r.uvarint(), Place: uint32(readInt(r, "place")), At: clock.Stamp(r.uvarint()), Epoch: r.uvarint()}
+	c := Canary{Index: r.uvarint(), Place: uint32(readInt(&r, "place")), At: clock.Stamp(r.uvarint()), Epoch: r.uvarint()}
 	c.Node = r.string(MaxNameBytes, "node name")
 	return c, r.done()
 }

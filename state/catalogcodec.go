@@ -197,7 +197,7 @@ func encodeCatalogNode(n CatalogNode) []byte { return appendCatalogNode(newRow(1
 
 func decodeCatalogNode(name string, revision uint64, row []byte) (CatalogNode, error) {
 	r := openRow(row)
-	n := readCatalogNode(r, name)
+	n := readCatalogNode(&r, name)
 	n.ModRevision = revision
 	return n, r.done()
 }
@@ -210,14 +210,15 @@ func decodeCatalogService(key string, revision uint64, row []byte) (CatalogServi
 		return CatalogService{}, err
 	}
 	r := openRow(row)
-	s := readCatalogService(r, node, id)
+	s := readCatalogService(&r, node, id)
 	s.ModRevision = revision
 	return s, r.done()
 }
 
 // serviceNameOf reads the name alone: a change of a node looks at all that it offers.
 func serviceNameOf(row []byte) string {
-	return openRow(row).string(MaxServiceNameBytes, "service name")
+	r := openRow(row)
+	return r.string(MaxServiceNameBytes, "service name")
 }
 
 func encodeCatalogCheck(c CatalogCheck) []byte { return appendCatalogCheck(newRow(128), c) }
@@ -228,7 +229,7 @@ func decodeCatalogCheck(key string, revision uint64, row []byte) (CatalogCheck, 
 		return CatalogCheck{}, err
 	}
 	r := openRow(row)
-	c := readCatalogCheck(r, node, id)
+	c := readCatalogCheck(&r, node, id)
 	c.ModRevision = revision
 	return c, r.done()
 }
@@ -251,7 +252,7 @@ func checkCatalogRow(t Table, key string, row []byte) error {
 			_, _, err = splitCatalogKey(rest, MaxServiceNameBytes)
 		}
 		if err == nil {
-			err = openRow(row).done()
+			err = noRow(row)
 		}
 	case TableCatalogIndex:
 		if key == "" {
@@ -277,5 +278,5 @@ func checkSessionCheckRow(key string, row []byte) error {
 	if err := CheckNodeName(node); err != nil {
 		return err
 	}
-	return openRow(row).done()
+	return noRow(row)
 }

@@ -29,7 +29,7 @@ func encodeTrace(t trace) []byte {
 
 func decodeTrace(row []byte) (trace, error) {
 	r := openRow(row)
-	t := trace{readInt(r, "services"), readInt(r, "checks")}
+	t := trace{readInt(&r, "services"), readInt(&r, "checks")}
 	return t, r.done()
 }
 

@@ -6,7 +6,7 @@ import "fmt"
 type Class uint8
 
 const (
-	ClassPublic  Class = 1 + iota // every agent: cluster, nodes, core members, bundle, timeline, catalog, canaries
+	ClassPublic  Class = 1 + iota // every agent: cluster, nodes, operators, core members, bundle, timeline, catalog, canaries, entries
 	ClassKV                       // key/value and sessions: core members, and agents granted a prefix
 	ClassCore                     // core members only: tokens and sealed root keys
 	ClassReplica                  // what the replicas of the log remember for themselves; in no change stream
@@ -85,9 +85,26 @@ const (
 	TableQuarantine                    // commands that were left out, by index and place in the entry; internal
 	TableEpoch                         // how the cluster came into each epoch after the first, by its number
 	TableCanary                        // rows that nobody needs, by index and place in the entry
+	TableOperator                      // identities of people and programs, by name
+	TableHistory                       // what keys were before, by the revision that ended it and key; internal, follows TableKV
+	TableHistoryMark                   // up to which revision things were before an hour began; internal
+	TableHistorySweep                  // one row, for a while: up to which revision history is being forgotten; internal
+	TableRecovery                      // one row: the root key sealed to the recovery key
+	TableAuthority                     // one row: which root signs, and where its replacement is
+	TableNextSeal                      // the next root's key sealed to a core member, by node
+	TableDenial                        // hosts that were evicted, by the hash of the host key
+	TableEntry                         // which programs get which identity, by name
+	TableJWTKey                        // public keys of tokens, by id
+	TableSealKey                       // public keys in TPMs that the root is sealed to, by node
+	TableUpstream                      // authorities that an authority above has signed, by hash
 
 	tableEnd // one more than the last
 )
+
+// lastListed is the last of the tables that every snapshot lists and every digest covers, empty or not. Those behind it came
+// later, and count from their first row on: until then a state is the same, with the same snapshot and the same digest, as
+// for a binary that does not have them.
+const lastListed = TableJWTKey
 
 // tableClass and tableNames are indexed by Table.
 var (
@@ -101,7 +118,11 @@ var (
 		TableCatalogNode: ClassPublic, TableService: ClassPublic, TableServiceName: ClassPublic,
 		TableCheck: ClassPublic, TableCatalogIndex: ClassPublic, TableSessionCheck: ClassKV,
 		TableRequest: ClassReplica, TableQuarantine: ClassReplica,
-		TableEpoch: ClassPublic, TableCanary: ClassPublic,
+		TableEpoch: ClassPublic, TableCanary: ClassPublic, TableOperator: ClassPublic,
+		TableHistory: ClassReplica, TableHistoryMark: ClassReplica, TableHistorySweep: ClassReplica,
+		TableRecovery: ClassCore, TableAuthority: ClassPublic, TableNextSeal: ClassCore,
+		TableDenial: ClassPublic,
+		TableEntry:  ClassPublic, TableJWTKey: ClassPublic, TableSealKey: ClassPublic, TableUpstream: ClassPublic,
 	}
 	tableNames = [tableEnd]string{
 		TableCluster: "cluster", TableNode: "node", TableCore: "core", TableBundle: "bundle",
@@ -111,7 +132,10 @@ var (
 		TableCatalogNode: "catalog node", TableService: "service", TableServiceName: "service name",
 		TableCheck: "check", TableCatalogIndex: "catalog index", TableSessionCheck: "session check",
 		TableRequest: "request", TableQuarantine: "quarantine",
-		TableEpoch: "epoch", TableCanary: "canary",
+		TableEpoch: "epoch", TableCanary: "canary", TableOperator: "operator",
+		TableHistory: "history", TableHistoryMark: "history mark", TableHistorySweep: "history sweep",
+		TableRecovery: "recovery", TableAuthority: "authority", TableNextSeal: "next seal", TableDenial: "denial",
+		TableEntry: "entry", TableJWTKey: "jwt key", TableSealKey: "seal key", TableUpstream: "upstream",
 	}
 )
 

@@ -3,10 +3,15 @@ package state
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 )
 
 // The codec: unsigned varints in their shortest form, and strings and byte slices with their
 // length before them. There is one encoding of each value, so equal rows have equal bytes.
+
+// sizeUvarint is how many bytes a number takes, sizeBytes how many a slice or string of that length.
+func sizeUvarint(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
+func sizeBytes(length int) int { return sizeUvarint(uint64(length)) + length } //nolint:gosec // not negative
 
 func appendBytes(b, v []byte) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(v))), v...)
@@ -97,6 +102,15 @@ func (r *reader) bytes(limit int, what string) []byte {
 }
 
 func (r *reader) string(limit int, what string) string { return string(r.bytes(limit, what)) }
+
+// stringLike is string, and returns other if it is that.
+func (r *reader) stringLike(other string, limit int, what string) string {
+	b := r.bytes(limit, what)
+	if string(b) == other {
+		return other
+	}
+	return string(b)
+}
 
 func (r *reader) byte(what string) byte {
 	if v := r.take(1, what); v != nil {

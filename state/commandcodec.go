@@ -107,8 +107,9 @@ func readTxn(r *reader) Command {
 }
 
 func readOps(r *reader) []Op {
-	var ops []Op
-	for range r.count(MaxTxnOps, "ops") {
+	n := r.count(MaxTxnOps, "ops")
+	ops := slices.Grow([]Op(nil), n)
+	for range n {
 		kind := readWord(r, opKinds, "op")
 		if slices.Contains(catalogOps, kind) {
 			ops = append(ops, readCatalogOp(r, kind))

@@ -77,7 +77,7 @@ func showResult(t *testing.T, out *strings.Builder, c Command, res Result) {
 		if res.Code == CodeOK {
 			fmt.Fprintf(out, " at=%s", clock.Stamp(res.Number()))
 		}
-	case CoreAssign, DeletePrefix, Lock, Unlock:
+	case CoreAssign, DeletePrefix, Lock, Unlock, KVUndo, KVPurge:
 		fmt.Fprintf(out, " number=%d", res.Number())
 	}
 	out.WriteString("\n")
@@ -129,6 +129,11 @@ func show(t *testing.T, v *View, touched Touched, d *datadriven.TestData) string
 				v.RowRevision(TableKV, a.Key), v.PrefixRevision(a.Key), v.PrefixChanged(a.Key))
 		}
 		fmt.Fprintf(&out, "kv=%d all=%d tombstones=%d\n", v.KVRevision(), v.Revision(), v.Rows(TableTombstone))
+	case "history":
+		showHistory(&out, v, arg(0))
+	case "at":
+		kv, found, since := v.GetAt(arg(0), parseNumber(t, arg(1)))
+		fmt.Fprintf(&out, "%s found=%v since=%d\n", showKV(kv), found, since)
 	case "changes":
 		for _, c := range touched.Changes {
 			fmt.Fprintf(&out, "%s %s %q deleted=%v revision=%d\n", c.Class, c.Table, c.Key, c.Row == nil, c.Revision)
@@ -228,6 +233,10 @@ func parseCommand(t *testing.T, line string) Command {
 		return Delete{Key: w[1], Compare: cas()}
 	case "delete-prefix":
 		return DeletePrefix{Prefix: w[1]}
+	case "undo":
+		return KVUndo{Key: w[1], Revision: parseNumber(t, w[2])}
+	case "purge":
+		return KVPurge{Key: w[1]}
 	case "txn":
 		return parseTxn(t, strings.TrimPrefix(line, "txn "))
 	}

@@ -17,7 +17,7 @@ func (v *View) BucketRows(buckets []int, limit int) []RowMark {
 		wanted[b] = true
 	}
 	var marks []RowMark
-	v.s.tree.Scan(func(r *record) bool {
+	v.s.tree.scan(func(r *record) bool {
 		if len(marks) == limit {
 			return false
 		}

@@ -24,8 +24,9 @@ func allBuckets() (all []int) {
 
 // differingBuckets are those in which two states differ.
 func differingBuckets(a, b *View) (different []int) {
-	for i := range DigestBuckets {
-		if a.Bucket(i) != b.Bucket(i) {
+	sums := b.Buckets()
+	for i, sum := range a.Buckets() {
+		if sum != sums[i] {
 			different = append(different, i)
 		}
 	}

@@ -9,11 +9,6 @@ import (
 // differ compare buckets, then the rows of the bucket that differs.
 const DigestBuckets = 4096
 
-const (
-	pageBuckets = 64 // buckets in a copy-on-write page
-	pageCount   = DigestBuckets / pageBuckets
-)
-
 // A sum adds up row hashes, four lanes of 64 bits that wrap around, so that a row can be taken out
 // again and the order does not matter. It catches mistakes and bad memory. It would not stop
 // someone who can choose rows to make two states collide, and need not: those who write the rows
@@ -39,10 +34,12 @@ func (s *sum) append(b []byte) []byte {
 	return b
 }
 
-type page [pageBuckets]sum
-
 // hashRow covers the table, the key, the revision and the row.
 func hashRow(t Table, key string, revision uint64, row []byte) [32]byte {
+	if t == TableHistory {
+		inner := hashRow(TableKV, key[8:], revision, row)
+		return hashHistory(historyEnd(key), &inner)
+	}
 	const head = 32 // table, revision and the key's length
 	var stack [512]byte
 	b := stack[:0]
@@ -57,7 +54,11 @@ func hashRow(t Table, key string, revision uint64, row []byte) [32]byte {
 
 // bucketOf is FNV-1a of table and key, folded. It must not depend on the row: both versions of a
 // row that two replicas disagree about belong in the same bucket.
+// What a key was is in the bucket of what it is.
 func bucketOf(t Table, key string) int {
+	if t == TableHistory {
+		t, key = TableKV, key[8:]
+	}
 	const offset, prime = 2166136261, 16777619
 	h := (uint32(offset) ^ uint32(t)) * prime
 	for i := range len(key) {
@@ -69,17 +70,31 @@ func bucketOf(t Table, key string) int {
 // classDigest covers the class's rows and, for each of its tables, the count of rows and the
 // revision of the last change, deletions included.
 func (s *store) classDigest(c Class) [32]byte {
+	if s.settled.Has(c) {
+		return s.digests[c-1]
+	}
 	var stack [512]byte // core members note a digest after each entry
 	b := append(append(stack[:0], "parley class 1\n"...), byte(c))
 	b = s.sums[c-1].append(b)
 	for t := Table(1); t < tableEnd; t++ {
-		if t.Class() == c {
+		if t.Class() == c && s.lists(t) {
 			b = append(b, byte(t))
 			b = binary.LittleEndian.AppendUint64(b, uint64(s.tables[t].rows))
 			b = binary.LittleEndian.AppendUint64(b, s.tables[t].revision)
 		}
 	}
 	return sha256.Sum256(b)
+}
+
+// settle makes the digests of the classes that have changed. Whoever changes rows and then shares the store calls it, as
+// digests are asked for after each entry, and most change few classes.
+func (s *store) settle() {
+	for c := ClassPublic; c <= ClassReplica; c++ {
+		if !s.settled.Has(c) {
+			s.digests[c-1] = s.classDigest(c)
+			s.settled |= 1 << c
+		}
+	}
 }
 
 // digestOf covers the revision and the digests of the set's classes.

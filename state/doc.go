@@ -37,4 +37,7 @@
 // included, is frozen once released: a different meaning is a new version. [Encode] refuses a kind
 // that the cluster's version does not have yet, and an entry with a kind that this binary does not
 // know stops Apply before anything of that entry has happened.
+//
+// A table that came later counts in snapshots and digests from its first row on. Until then binaries with it and without it
+// take each other's snapshots and agree about the state.
 package state

@@ -48,7 +48,10 @@ func Encode(e Envelope, clusterVersion uint32) ([]byte, error) {
 
 // Decode reads what Encode wrote. The error is *UnknownCommandError, or wraps ErrMalformed or
 // ErrTooLarge. Byte slices in the command alias b.
-func Decode(b []byte) (Envelope, error) {
+func Decode(b []byte) (Envelope, error) { return decodeLike(b, &Envelope{}) }
+
+// decodeLike is Decode, and takes the strings of another command where they are the same: those who ask are few.
+func decodeLike(b []byte, other *Envelope) (Envelope, error) {
 	if len(b) > MaxCommandBytes {
 		return Envelope{}, fmt.Errorf("command of %d bytes: %w", len(b), ErrTooLarge)
 	}
@@ -61,8 +64,8 @@ func Decode(b []byte) (Envelope, error) {
 		return Envelope{}, &UnknownCommandError{Kind: k, Version: version}
 	}
 	var e Envelope
-	e.Caller = r.string(MaxCallerBytes, "caller")
-	e.Via = r.string(MaxNameBytes, "via")
+	e.Caller = r.stringLike(other.Caller, MaxCallerBytes, "caller")
+	e.Via = r.stringLike(other.Via, MaxNameBytes, "via")
 	e.Request = r.fixed16("request id")
 	e.Command = kinds[k].decode(r)
 	if err := r.done(); err != nil {

@@ -1,9 +1,11 @@
 package state
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 const (
@@ -13,7 +15,7 @@ const (
 	MaxEpochSignature = 96
 
 	// EpochStatementBytes is more than any encoded statement has, and MaxEpochProofBytes than any proof.
-	EpochStatementBytes = 512
+	EpochStatementBytes = 1024
 	MaxEpochProofBytes  = MaxEpochStatements*(EpochStatementBytes+2) + 2
 )
 
@@ -27,7 +29,11 @@ type EpochStatement struct {
 	Before      Epoch  // the newest one known to who began it
 	Index, Term uint64 // where its history begins
 	Node        string // that began it
-	Signature   []byte // by its host key over Signed
+	Signature   []byte // by its host key, or with HostKey by a root, over Signed
+	// HostKey (SubjectPublicKeyInfo DER) is of a host that nobody knew before, empty for one that everybody did: with a
+	// backup and the recovery key any host begins an epoch. A root signs that, and Address is where the host is found.
+	HostKey []byte
+	Address string
 }
 
 var (
@@ -50,7 +56,11 @@ func encodeEpochStatement(s EpochStatement) []byte {
 	b = binary.AppendUvarint(b, s.Index)
 	b = binary.AppendUvarint(b, s.Term)
 	b = appendString(b, s.Node)
-	return appendBytes(b, s.Signature)
+	b = appendBytes(b, s.Signature)
+	if len(s.HostKey) > 0 {
+		b = appendString(appendBytes(b, s.HostKey), s.Address)
+	}
+	return b
 }
 
 func decodeEpochStatement(row []byte) (EpochStatement, error) {
@@ -59,6 +69,12 @@ func decodeEpochStatement(row []byte) (EpochStatement, error) {
 	s.Index, s.Term = r.uvarint(), r.uvarint()
 	s.Node = r.string(MaxNameBytes, "node")
 	s.Signature = r.bytes(MaxEpochSignature, "signature")
+	if len(r.b) > 0 {
+		s.HostKey, s.Address = r.bytes(MaxHostKeyBytes, "host key"), r.string(MaxAddressBytes, "address")
+		if len(s.HostKey) == 0 {
+			r.fail("host key is empty")
+		}
+	}
 	if err := r.done(); err != nil {
 		return EpochStatement{}, err
 	}
@@ -129,52 +145,79 @@ func DecodeEpochProof(b []byte) ([]EpochStatement, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.Signature = append([]byte(nil), s.Signature...) // b is not ours
+		s.Signature, s.HostKey = bytes.Clone(s.Signature), bytes.Clone(s.HostKey) // b is not ours
 		list = append(list, s)
 	}
 	return list, r.done()
 }
 
 // ProveEpoch goes through statements, oldest first, as far as this state proves them, and returns the newest epoch that
-// they lead to from known. valid verifies a signature by a host key (SubjectPublicKeyInfo DER). What is no newer than known
-// is skipped. The error wraps ErrEpochUnproven or ErrEpochSplit when there is nothing newer; known is returned then.
-func (v *View) ProveEpoch(known Epoch, list []EpochStatement, valid func(hostKey, signed, signature []byte) bool) (Epoch, error) {
+// they lead to from known. valid verifies a signature by a host key (SubjectPublicKeyInfo DER) or by a root (certificate
+// DER). What is no newer than known is skipped. The error wraps ErrEpochUnproven or ErrEpochSplit when there is nothing newer; known is returned then.
+func (v *View) ProveEpoch(known Epoch, list []EpochStatement, valid func(key, signed, signature []byte) bool) (Epoch, error) {
+	known, _, err := v.prove(known, list, valid)
+	return known, err
+}
+
+// Founders are the statements of a proof, as far as this state proves it, that bring in hosts which this state does not
+// know.
+func (v *View) Founders(list []EpochStatement, valid func(key, signed, signature []byte) bool) []EpochStatement {
+	_, founders, _ := v.prove(v.Cluster().Epoch, list, valid)
+	return founders
+}
+
+func (v *View) prove(known Epoch, list []EpochStatement, valid func(key, signed, signature []byte) bool) (_ Epoch, founders []EpochStatement, _ error) {
 	began := known
 	var refused error
 	for _, s := range list[:min(len(list), MaxEpochStatements)] {
 		if s.Epoch.Counter <= known.Counter {
 			continue
 		}
-		if refused = v.proves(known, s, valid); refused != nil {
+		if refused = v.proves(known, s, founders, valid); refused != nil {
 			break
+		}
+		if len(s.HostKey) > 0 {
+			founders = append(founders, s)
 		}
 		known = s.Epoch
 	}
 	switch {
 	case known != began:
-		return known, nil
+		return known, founders, nil
 	case refused != nil:
-		return known, refused
+		return known, nil, refused
 	}
-	return known, fmt.Errorf("%w: %d statements, none newer than epoch %d", ErrEpochUnproven, len(list), known.Counter)
+	return known, nil, fmt.Errorf("%w: %d statements, none newer than epoch %d", ErrEpochUnproven, len(list), known.Counter)
 }
 
 // proves says why a statement, of an epoch after known, is not to be believed.
-func (v *View) proves(known Epoch, s EpochStatement, valid func(hostKey, signed, signature []byte) bool) error {
+func (v *View) proves(known Epoch, s EpochStatement, founders []EpochStatement, valid func(key, signed, signature []byte) bool) error {
 	if err := s.check(); err != nil {
 		return fmt.Errorf("%w: %w", ErrEpochUnproven, err)
 	}
 	n, ok := v.Node(s.Node)
+	for _, f := range founders {
+		if f.Node == s.Node {
+			n, ok = Node{Name: f.Node, HostKey: f.HostKey, CoreGrant: true}, true
+		}
+	}
+	signedByRoot := func(root []byte) bool { return valid(root, s.Signed(), s.Signature) }
 	switch {
 	case s.ClusterID != v.Cluster().ID:
 		return fmt.Errorf("%w: it is of cluster %s", ErrEpochUnproven, s.ClusterID)
+	case len(s.HostKey) > 0 && ok && !bytes.Equal(n.HostKey, s.HostKey):
+		return fmt.Errorf("%w: the name %q belongs to another host", ErrEpochUnproven, s.Node)
+	case len(s.HostKey) > 0 && !slices.ContainsFunc(v.authorities(), signedByRoot):
+		return fmt.Errorf("%w: epoch %d is not signed by a root of the trust bundle", ErrEpochUnproven, s.Epoch.Counter)
+	case len(s.HostKey) > 0:
 	case !ok || n.Left:
 		return fmt.Errorf("%w: this cluster has no node %q", ErrEpochUnproven, s.Node)
 	case !n.CoreGrant:
 		return fmt.Errorf("%w: the node %q is not allowed in the core", ErrEpochUnproven, s.Node)
 	case !valid(n.HostKey, s.Signed(), s.Signature):
 		return fmt.Errorf("%w: epoch %d is not signed by the host key of %s", ErrEpochUnproven, s.Epoch.Counter, s.Node)
-	case s.Before.Counter == known.Counter && s.Before != known:
+	}
+	if s.Before.Counter == known.Counter && s.Before != known {
 		return fmt.Errorf("%w: epoch %d goes on from %s, here it was %s", ErrEpochSplit, s.Epoch.Counter, s.Before, known)
 	}
 	return nil

@@ -107,6 +107,61 @@ func TestEpochProofIsRefused(t *testing.T) {
 	}
 }
 
+// founded recovers on r1, whom nobody knew, signed by whoever has the key.
+func founded(t *testing.T, v *View, by []byte) *View {
+	t.Helper()
+	o := recoverOptions()
+	o.Node, o.EpochID, o.EventID, o.Sign = "r1", [16]byte{5}, [16]byte{5}, seal(by)
+	o.Founder = &Node{Name: "r1", UID: [16]byte{5}, HostKey: hostKey("r1"), SealKey: sealKey("r1"), Address: "10.0.0.9:8310"}
+	o.Sealed = []byte("sealed to r1")
+	return mustRecover(t, v, o)
+}
+
+// TestFounder: who has the root's key begins an epoch on a host that nobody knew, and says so to whoever knows the root; the
+// host may then begin further ones by itself. A signature by anything but a root counts for nothing, and no name that has
+// a host is taken over.
+func TestFounder(t *testing.T) {
+	first := beforeLoss(t).View()
+	second := founded(t, first, []byte("root"))
+	n, ok := second.Node("r1")
+	if _, sealed := second.Seal("r1"); !ok || !sealed || n.EffectiveRole() != "operator" || n.BindingEpoch != 1 || second.Core()[0].Node != "r1" {
+		t.Errorf("r1 is %+v, the core %+v", n, second.Core())
+	}
+	o := recoverOptions()
+	o.Node, o.Backup, o.EpochID, o.EventID, o.Sign = "r1", false, [16]byte{6}, [16]byte{6}, seal(hostKey("r1"))
+	third := mustRecover(t, second, o)
+	proof, err := DecodeEpochProof(EncodeEpochProof(third.EpochStatements()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := first.ProveEpoch(first.Cluster().Epoch, proof, sealed); err != nil || got != third.Cluster().Epoch {
+		t.Errorf("to who knows the root: %s, %v", got, err)
+	}
+	if f := first.Founders(proof, sealed); len(f) != 1 || f[0].Node != "r1" || f[0].Address != "10.0.0.9:8310" || !bytes.Equal(f[0].HostKey, hostKey("r1")) {
+		t.Errorf("founders: %+v", f)
+	}
+	for what, by := range map[string][]byte{"its own key": hostKey("r1"), "a member's key": hostKey("a1"), "another root": []byte("other")} {
+		list := founded(t, first, by).EpochStatements()
+		if got, err := first.ProveEpoch(first.Cluster().Epoch, list, sealed); !errors.Is(err, ErrEpochUnproven) || got != first.Cluster().Epoch {
+			t.Errorf("signed with %s: %s, %v", what, got, err)
+		}
+		if f := first.Founders(list, sealed); len(f) != 0 {
+			t.Errorf("signed with %s: founders %+v", what, f)
+		}
+	}
+	taken := proof[0]
+	taken.Node = "a2"
+	taken.Signature, _ = seal([]byte("root"))(taken.Signed())
+	if _, err := first.ProveEpoch(first.Cluster().Epoch, []EpochStatement{taken}, sealed); err == nil || !strings.Contains(err.Error(), "another host") {
+		t.Errorf("under the name of a2: %v", err)
+	}
+	o.Founder, o.Sealed = &Node{Name: "a2", HostKey: hostKey("r1"), SealKey: sealKey("r1")}, []byte("s")
+	o.Node = "a2"
+	if _, err := Recover(first, o); err == nil || !strings.Contains(err.Error(), "another host") {
+		t.Errorf("recovered as a2: %v", err)
+	}
+}
+
 // TestEpochStatementsAreBounded: the newest are kept, the proof has its size, and nothing larger or damaged is read.
 func TestEpochStatementsAreBounded(t *testing.T) {
 	v := testGenesis().View()

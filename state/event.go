@@ -174,7 +174,7 @@ func encodeEvent(e Event) []byte {
 
 func decodeEvent(row []byte) (Event, error) {
 	r := openRow(row)
-	e := Event{ID: r.fixed16("event id"), At: clock.Stamp(r.uvarint()), Place: uint32(readInt(r, "place"))}
+	e := Event{ID: r.fixed16("event id"), At: clock.Stamp(r.uvarint()), Place: uint32(readInt(&r, "place"))}
 	e.Node = r.string(MaxNameBytes, "node name")
 	e.Kind = r.string(MaxEventKindBytes, "event kind")
 	e.Subject = r.string(MaxEventSubjectBytes, "subject")

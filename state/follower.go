@@ -18,7 +18,7 @@ func NewFollower(classes ...Class) *Follower {
 // View returns the state so far. It is empty, at index 0, before the first snapshot.
 func (f *Follower) View() *View {
 	if f.view == nil {
-		f.view = &View{f.s.copyStore()}
+		f.view = &View{f.s}
 	}
 	return f.view
 }
@@ -32,7 +32,7 @@ func (f *Follower) Apply(d Delta) (Touched, error) {
 	if err := f.check(d); err != nil {
 		return Touched{}, fmt.Errorf("delta to revision %d: %w", d.Revision, err)
 	}
-	s := f.s.copyStore()
+	s := f.s.edit()
 	for _, c := range d.Changes {
 		s.apply(c)
 	}
@@ -87,7 +87,7 @@ func (f *Follower) Advance(to Position, digest [32]byte) error {
 		return fmt.Errorf("at revision %d: %w", to.Revision, ErrDigest)
 	}
 	if to.Index > f.s.at.Index {
-		s := f.s.copyStore()
+		s := f.s.edit()
 		s.at = to
 		f.s, f.view = s, nil
 	}

@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 )
 
@@ -14,10 +15,20 @@ func fuzzSeeds() []Command {
 		NodeSetRole{Node: "a1", Role: "local"}, NodeSetLeft{Node: "a1"}, CoreGrant{Node: "a1", Allow: true},
 		CoreAssign{Node: "a1"}, CoreRetire{RaftID: 3}, CoreHold{Node: "a1", Millis: 1000}, CoreSeal{Node: "a1", Sealed: []byte("s")},
 		SetCoreSize{Size: 3}, SetClusterVersion{Version: 1}, SetBundle{Bundle{Roots: [][]byte{{1}}}}, Probe{}, WriteCanary{Node: "a1"},
+		OperatorBind{Name: "eve", Role: "local", KeyHash: [32]byte{1}, Replace: true}, OperatorRemove{Name: "eve"},
+		EntrySet{Entry: testEntryRow(), Replace: true}, EntryDelete{Name: "web"},
+		UpstreamPrepare{Chain: [][]byte{[]byte("a"), []byte("r")}, Seals: []Seal{{Node: "a1", Sealed: []byte("s")}}, RecoverySealed: []byte("r")}, UpstreamLeave{},
+		SealKeySet{Node: "a1", Key: sealKey("a1"), Signing: RootHash{1}, Next: RootHash{2}, Sealed: []byte("s"), NextSealed: []byte("n")},
+		JWTKeyPublish{ID: strings.Repeat("a", 32), Node: "a1", Key: []byte("k"), NotAfter: 9}, JWTKeyRevoke{ID: strings.Repeat("a", 32)},
 		EventAppend{ID: [16]byte{1}, Node: "a1", Kind: EventNote, Subject: "s", Message: "m", Origin: 7},
 		SessionCreate{testSession(1)}, SessionDestroy{ID: testSession(1).ID, Reason: ReasonTTL, Term: 3},
 		Lock{Key: "k", Session: testSession(1).ID.String()}, Unlock{Key: "k", Value: []byte("v")},
 		NodePlace{Node: "a1", Zone: "east", Address: "10.0.0.1:8310"},
+		KVUndo{Key: "k", Revision: 3}, KVPurge{Key: "k"},
+		RootPrepare{Root: []byte{2}, Seals: []Seal{{Node: "a1", Sealed: []byte("s")}}, RecoverySealed: []byte("r")},
+		RootSeal{Node: "a1", Sealed: []byte("s")}, RootActivate{RootHash{1}}, RootRetire{RootHash{1}}, CARotate{Force: true},
+		NodeEvict{Node: "a1", Reason: "stolen"},
+		RecoverySet{Recovery{SealKey: sealKey("recovery"), Sealed: []byte("s")}},
 		fullRegister(), CatalogDeregister{Node: "x1", Check: "c"}, fullTxn(),
 		Txn{Then: []Op{{Kind: OpLock, Key: "k", Session: "s"}, {Kind: OpCheckRevision, Key: "k", Compare: ptr(1)}}},
 	}
@@ -102,6 +113,11 @@ func readAll(v *View, key string) {
 	v.Tokens()
 	v.Core()
 	v.Bundle()
+	v.Operators()
+	v.Operator(key)
+	v.Entries()
+	v.Entry(key)
+	v.JWTKeys()
 	v.Seal(key)
 	v.Events(0, func(Event) bool { return true })
 	for _, s := range v.Sessions() {
@@ -112,6 +128,12 @@ func readAll(v *View, key string) {
 	v.s.lockDelay(key)
 	v.List("", 0)
 	v.PrefixRevision(key)
+	v.History(key)
+	v.s.scan(TableHistory, "", "", func(r *record) bool {
+		versionOf(r.key[8:], r)
+		return true
+	})
+	v.s.sweepTo()
 	readCatalogOf(v, key)
 }
 
@@ -128,6 +150,10 @@ func FuzzRow(f *testing.F) {
 	f.Add(byte(TableServiceName), catalogKey("web", catalogKey("x1", "s")), newRow(0))
 	f.Add(byte(TableCatalogIndex), serviceTrace("web"), encodeTrace(trace{1, 2}))
 	f.Add(byte(TableCatalogIndex), "", encodeFloor(3))
+	f.Add(byte(TableHistory), historyKey(2, "k"), encodeKV(KV{Value: []byte("v"), CreateRevision: 1, Version: 1}))
+	f.Add(byte(TableHistory), historyKey(2, "k"), []byte{})
+	f.Add(byte(TableHistoryMark), hourKey(1), encodeFloor(3))
+	f.Add(byte(TableHistorySweep), "", encodeFloor(3))
 	f.Add(byte(TableSessionCheck), sessionCheckPrefix("x1", "c")+sessionKey(testSession(1).ID), newRow(0))
 	f.Fuzz(func(t *testing.T, table byte, key string, row []byte) {
 		if checkRow(Table(table), key, 1, row) != nil {

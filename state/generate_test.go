@@ -1,6 +1,7 @@
 package state
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"time"
@@ -55,7 +56,11 @@ var genCompare = rapid.Custom(func(t *rapid.T) Compare {
 
 // genCommand draws key/value commands more often than the others.
 var genCommand = rapid.Custom(func(t *rapid.T) Command {
-	switch rapid.IntRange(0, 32).Draw(t, "kind") {
+	switch rapid.IntRange(0, 35).Draw(t, "kind") {
+	case 33, 34:
+		return KVUndo{Key: genKey.Draw(t, "key"), Revision: rapid.Uint64Range(1, 40).Draw(t, "revision")}
+	case 35:
+		return KVPurge{Key: genKey.Draw(t, "key")}
 	case 27, 28, 29, 30, 31, 32:
 		return drawCatalogCommand(t)
 	case 20, 21, 22, 23, 24, 25, 26:
@@ -91,7 +96,7 @@ var genCommand = rapid.Custom(func(t *rapid.T) Command {
 
 func drawCoreCommand(t *rapid.T) Command {
 	node := genNode.Draw(t, "node")
-	switch rapid.IntRange(0, 12).Draw(t, "core kind") {
+	switch rapid.IntRange(0, 17).Draw(t, "core kind") {
 	case 0:
 		return NodeSetRole{Node: node, Role: rapid.SampledFrom(policy.Roles()).Draw(t, "role")}
 	case 1:
@@ -115,11 +120,66 @@ func drawCoreCommand(t *rapid.T) Command {
 		return EventAppend{ID: [16]byte{rapid.ByteRange(0, 9).Draw(t, "event")}, Node: node, Kind: EventNote, Message: "m"}
 	case 10:
 		return NodePlace{Node: node, Zone: rapid.SampledFrom([]string{"", "east"}).Draw(t, "zone"), Address: "10.0.0.1:8310"}
+	case 11, 12, 13:
+		return drawIdentityCommand(t, node)
 	}
-	if rapid.Bool().Draw(t, "hold") {
+	switch rapid.IntRange(0, 4).Draw(t, "rest") {
+	case 0:
+		return OperatorBind{
+			Name: node, Role: rapid.SampledFrom(policy.Roles()[1:]).Draw(t, "role"),
+			KeyHash: [32]byte{rapid.ByteRange(1, 4).Draw(t, "key")}, Replace: rapid.Bool().Draw(t, "replace"),
+		}
+	case 1:
+		return OperatorRemove{Name: node}
+	case 2:
 		return CoreHold{Node: node, Millis: rapid.SampledFrom([]uint64{0, 1, 1000, MaxHoldMillis}).Draw(t, "millis")}
 	}
+	switch root := []byte{rapid.ByteRange(1, 3).Draw(t, "root")}; rapid.IntRange(0, 6).Draw(t, "authority kind") {
+	case 0:
+		return RootPrepare{Root: root, Seals: []Seal{{Node: node, Sealed: []byte("next")}}}
+	case 1:
+		return RootSeal{Node: node, Sealed: []byte("next")}
+	case 2:
+		return RootActivate{sha256.Sum256(root)}
+	case 3:
+		return RootRetire{sha256.Sum256(root)}
+	case 5:
+		return NodeEvict{Node: node, Reason: "r"}
+	case 4:
+		return CARotate{Force: rapid.Bool().Draw(t, "force"), Compromised: rapid.Bool().Draw(t, "compromised")}
+	}
+	if rapid.Bool().Draw(t, "seal key") {
+		return SealKeySet{Node: node, Key: hardSealKey(rapid.ByteRange(1, 2).Draw(t, "hard")), Signing: sha256.Sum256([]byte("root")), Sealed: []byte("s")}
+	}
+	if rapid.Bool().Draw(t, "upstream") {
+		if rapid.Bool().Draw(t, "leave") {
+			return UpstreamLeave{}
+		}
+		return UpstreamPrepare{
+			Chain: [][]byte{{rapid.ByteRange(4, 6).Draw(t, "authority")}, {rapid.ByteRange(1, 8).Draw(t, "above")}}, Seals: []Seal{{Node: node, Sealed: []byte("next")}},
+		}
+	}
+	if rapid.Bool().Draw(t, "recovery") {
+		return RecoverySet{Recovery{SealKey: sealKey(node), Sealed: []byte("sealed to the recovery key")}}
+	}
 	return SetBundle{Bundle{Sequence: rapid.Uint64Range(1, 6).Draw(t, "sequence"), Roots: [][]byte{{1}}}}
+}
+
+func drawIdentityCommand(t *rapid.T, node string) Command {
+	key := fmt.Sprintf("%032x", rapid.IntRange(1, 6).Draw(t, "jwt key"))
+	switch rapid.IntRange(0, 5).Draw(t, "identity kind") {
+	case 0, 1:
+		e := testEntry(node)
+		e.Selectors = rapid.SampledFrom([][]string{{"uid:1"}, {"path:/x", "unit:a.service"}}).Draw(t, "selectors")
+		e.Service = rapid.SampledFrom([]string{"", "web"}).Draw(t, "service")
+		e.TTLSeconds = rapid.SampledFrom([]uint64{0, 60}).Draw(t, "ttl")
+		return EntrySet{Entry: e, Replace: rapid.Bool().Draw(t, "replace")}
+	case 2:
+		return EntryDelete{Name: node}
+	case 3:
+		return JWTKeyRevoke{ID: key}
+	}
+	return JWTKeyPublish{ID: key, Node: node, Key: []byte(key), NotAfter: testEpochMs/1000 + rapid.Uint64Range(1, 100).Draw(t, "end")}
 }
 
 var genSession = rapid.Custom(func(t *rapid.T) SessionID {

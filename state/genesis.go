@@ -21,7 +21,9 @@ type GenesisOptions struct {
 	EpochID     [16]byte
 	Node        Node // the first agent: Name, UID, HostKey, SealKey, Zone and Address count
 	Bundle      Bundle
-	Sealed      []byte // the root key sealed to the first agent
+	Sealed      []byte    // the root key sealed to the first agent
+	SealedTo    []byte    // the key that it is sealed to, where that is in a TPM; empty: the one in Node
+	Recovery    *Recovery // the same sealed to the recovery key, nil if there is none
 	At          clock.Stamp
 }
 
@@ -47,6 +49,12 @@ func Genesis(o GenesisOptions) *Machine {
 	a.setCore(CoreMember{RaftID: 1, Node: n.Name})
 	a.set(TableBundle, "", encodeBundle(o.Bundle))
 	a.set(TableSeal, n.Name, encodeSeal(Seal{Node: n.Name, Sealed: o.Sealed}))
+	if len(o.SealedTo) > 0 {
+		a.setSealKey(n, o.SealedTo)
+	}
+	if o.Recovery != nil {
+		a.set(TableRecovery, "", encodeRecovery(*o.Recovery))
+	}
 	a.s.at = Position{Index: 1, Term: 1, Stamp: o.At, Revision: 1}
 	return &Machine{s: a.s}
 }
@@ -64,6 +72,14 @@ func (o GenesisOptions) check() error {
 	}
 	if err := checkBundle(o.Bundle); err != nil {
 		return err
+	}
+	if o.Recovery != nil {
+		if err := o.Recovery.check(); err != nil {
+			return err
+		}
+	}
+	if len(o.SealedTo) > 0 {
+		return SealKeySet{Node: n.Name, Key: o.SealedTo, Sealed: o.Sealed}.check()
 	}
 	return CoreSeal{Node: n.Name, Sealed: o.Sealed}.check()
 }

@@ -31,6 +31,24 @@ const (
 	kindCatalogDeregister
 	kindCoreHold
 	kindWriteCanary
+	kindOperatorBind
+	kindOperatorRemove
+	kindKVUndo
+	kindKVPurge
+	kindRecoverySet
+	kindRootPrepare
+	kindRootSeal
+	kindRootActivate
+	kindRootRetire
+	kindCARotate
+	kindNodeEvict
+	kindEntrySet
+	kindEntryDelete
+	kindJWTKeyPublish
+	kindJWTKeyRevoke
+	kindSealKeySet
+	kindUpstreamPrepare
+	kindUpstreamLeave
 
 	kindEnd
 )
@@ -73,6 +91,24 @@ var kinds = [kindEnd]kindSpec{
 	kindCatalogDeregister: {"catalog deregister", 1, 1, readCatalogDeregister},
 	kindCoreHold:          {"core hold", 1, 1, readCoreHold},
 	kindWriteCanary:       {"write canary", 1, 1, readWriteCanary},
+	kindOperatorBind:      {"operator bind", 1, 1, readOperatorBind},
+	kindOperatorRemove:    {"operator remove", 1, 1, readOperatorRemove},
+	kindKVUndo:            {"kv undo", 1, 1, readKVUndo},
+	kindKVPurge:           {"kv purge", 1, 1, readKVPurge},
+	kindRecoverySet:       {"recovery set", 1, 1, readRecoverySet},
+	kindRootPrepare:       {"root prepare", 1, 1, readRootPrepare},
+	kindRootSeal:          {"root seal", 1, 1, readRootSeal},
+	kindRootActivate:      {"root activate", 1, 1, readRootActivate},
+	kindRootRetire:        {"root retire", 1, 1, readRootRetire},
+	kindCARotate:          {"ca rotate", 1, 1, readCARotate},
+	kindNodeEvict:         {"node evict", 1, 1, readNodeEvict},
+	kindEntrySet:          {"entry set", 1, 1, readEntrySet},
+	kindEntryDelete:       {"entry delete", 1, 1, readEntryDelete},
+	kindJWTKeyPublish:     {"jwt key publish", 1, 1, readJWTKeyPublish},
+	kindJWTKeyRevoke:      {"jwt key revoke", 1, 1, readJWTKeyRevoke},
+	kindSealKeySet:        {"seal key set", 1, 1, readSealKeySet},
+	kindUpstreamPrepare:   {"upstream prepare", 1, 1, readUpstreamPrepare},
+	kindUpstreamLeave:     {"upstream leave", 1, 1, readUpstreamLeave},
 }
 
 func (Put) kind() kind               { return kindPut }

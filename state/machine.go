@@ -13,6 +13,19 @@ type Machine struct {
 	s    *store
 	view *View // of s, once somebody asked for it
 	book *requestBook
+
+	decoded []decodedCommand // room for those of the next entry
+	like    Envelope         // who asked last
+	journal journal          // room for that of the next command
+}
+
+// maxScratch is for how many commands room is kept.
+const maxScratch = 1 << 12
+
+// decodedCommand is a command of an entry; damaged says why it is none.
+type decodedCommand struct {
+	Envelope
+	damaged error
 }
 
 // NewMachine returns an empty state at index 0, to be filled by Restore or Apply.
@@ -21,7 +34,7 @@ func NewMachine() *Machine { return &Machine{s: newStore(AllClasses)} }
 // View returns the state as of the last Apply.
 func (m *Machine) View() *View {
 	if m.view == nil {
-		m.view = &View{m.s.copyStore()}
+		m.view = &View{m.s} // each Apply works on a copy
 	}
 	return m.view
 }
@@ -49,48 +62,68 @@ func (m *Machine) ApplyGuarded(index, term uint64, at clock.Stamp, commands [][]
 	if index <= m.s.at.Index {
 		return nil, Touched{}, fmt.Errorf("apply index %d: already at %d", index, m.s.at.Index)
 	}
-	decoded := make([]Envelope, len(commands))
-	damaged := make([]error, len(commands))
+	decoded := append(m.decoded[:0], make([]decodedCommand, len(commands))...)
+	if m.decoded = decoded; len(commands) > maxScratch {
+		m.decoded = nil
+	}
+	defer clear(decoded)
 	for i, command := range commands {
 		if g.step(i); g.skips(i) {
 			continue
 		}
-		e, err := Decode(command)
-		var unknown *UnknownCommandError
-		if errors.As(err, &unknown) {
-			return nil, Touched{}, fmt.Errorf("apply index %d, command %d: %w", index, i, unknown)
+		e, err := decodeLike(command, &m.like)
+		if err != nil {
+			var unknown *UnknownCommandError
+			if errors.As(err, &unknown) {
+				return nil, Touched{}, fmt.Errorf("apply index %d, command %d: %w", index, i, unknown)
+			}
 		}
-		decoded[i], damaged[i] = e, err
+		decoded[i] = decodedCommand{e, err}
+		m.like.Caller, m.like.Via = e.Caller, e.Via
 	}
 
-	if m.book == nil {
+	if m.book == nil || m.book.amid {
 		m.book = newRequestBook(m.s)
 	}
-	a := &applying{s: m.s.copyStore(), index: index, term: term, at: at, book: m.book}
+	m.book.amid = true
+	a := &applying{s: m.s.edit(), index: index, term: term, at: at, book: m.book, journal: m.journal[:0]}
+	if len(commands) > 0 {
+		a.changes = make([]Change, 0, len(commands)) // most change one row
+	}
+	from := a.s.at
 	results = make([][]byte, len(commands))
-	for i, e := range decoded {
+	for i := range decoded {
+		e := &decoded[i]
 		a.place, a.caller = uint32(i), e.Caller //nolint:gosec // an entry holds far fewer commands
 		if g.step(i); g.skips(i) {
 			results[i] = a.leaveOut(commands[i])
 			continue
 		}
 		poisoned(e.Command)
-		results[i] = a.once(e, commands[i], damaged[i])
+		results[i] = a.once(e.Envelope, commands[i], e.damaged)
 	}
 	a.forgetRequests()
+	a.compactHistory(from)
 	a.s.at.Index, a.s.at.Term = index, term
 	if at != 0 {
 		a.s.at.Stamp = at
 	}
+	a.s.settle()
 	m.s, m.view = a.s, nil
-	m.book.take(a)
+	m.book.amid = false
+	if m.journal = a.journal; cap(m.journal) > maxScratch {
+		m.journal = nil
+	}
 	return results, Touched{Changes: a.changes}, nil
 }
 
 // Restore replaces the whole state by a snapshot of all classes. With an error the machine is
 // unchanged.
-func (m *Machine) Restore(r io.Reader) error {
-	s, err := readSnapshot(r, AllClasses)
+func (m *Machine) Restore(r io.Reader) error { return m.RestoreBeside(r, inTurn) }
+
+// RestoreBeside is Restore with a part of the work, about half, done by beside.
+func (m *Machine) RestoreBeside(r io.Reader, beside Beside) error {
+	s, err := readSnapshot(r, AllClasses, beside)
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
@@ -107,12 +140,9 @@ type applying struct {
 	place   uint32 // of the command being run, in the entry
 	caller  string // who asked for it
 	changes []Change
+	journal journal
 
-	book         *requestBook        // as it was before the entry
-	asked        map[[16]byte]string // requests of this entry, with the keys of their rows
-	forgotten    [][16]byte
-	requestBytes int    // more than before
-	requestFloor uint64 // 0 while it stays
+	book *requestBook
 }
 
 // run does one command as one step of the revision, if it changes anything.
@@ -151,17 +181,3 @@ func (a *applying) setNode(n Node)       { a.set(TableNode, n.Name, EncodeNode(n
 func (a *applying) setToken(t Token)     { a.set(TableToken, t.ID, encodeToken(t)) }
 func (a *applying) setCluster(c Cluster) { a.set(TableCluster, "", encodeCluster(c)) }
 func (a *applying) setCore(c CoreMember) { a.set(TableCore, coreKey(c.RaftID), encodeCore(c)) }
-
-// mark and undo take back what a command did since, when it finds out late that it cannot go on.
-type mark struct {
-	s       *store
-	changes int
-}
-
-func (a *applying) mark() mark { return mark{a.s.copyStore(), len(a.changes)} }
-
-func (a *applying) undo(to mark) {
-	a.s = to.s
-	clear(a.changes[to.changes:])
-	a.changes = a.changes[:to.changes]
-}

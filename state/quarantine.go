@@ -55,7 +55,7 @@ type Quarantined struct {
 // quarantinable says which kinds may be left out. The others change who may do what, what the core is, or how commands
 // are read: a replica that cannot apply one of those is fenced instead.
 var quarantinable = [kindEnd]bool{
-	kindPut: true, kindDelete: true, kindDeletePrefix: true, kindTxn: true, kindProbe: true, kindEventAppend: true, kindWriteCanary: true,
+	kindPut: true, kindDelete: true, kindDeletePrefix: true, kindTxn: true, kindKVUndo: true, kindKVPurge: true, kindProbe: true, kindEventAppend: true, kindWriteCanary: true,
 	kindSessionCreate: true, kindSessionDestroy: true, kindLock: true, kindUnlock: true,
 	kindCatalogRegister: true, kindCatalogDeregister: true,
 }
@@ -75,11 +75,13 @@ func Quarantinable(command []byte) bool {
 func (a *applying) leaveOut(command []byte) []byte {
 	res := refuse(CodeQuarantined, "replicas crashed on this command, at index %d: it was not done, and will not be", a.index)
 	res.Revision = a.s.at.Revision
-	answer := EncodeResult(res)
+	content, answer := hashContent(command), []byte(nil)
 	if id := RequestOf(command); id != ([16]byte{}) {
-		a.remember(request{id: id, content: hashContent(command), at: a.at, answer: answer})
+		answer = a.remember(id, content, res)
+	} else {
+		answer = EncodeResult(res)
 	}
-	q := Quarantined{Command: sha256.Sum256(command), content: hashContent(command), At: a.at, Kind: kindName(command)}
+	q := Quarantined{Command: sha256.Sum256(command), content: content, At: a.at, Kind: kindName(command)}
 	a.s.apply(Change{Table: TableQuarantine, Key: requestKey(a.index, a.place), Row: encodeQuarantined(q), Revision: a.s.at.Revision})
 	if a.s.tables[TableQuarantine].rows > MaxQuarantined {
 		oldest := ""

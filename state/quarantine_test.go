@@ -83,7 +83,7 @@ func TestQuarantineListIsBounded(t *testing.T) {
 
 // TestQuarantinableKinds: what says who may do what, what the core is, or how commands are read is never left out.
 func TestQuarantinableKinds(t *testing.T) {
-	yes := []string{"put", "delete", "delete prefix", "txn", "probe", "event append", "write canary", "session create", "session destroy",
+	yes := []string{"put", "delete", "delete prefix", "txn", "kv undo", "kv purge", "probe", "event append", "write canary", "session create", "session destroy",
 		"lock", "unlock", "catalog register", "catalog deregister"}
 	for k := kind(1); k < kindEnd; k++ {
 		if got, want := Quarantinable([]byte{byte(k), 1}), slices.Contains(yes, kinds[k].name); got != want {

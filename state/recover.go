@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/security/policy"
 )
 
 // What counts upwards jumps by these when a cluster goes on from an older state than others have seen,
@@ -36,6 +37,10 @@ type RecoverOptions struct {
 	Backup  bool
 	EventID [16]byte
 	Message string // of the event; one line
+	// Founder is the host of Node when nobody knew it before, nil for a node of the state: who has a backup and the
+	// recovery key begins anew on any host. Sealed is the root sealed to it, and Sign signs by a root.
+	Founder *Node
+	Sealed  []byte
 	// Sign signs for the node by its host key. With it the state says, to whoever still lives in an older epoch, that
 	// this one has begun; see EpochStatement.
 	Sign func(signed []byte) (signature []byte, err error)
@@ -50,11 +55,18 @@ func Recover(v *View, o RecoverOptions) (*Machine, error) {
 		return nil, err
 	}
 	at := o.above(v)
-	a := &applying{s: v.s.copyStore(), term: at.Term, at: at.Stamp, caller: o.Node}
+	a := &applying{s: v.s.edit(), term: at.Term, at: at.Stamp, caller: o.Node}
 	a.s.at = at
 	a.s.at.Revision-- // changes are those of the next revision
+	a.purgeAll()
+	a.s.history = false // every row is written anew, and is no other version
 	a.recoverRows(lockBase(o.before(v).Counter + 1))
 	a.recoverNodes(v, o.Known)
+	a.recoverOperators(v, o.Known, o.Backup)
+	a.recoverDenials(o.Known)
+	a.admitFounder(o)
+	a.abandonNext()
+	a.recoverJWTKeys()
 	statement := a.recoverCore(v, o)
 	statement.Index, statement.Term = at.Index, at.Term
 	if o.Sign != nil {
@@ -72,13 +84,20 @@ func Recover(v *View, o RecoverOptions) (*Machine, error) {
 	}
 	event.apply(a)
 	a.limitTombstones()
-	a.s.at = at
+	a.s.at, a.s.history = at, true
 	return &Machine{s: a.s}, nil
 }
 
 func (o RecoverOptions) check(v *View) error {
 	n, ok := v.Node(o.Node)
 	_, sealed := v.Seal(o.Node)
+	if o.Founder != nil {
+		if err := o.checkFounder(v); err != nil {
+			return fmt.Errorf("recover: %w", err)
+		}
+		n, ok, sealed = *o.Founder, true, true
+		n.CoreGrant = true
+	}
 	switch {
 	case v.Classes() != AllClasses || v.Cluster().ID == "":
 		return errors.New("recover: the state is not a whole cluster's")
@@ -97,6 +116,35 @@ func (o RecoverOptions) check(v *View) error {
 		return fmt.Errorf("recover: the node %q has left the cluster, by a later copy of the public state", o.Node)
 	}
 	return nil
+}
+
+// checkFounder refuses a host that could not be told from one that the state knows.
+func (o RecoverOptions) checkFounder(v *View) error {
+	f := o.Founder
+	if err := checkBinding(f.Name, f.HostKey, f.SealKey, f.Zone, f.Address); err != nil {
+		return err
+	}
+	_, taken := v.Node(f.Name)
+	switch {
+	case f.Name != o.Node:
+		return fmt.Errorf("the founder %q is not the node %q", f.Name, o.Node)
+	case taken:
+		return fmt.Errorf("the name %q belongs to another host: choose one that no node has had", f.Name)
+	case v.Rows(TableNode) >= MaxNodes:
+		return fmt.Errorf("there are %d nodes, the most that there can be", MaxNodes)
+	}
+	return CoreSeal{Node: f.Name, Sealed: o.Sealed}.check()
+}
+
+// admitFounder makes the founder a node that may lead.
+func (a *applying) admitFounder(o RecoverOptions) {
+	if o.Founder == nil {
+		return
+	}
+	n := *o.Founder
+	n.BindingEpoch, n.Role, n.CoreGrant, n.Left, n.JoinedAt = 1, policy.Operator, true, false, a.at
+	a.setNode(n)
+	a.set(TableSeal, n.Name, encodeSeal(Seal{Node: n.Name, Sealed: o.Sealed}))
 }
 
 // above is the position of the new history: beyond whichever is the later, the state or the copy.
@@ -127,7 +175,7 @@ func (o RecoverOptions) known() (Node, bool) {
 // missing key is then the floor, which is new as well.
 func (a *applying) recoverRows(newLocks uint64) {
 	var all []*record
-	a.s.tree.Scan(func(r *record) bool {
+	a.s.tree.scan(func(r *record) bool {
 		all = append(all, r)
 		return true
 	})
@@ -203,7 +251,11 @@ func (a *applying) recoverCore(v *View, o RecoverOptions) EpochStatement {
 		a.retire(m)
 	}
 	a.setCore(CoreMember{RaftID: id, Node: o.Node})
-	return EpochStatement{ClusterID: cluster.ID, Epoch: cluster.Epoch, Before: before, Node: o.Node}
+	s := EpochStatement{ClusterID: cluster.ID, Epoch: cluster.Epoch, Before: before, Node: o.Node}
+	if o.Founder != nil {
+		s.HostKey, s.Address = o.Founder.HostKey, o.Founder.Address
+	}
+	return s
 }
 
 // before is the newest epoch that is known.
@@ -224,7 +276,7 @@ func (v *View) WithoutTokens() *View {
 	if v.s.tables[TableToken].rows == 0 {
 		return v
 	}
-	a := &applying{s: v.s.copyStore()}
+	a := &applying{s: v.s.edit()}
 	a.s.at.Revision-- // changes are those of the next revision
 	a.voidTokens()
 	a.s.at = v.s.at

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -54,15 +55,30 @@ func NewRequestID(applied uint64, random [8]byte) (id [16]byte) {
 // RequestBorn is the index that the id was made at.
 func RequestBorn(id [16]byte) uint64 { return binary.BigEndian.Uint64(id[:]) }
 
-// requestBook finds the rows by their ids. It follows from the rows, and is no part of the state.
+// requestBook finds the rows by their ids. It follows from the rows, and is no part of the state. It is written while an
+// entry is applied: after one that came to no end it is thrown away.
 type requestBook struct {
-	keys  map[[16]byte]string
-	bytes int
-	floor uint64
+	places map[[16]byte]requestPlace
+	bytes  int
+	floor  uint64
+	oldest clock.Stamp // of the request that stands first, 0 without one
+	amid   bool        // an entry
+}
+
+// requestPlace is where in the log a request was done.
+type requestPlace struct {
+	index uint64
+	place uint32
+}
+
+func (p requestPlace) key() string { return requestKey(p.index, p.place) }
+
+func placeOf(key string) requestPlace {
+	return requestPlace{binary.BigEndian.Uint64([]byte(key)), binary.BigEndian.Uint32([]byte(key[8:]))}
 }
 
 func newRequestBook(s *store) *requestBook {
-	b := &requestBook{keys: map[[16]byte]string{}}
+	b := &requestBook{places: make(map[[16]byte]requestPlace, s.tables[TableRequest].rows)}
 	if mutant.On(mutant.SnapshotWithoutDedup) {
 		return b
 	}
@@ -71,25 +87,15 @@ func newRequestBook(s *store) *requestBook {
 			b.floor = must(decodeFloor(r.row))
 			return true
 		}
-		b.keys[must(decodeRequest(r.row)).id] = r.key
+		q := must(decodeRequest(r.row))
+		if len(b.places) == 0 {
+			b.oldest = q.at
+		}
+		b.places[q.id] = placeOf(r.key)
 		b.bytes += requestRow + len(r.row)
 		return true
 	})
 	return b
-}
-
-// take makes the book follow an entry that was applied.
-func (b *requestBook) take(a *applying) {
-	for id, key := range a.asked {
-		b.keys[id] = key
-	}
-	for _, id := range a.forgotten { // the entry's own too, if it is larger than what is kept
-		delete(b.keys, id)
-	}
-	if a.requestFloor > 0 {
-		b.floor = a.requestFloor
-	}
-	b.bytes += a.requestBytes
 }
 
 // once does a command, or answers as when it was done.
@@ -103,17 +109,12 @@ func (a *applying) once(e Envelope, command []byte, damaged error) []byte {
 			return answer
 		}
 	}
-	answer := EncodeResult(a.run(e.Command, damaged))
-	a.remember(request{id: e.Request, content: content, at: a.at, answer: answer})
-	return answer
+	return a.remember(e.Request, content, a.run(e.Command, damaged))
 }
 
 // remembered is the answer to a request that was made before, or that must not be done; else nil.
 func (a *applying) remembered(id, content [16]byte) []byte {
-	key, known := a.asked[id]
-	if !known {
-		key, known = a.book.keys[id]
-	}
+	done, known := a.book.places[id]
 	if !known {
 		switch born := RequestBorn(id); {
 		case born >= a.index:
@@ -125,14 +126,14 @@ func (a *applying) remembered(id, content [16]byte) []byte {
 		}
 		return nil
 	}
-	r, _ := a.s.get(TableRequest, key)
+	r, _ := a.s.get(TableRequest, done.key())
 	q := must(decodeRequest(r.row))
 	switch {
 	case q.content != content:
 		return a.refuseRequest(CodeReused, "the request id %x was used for another command: make one for each", id)
 	case len(q.answer) == 0:
 		return a.refuseRequest(CodeForgotten, "the request was done at index %d, and its answer was too large to be kept",
-			binary.BigEndian.Uint64([]byte(key)))
+			done.index)
 	case mutant.On(mutant.DedupWrongResult):
 		return a.refuseRequest(CodeOK, "")
 	}
@@ -145,26 +146,28 @@ func (a *applying) refuseRequest(code Code, format string, args ...any) []byte {
 	return EncodeResult(res)
 }
 
-// remember adds the row. It is no change that anybody else is told of.
-func (a *applying) remember(q request) {
-	if len(q.answer) > MaxRequestResult {
-		q.answer = nil
+// remember adds the row, and returns the answer. It is no change that anybody else is told of.
+func (a *applying) remember(id, content [16]byte, res Result) (answer []byte) {
+	row, answer := encodeRequest(request{id: id, content: content, at: a.at}, &res)
+	a.s.apply(Change{Table: TableRequest, Key: requestKey(a.index, a.place), Row: row, Revision: a.s.at.Revision})
+	if len(a.book.places) == 0 {
+		a.book.oldest = a.at
 	}
-	key, row := requestKey(a.index, a.place), encodeRequest(q)
-	a.s.apply(Change{Table: TableRequest, Key: key, Row: row, Revision: a.s.at.Revision})
-	if a.asked == nil {
-		a.asked = make(map[[16]byte]string)
-	}
-	a.asked[q.id] = key
-	a.requestBytes += requestRow + len(row)
+	a.book.places[id] = requestPlace{a.index, a.place}
+	a.book.bytes += requestRow + len(row)
+	return answer
 }
 
 // forgetRequests forgets the oldest when there are too many, or when they are old.
 func (a *applying) forgetRequests() {
 	var gone []string
 	var freed int
-	count, size := a.s.tables[TableRequest].rows, a.book.bytes+a.requestBytes
+	count, size := a.s.tables[TableRequest].rows, a.book.bytes
 	full := count > MaxRequests || size > MaxRequestBytes
+	if !full && a.book.oldest+(RequestRetention+requestGrace)<<16 >= a.at {
+		return // nearly always
+	}
+	a.book.oldest = 0
 	a.s.scan(TableRequest, "", "\x00", func(r *record) bool {
 		q := must(decodeRequest(r.row))
 		keep := q.at + RequestRetention<<16
@@ -173,10 +176,11 @@ func (a *applying) forgetRequests() {
 		}
 		crowded := full && (count > MaxRequests-requestBatch || size-freed > MaxRequestBytes-requestBatch*requestRow)
 		if len(gone) == requestSweep || !crowded && keep >= a.at {
+			a.book.oldest = q.at
 			return false
 		}
 		gone, freed, count = append(gone, r.key), freed+requestRow+len(r.row), count-1
-		a.forgotten = append(a.forgotten, q.id)
+		delete(a.book.places, q.id)
 		return true
 	})
 	if len(gone) == 0 {
@@ -185,9 +189,9 @@ func (a *applying) forgetRequests() {
 	for _, key := range gone {
 		a.s.apply(Change{Table: TableRequest, Key: key, Revision: a.s.at.Revision})
 	}
-	a.requestBytes -= freed
-	a.requestFloor = binary.BigEndian.Uint64([]byte(gone[len(gone)-1]))
-	a.s.apply(Change{Table: TableRequest, Key: floorKey, Row: encodeFloor(a.requestFloor), Revision: a.s.at.Revision})
+	a.book.bytes -= freed
+	a.book.floor = placeOf(gone[len(gone)-1]).index
+	a.s.apply(Change{Table: TableRequest, Key: floorKey, Row: encodeFloor(a.book.floor), Revision: a.s.at.Revision})
 }
 
 // request is one row: who asked is not part of it, so that a caller may ask again through another agent.
@@ -198,12 +202,19 @@ type request struct {
 	answer  []byte // EncodeResult; empty if it was too large
 }
 
-func encodeRequest(q request) []byte {
-	b := newRow(64 + len(q.answer))
-	b = append(b, q.id[:]...)
-	b = append(b, q.content[:]...)
-	b = binary.AppendUvarint(b, uint64(q.at))
-	return append(b, q.answer...)
+// encodeRequest returns the row of a request that is answered so, and the answer, which is a part of the row if it is small
+// enough to be kept.
+func encodeRequest(q request, res *Result) (row, answer []byte) {
+	row = newRow(len(q.id) + len(q.content) + sizeUvarint(uint64(q.at)) + res.size())
+	row = append(row, q.id[:]...)
+	row = append(row, q.content[:]...)
+	row = binary.AppendUvarint(row, uint64(q.at))
+	head := len(row)
+	row = res.append(row)
+	if answer = row[head:len(row):len(row)]; len(answer) > MaxRequestResult {
+		row = bytes.Clone(row[:head])
+	}
+	return row, answer
 }
 
 func decodeRequest(row []byte) (request, error) {
@@ -253,8 +264,11 @@ func hashContent(command []byte) [contentBytes]byte {
 	r.string(MaxCallerBytes, "caller")
 	r.string(MaxNameBytes, "via")
 	r.fixed16("request id")
-	h := sha256.New()
-	_, _ = h.Write(head) // never fails
-	_, _ = h.Write(r.b)
-	return [contentBytes]byte(h.Sum(nil)[:contentBytes])
+	var stack [1024]byte
+	b := stack[:0]
+	if n := len(head) + len(r.b); n > len(stack) {
+		b = make([]byte, 0, n)
+	}
+	sum := sha256.Sum256(append(append(b, head...), r.b...))
+	return [contentBytes]byte(sum[:contentBytes])
 }

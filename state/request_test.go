@@ -157,8 +157,8 @@ func TestForgottenRequests(t *testing.T) {
 				t.Fatal(got)
 			}
 			forget(m)
-			if n, size := m.View().Rows(TableRequest), m.book.bytes; n > MaxRequests+1 || size > MaxRequestBytes || len(m.book.keys) > n {
-				t.Errorf("%d rows of %d bytes are kept, and %d keys", n, size, len(m.book.keys))
+			if n, size := m.View().Rows(TableRequest), m.book.bytes; n > MaxRequests+1 || size > MaxRequestBytes || len(m.book.places) > n {
+				t.Errorf("%d rows of %d bytes are kept, and %d keys", n, size, len(m.book.places))
 			}
 			for _, replica := range []*Machine{m, restored(t, m)} {
 				digest := replica.View().Digest()
@@ -225,7 +225,7 @@ func TestRecoveryForgetsRequests(t *testing.T) {
 
 func checkRows(t testing.TB, v *View) {
 	t.Helper()
-	v.s.tree.Scan(func(r *record) bool {
+	v.s.tree.scan(func(r *record) bool {
 		if err := checkRow(r.table, r.key, r.revision, r.row); err != nil {
 			t.Errorf("%s %q: %v", r.table, r.key, err)
 		}

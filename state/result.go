@@ -46,8 +46,15 @@ type Result struct {
 const maxMessageBytes = 8 << 10
 
 // EncodeResult returns the result's bytes.
-func EncodeResult(r Result) []byte {
-	b := appendWord(make([]byte, 0, 16+len(r.Message)+len(r.Body)), codes, r.Code)
+func EncodeResult(r Result) []byte { return r.append(make([]byte, 0, r.size())) }
+
+// size is how many bytes the result takes.
+func (r *Result) size() int {
+	return 1 + sizeUvarint(r.Revision) + sizeBytes(len(r.Message)) + len(r.Body)
+}
+
+func (r *Result) append(b []byte) []byte {
+	b = appendWord(b, codes, r.Code)
 	b = binary.AppendUvarint(b, r.Revision)
 	b = appendString(b, r.Message)
 	return append(b, r.Body...)

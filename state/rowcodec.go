@@ -16,16 +16,24 @@ const rowFormat = 1
 func newRow(sizeHint int) []byte { return append(make([]byte, 0, sizeHint+1), rowFormat) }
 
 // openRow returns a reader behind the format byte.
-func openRow(row []byte) *reader {
-	r := &reader{b: row}
+func openRow(row []byte) reader {
+	r := reader{b: row}
 	if f := r.byte("row format"); r.err == nil && f != rowFormat {
 		r.fail(fmt.Sprintf("row format %d is unknown to this binary", f))
 	}
 	return r
 }
 
+// noRow returns nil for a row with nothing in it: what it says is in its key.
+func noRow(row []byte) error {
+	r := openRow(row)
+	return r.done()
+}
+
 func encodeKV(kv KV) []byte {
-	b := newRow(len(kv.Value) + len(kv.Session) + 40)
+	n := sizeUvarint(kv.Flags) + sizeUvarint(kv.CreateRevision) + sizeUvarint(kv.Version) + sizeUvarint(uint64(kv.ModifiedAt)) +
+		sizeUvarint(kv.LockIndex) + sizeBytes(len(kv.Session)) + sizeBytes(len(kv.Value))
+	b := newRow(n) // exactly: there may be millions
 	b = binary.AppendUvarint(b, kv.Flags)
 	b = binary.AppendUvarint(b, kv.CreateRevision)
 	b = binary.AppendUvarint(b, kv.Version)
@@ -77,7 +85,7 @@ func DecodeNode(row []byte) (Node, error) {
 	n.HostKey = r.bytes(MaxHostKeyBytes, "host key")
 	n.SealKey = r.bytes(SealKeyBytes, "seal key")
 	n.BindingEpoch = r.uvarint()
-	n.Role = readRole(r)
+	n.Role = readRole(&r)
 	n.CoreGrant = r.bool("core grant")
 	n.Zone = r.string(MaxZoneBytes, "zone")
 	n.Address = r.string(MaxAddressBytes, "address")
@@ -152,7 +160,7 @@ func encodeToken(t Token) []byte { return appendToken(newRow(128), t) }
 
 func decodeToken(row []byte) (Token, error) {
 	r := openRow(row)
-	t := readToken(r)
+	t := readToken(&r)
 	return t, r.done()
 }
 
@@ -191,10 +199,10 @@ func decodeCluster(row []byte) (Cluster, error) {
 	c.TrustDomain = r.string(MaxTrustBytes, "trust domain")
 	c.Epoch.Counter = r.uvarint()
 	c.Epoch.ID = r.fixed16("epoch")
-	c.Version = uint32(readInt(r, "cluster version"))
+	c.Version = uint32(readInt(&r, "cluster version"))
 	c.NextRaftID = r.uvarint()
-	c.CoreSize = readInt(r, "core size")
-	c.AutoGrants = readInt(r, "grants left")
+	c.CoreSize = readInt(&r, "core size")
+	c.AutoGrants = readInt(&r, "grants left")
 	return c, r.done()
 }
 
@@ -219,7 +227,7 @@ func encodeBundle(bundle Bundle) []byte { return appendBundle(newRow(1024), bund
 
 func decodeBundle(row []byte) (Bundle, error) {
 	r := openRow(row)
-	b := readBundle(r)
+	b := readBundle(&r)
 	return b, r.done()
 }
 
@@ -240,6 +248,8 @@ func decodeFloor(row []byte) (uint64, error) {
 	floor := r.uvarint()
 	return floor, r.done()
 }
+
+var errOtherKey = fmt.Errorf("%w: row of another key", ErrMalformed)
 
 // checkRow returns nil for a row that its table can hold under that key. Rows from a snapshot or a
 // stream pass it before they are stored, so that reading one later cannot fail.
@@ -266,7 +276,7 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		var token Token
 		token, err = decodeToken(row)
 		own = token.ID
-	case TableSeal:
+	case TableSeal, TableNextSeal:
 		var s Seal
 		s, err = decodeSeal(row)
 		own = s.Node
@@ -278,6 +288,12 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		var c Canary
 		c, err = decodeCanary(row)
 		own = requestKey(c.Index, c.Place)
+	case TableOperator:
+		var o Operator
+		o, err = DecodeOperator(row)
+		own = o.Name
+	case TableEntry, TableJWTKey, TableSealKey, TableUpstream:
+		err = checkIdentityRow(t, key, row)
 	case TableSession, TableNodeSessions, TableHold, TableDelay, TableDelayEnd:
 		err = checkSessionRow(t, key, row)
 	case TableCatalogNode, TableService, TableServiceName, TableCheck, TableCatalogIndex, TableSessionCheck:
@@ -286,6 +302,12 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		err = checkRequestRow(key, row)
 	case TableQuarantine:
 		err = checkQuarantineRow(key, row)
+	case TableHistory:
+		err = checkHistoryRow(key, revision, row)
+	case TableDenial:
+		err = checkDenialRow(key, row)
+	case TableHistoryMark:
+		err = checkHistoryMark(key, row)
 	case TableEpoch:
 		err = checkEpochRow(key, row)
 	default:
@@ -293,7 +315,7 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		err = checkSingle(t, row)
 	}
 	if err == nil && own != key {
-		err = fmt.Errorf("%w: row of another key", ErrMalformed)
+		err = errOtherKey
 	}
 	if err != nil {
 		return fmt.Errorf("row of table %s, key %s: %w", t, strconv.Quote(key), err)
@@ -309,7 +331,11 @@ func checkSingle(t Table, row []byte) error {
 		_, err = decodeCluster(row)
 	case TableBundle:
 		_, err = decodeBundle(row)
-	case TableFloor:
+	case TableAuthority:
+		_, err = decodeAuthority(row)
+	case TableRecovery:
+		_, err = decodeRecovery(row)
+	case TableFloor, TableHistorySweep:
 		_, err = decodeFloor(row)
 	default:
 		err = fmt.Errorf("%w: unknown table", ErrMalformed)

@@ -110,7 +110,7 @@ func EncodeSession(s Session) []byte { return appendSession(newRow(160), s) }
 // DecodeSession reads what EncodeSession wrote. The error is ErrMalformed, wrapped.
 func DecodeSession(id SessionID, revision uint64, row []byte) (Session, error) {
 	r := openRow(row)
-	s := readSession(r, id)
+	s := readSession(&r, id)
 	s.ModRevision = revision
 	return s, r.done()
 }
@@ -140,7 +140,7 @@ func encodeCount(n int) []byte { return binary.AppendUvarint(newRow(4), uint64(n
 
 func decodeCount(row []byte) (int, error) {
 	r := openRow(row)
-	n := readInt(r, "count")
+	n := readInt(&r, "count")
 	return n, r.done()
 }
 
@@ -174,7 +174,7 @@ func checkIndexRow(key string, head int, row []byte) error {
 	if len(key) <= head {
 		return fmt.Errorf("%w: index row without a key", ErrMalformed)
 	}
-	if err := openRow(row).done(); err != nil {
+	if err := noRow(row); err != nil {
 		return err
 	}
 	return CheckKey(key[head:])

@@ -40,7 +40,7 @@ func (v *View) write(set ClassSet, w io.Writer, asIs bool) error {
 	buffered := bufio.NewWriterSize(w, 64<<10)
 	sw := &snapshotWriter{w: buffered, hash: sha256.New(), asIs: asIs}
 	sw.item(v.s.appendHeader([]byte{itemHeader}, set))
-	v.s.tree.Scan(func(r *record) bool {
+	v.s.tree.scan(func(r *record) bool {
 		if set.Has(r.table.Class()) {
 			sw.row(r)
 		}
@@ -64,7 +64,7 @@ func (s *store) appendHeader(b []byte, set ClassSet) []byte {
 	b = append(b, byte(set))
 	b = appendPosition(b, s.at)
 	for t := Table(1); t < tableEnd; t++ {
-		if set.Has(t.Class()) {
+		if set.Has(t.Class()) && s.lists(t) {
 			b = append(b, byte(t))
 			b = binary.AppendUvarint(b, uint64(s.tables[t].rows))
 			b = binary.AppendUvarint(b, s.tables[t].revision)
@@ -77,6 +77,7 @@ type snapshotWriter struct {
 	w    io.Writer
 	hash hash.Hash
 	buf  []byte
+	head [binary.MaxVarintLen64]byte
 	asIs bool
 	err  error
 }
@@ -95,9 +96,8 @@ func (sw *snapshotWriter) row(r *record) {
 }
 
 func (sw *snapshotWriter) item(body []byte) {
-	var length [binary.MaxVarintLen64]byte
-	n := binary.PutUvarint(length[:], uint64(len(body)))
-	sw.write(length[:n])
+	n := binary.PutUvarint(sw.head[:], uint64(len(body)))
+	sw.write(sw.head[:n])
 	sw.write(body)
 }
 

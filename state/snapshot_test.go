@@ -3,6 +3,8 @@ package state
 import (
 	"bytes"
 	"errors"
+	"io"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 )
@@ -120,3 +122,43 @@ func TestSnapshotLimits(t *testing.T) {
 type failingWriter struct{ err error }
 
 func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
+
+// A load with work beside it is the same load: the same state, the same refusals, and nothing under way once it has ended.
+func TestRestoreBeside(t *testing.T) {
+	m := testGenesis()
+	fill256(t, m, 5_000) // several hands full
+	good := snapshotOf(t, m.View(), AllClasses)
+	var under atomic.Int32
+	var times int
+	beside := func(work func()) func() {
+		times++
+		under.Add(1)
+		return inGoroutine(func() {
+			defer under.Add(-1)
+			work()
+		})
+	}
+	again := NewMachine()
+	if err := again.RestoreBeside(bytes.NewReader(good), beside); err != nil || again.View().Digest() != m.View().Digest() {
+		t.Fatalf("a good snapshot: %v", err)
+	}
+	if err := again.View().WriteSnapshot(io.Discard); err != nil { // looks at the hash of each row
+		t.Error(err)
+	}
+	if times < 4 {
+		t.Errorf("the work was handed over %d times", times)
+	}
+	for _, at := range []int{100, len(good) / 3, len(good) / 2, len(good) - 200, len(good) - 1} {
+		bad := bytes.Clone(good)
+		bad[at] ^= 1
+		if err := NewMachine().RestoreBeside(bytes.NewReader(bad), beside); err == nil {
+			t.Errorf("a snapshot with a wrong byte at %d was taken", at)
+		}
+		if err := NewMachine().RestoreBeside(bytes.NewReader(good[:at]), beside); err == nil {
+			t.Errorf("a snapshot that ends at %d was taken", at)
+		}
+		if n := under.Load(); n != 0 {
+			t.Errorf("%d pieces of work outlived the load", n)
+		}
+	}
+}

@@ -1,8 +1,9 @@
 package state
 
 import (
+	"encoding/binary"
+
 	"github.com/parley-mesh/parley/clock"
-	"github.com/tidwall/btree"
 )
 
 // Position is where in history a state is. Index and Term are Raft's, Stamp is that of the last
@@ -36,10 +37,23 @@ type Touched struct {
 // A record is a row as stored. It is never changed once it is in a tree.
 type record struct {
 	table    Table
+	head     uint64 // headOf the key, beside the table: a search seldom has to look at the key itself
 	key      string
 	revision uint64
 	row      []byte
 	hash     [32]byte
+}
+
+// headOf is the first eight bytes of a key, with zeros behind a short one. Keys are in the order of their heads, as far as
+// these differ.
+func headOf(key string) (head uint64) {
+	if len(key) >= 8 {
+		return binary.BigEndian.Uint64([]byte(key[:8]))
+	}
+	for i := range len(key) {
+		head |= uint64(key[i]) << (56 - 8*i)
+	}
+	return head
 }
 
 type tableInfo struct {
@@ -47,32 +61,30 @@ type tableInfo struct {
 	revision uint64 // of the last change, deletions included
 }
 
-// store holds the rows and what is kept up to date about them. It has one writer, and is copied
-// before it is shared: a copy shares tree nodes and digest pages with its origin until one of the
-// two writes to them.
-//
-// After copyStore both sides consider all pages shared (owned is cleared on both), as the B-tree
-// does with its nodes. Only then may either be written again.
+// lists reports whether a table is in the headers of snapshots, and in digests.
+func (s *store) lists(t Table) bool { return t <= lastListed || s.tables[t] != tableInfo{} }
+
+// store holds the rows and what is kept up to date about them. It has one writer until it is shared, and is written no
+// more from then on, but copied: a copy shares tree nodes with its origin until it writes to them.
 type store struct {
 	at      Position
 	classes ClassSet // what this replica holds; rows of other classes are never stored
-	tree    *btree.BTreeG[*record]
+	tree    tree
 	sums    [classCount]sum
+	digests [classCount][32]byte // of the classes in settled
+	settled ClassSet             // the classes that did not change since their digest was made
 	tables  [tableEnd]tableInfo
-	pages   [pageCount]*page
-	owned   uint64 // bit i: pages[i] is ours alone
+
+	history      bool // keys keep theirs
+	historyBytes int  // what it costs
+
+	journal *journal // nil unless a command is running that may have to be undone
 }
 
 func newStore(classes ClassSet) *store {
-	empty := new(page)
-	s := &store{
-		classes: classes,
-		tree:    btree.NewBTreeGOptions(recordLess, btree.Options{NoLocks: true}),
+	return &store{
+		classes: classes, history: classes.Has(ClassReplica), tree: newTree(),
 	}
-	for i := range s.pages {
-		s.pages[i] = empty
-	}
-	return s
 }
 
 func recordLess(a, b *record) bool {
@@ -82,78 +94,82 @@ func recordLess(a, b *record) bool {
 	return a.key < b.key
 }
 
-// copyStore returns a store with the same content; either can be written without the other
-// noticing. It writes to s.
-func (s *store) copyStore() *store {
-	s.owned = 0
+// edit returns a store with the same content, to be written. s must not be written any more: it may be read by anybody,
+// for ever.
+func (s *store) edit() *store {
 	c := *s
-	c.tree = s.tree.Copy()
+	c.tree = s.tree.edit()
 	return &c
 }
 
-func (s *store) get(t Table, key string) (*record, bool) {
-	return s.tree.Get(&record{table: t, key: key})
-}
+func (s *store) get(t Table, key string) (*record, bool) { return s.tree.get(t, key) }
 
 // apply performs one change: the only place where rows come and go.
 func (s *store) apply(c Change) {
 	s.tables[c.Table].revision = max(s.tables[c.Table].revision, c.Revision)
+	s.settled &^= 1 << c.Table.Class()
+	var before *record
 	if c.Row == nil {
-		s.remove(c.Table, c.Key)
+		before = s.remove(c.Table, c.Key)
 	} else {
-		s.set(c.Table, c.Key, c.Revision, c.Row)
+		before = s.set(c.Table, c.Key, c.Revision, c.Row)
 	}
 	switch {
 	case c.Table == TableKV && c.Row == nil:
 		s.set(TableTombstone, c.Key, c.Revision, nil)
+		s.keep(c.Key, c.Revision, before, nil)
 	case c.Table == TableKV:
-		s.remove(TableTombstone, c.Key)
+		if before == nil { // else it was there, and has no tombstone
+			before = s.remove(TableTombstone, c.Key)
+		}
+		s.keep(c.Key, c.Revision, before, c.Row)
 	case c.Table == TableFloor:
 		s.forgetTombstones(s.floor())
 	}
 }
 
-func (s *store) set(t Table, key string, revision uint64, row []byte) {
-	r := &record{table: t, key: key, revision: revision, row: row}
+// set returns the record that it replaced, remove the one that it removed, nil if there was none.
+func (s *store) set(t Table, key string, revision uint64, row []byte) *record {
+	r := &record{table: t, head: headOf(key), key: key, revision: revision, row: row}
 	r.hash = hashRow(t, key, revision, row)
-	old, replaced := s.tree.Set(r)
-	if replaced {
+	return s.put(r)
+}
+
+func (s *store) put(r *record) (old *record) {
+	if old = s.tree.set(r); old != nil {
 		s.account(old, -1)
 	}
 	s.account(r, +1)
+	s.note(old, r)
+	return old
 }
 
-func (s *store) remove(t Table, key string) {
+func (s *store) remove(t Table, key string) *record {
 	if t == TableTombstone && s.tables[t].rows == 0 {
-		return // the common case of every put
+		return nil // the common case of every put
 	}
-	if old, ok := s.tree.Delete(&record{table: t, key: key}); ok {
+	old := s.tree.remove(t, key)
+	if old != nil {
 		s.account(old, -1)
+		s.note(old, nil)
 	}
+	return old
 }
 
-// account adds r to the sums, its bucket and its table's count, or takes it out.
+// account adds r to the sum of its class and its table's count, or takes it out.
 func (s *store) account(r *record, n int) {
-	if skipped(r.table, r.key) {
-		s.tables[r.table].rows += n
-		return
-	}
-	bucket := bucketOf(r.table, r.key)
-	i, j := bucket/pageBuckets, bucket%pageBuckets
-	if s.owned&(1<<i) == 0 {
-		p := *s.pages[i]
-		s.pages[i] = &p
-		s.owned |= 1 << i
-	}
-	total, own := &s.sums[r.table.Class()-1], &s.pages[i][j]
-	if n > 0 {
-		total.add(&r.hash)
-		own.add(&r.hash)
-	} else {
-		total.sub(&r.hash)
-		own.sub(&r.hash)
-	}
 	s.tables[r.table].rows += n
+	s.settled &^= 1 << r.table.Class()
+	switch total := &s.sums[r.table.Class()-1]; {
+	case skipped(r.table, r.key):
+	case n > 0:
+		total.add(&r.hash)
+	default:
+		total.sub(&r.hash)
+	}
+	if r.table == TableHistory {
+		s.historyBytes += n * historyCost(r)
+	}
 }
 
 // scan calls f with the records of t whose keys begin with prefix, in order from the key from
@@ -162,7 +178,7 @@ func (s *store) scan(t Table, prefix, from string, f func(*record) bool) {
 	if from < prefix {
 		from = prefix
 	}
-	s.tree.Ascend(&record{table: t, key: from}, func(r *record) bool {
+	s.tree.ascend(t, from, func(r *record) bool {
 		if r.table != t || len(r.key) < len(prefix) || r.key[:len(prefix)] != prefix {
 			return false
 		}

@@ -22,7 +22,7 @@ func (s *Sweep) Next(v *View, limit int) (whole bool, err error) {
 	seen := 0
 	var wrong error
 	var last *record
-	v.s.tree.Ascend(&record{table: s.table, key: s.key}, func(r *record) bool {
+	v.s.tree.ascend(s.table, s.key, func(r *record) bool {
 		if r.table == s.table && r.key == s.key && s.count > 0 {
 			return true // the last one of the part before
 		}
@@ -48,7 +48,7 @@ var ErrMemory = errors.New("the memory of this machine is not to be trusted")
 
 // intact compares the row's bytes with the hash made when they were written.
 func (r *record) intact() error {
-	if hashRow(r.table, r.key, r.revision, r.row) == r.hash {
+	if hashRow(r.table, r.key, r.revision, r.row) == r.hash && r.head == headOf(r.key) {
 		return nil
 	}
 	return fmt.Errorf("the row %q of table %s is not what was written at revision %d: %w", shortKey(r.key), r.table, r.revision, ErrMemory)

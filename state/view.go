@@ -37,10 +37,17 @@ func (v *View) DigestOf(set ClassSet) [32]byte { return v.s.digestOf(set) }
 // ClassDigest covers the rows of one class. It does not move with changes to other classes.
 func (v *View) ClassDigest(c Class) [32]byte { return v.s.classDigest(c) }
 
-// Bucket returns the sum of the row hashes in bucket i, 0 <= i < DigestBuckets.
-func (v *View) Bucket(i int) [32]byte {
-	var out [32]byte
-	v.s.pages[i/pageBuckets][i%pageBuckets].append(out[:0])
+// Buckets returns the sum of the row hashes in each bucket. It looks at every row, as BucketRows does.
+func (v *View) Buckets() *[DigestBuckets][32]byte {
+	sums := new([DigestBuckets]sum)
+	v.s.tree.scan(func(r *record) bool {
+		sums[bucketOf(r.table, r.key)].add(&r.hash)
+		return true
+	})
+	out := new([DigestBuckets][32]byte)
+	for i := range sums {
+		sums[i].append(out[i][:0])
+	}
 	return out
 }
 

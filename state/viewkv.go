@@ -101,6 +101,9 @@ func (v *View) PrefixChanged(prefix string) uint64 {
 // KVRevision is the revision of the last change to any key.
 func (v *View) KVRevision() uint64 { return v.s.tables[TableKV].revision }
 
+// KeyCount is how many keys there are. It costs nothing.
+func (v *View) KeyCount() int { return v.s.tables[TableKV].rows }
+
 func (s *store) prefixRevision(prefix string) (found bool, revision uint64) {
 	if prefix == "" {
 		return s.tables[TableKV].revision > 0, s.tables[TableKV].revision

@@ -28,7 +28,11 @@ type anchorState struct {
 	clean      bool // written by Close, after everything else
 	doubt      bool // more than tip may have been durable once: see Recovered.InDoubt
 	tip        tip
+	segment    uint64 // the newest that was begun; 0: none, or written by a program that did not say it
 }
+
+// used reports whether there was a segment when it was written.
+func (a anchorState) used() bool { return a.tip.seq > 0 || a.segment > 0 }
 
 func (a anchorState) encode() []byte {
 	b := append(make([]byte, 0, anchorSlotBytes), anchorMagic...)
@@ -45,7 +49,7 @@ func (a anchorState) encode() []byte {
 		flags |= anchorDoubt
 	}
 	b = order.AppendUint64(b, flags)
-	b = a.tip.append(b)[:anchorSlotBytes]
+	b = order.AppendUint64(a.tip.append(b), a.segment)[:anchorSlotBytes]
 	order.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
 	return b
 }
@@ -62,6 +66,7 @@ func decodeAnchor(b []byte) (anchorState, error) {
 	a := anchorState{id: identity{cluster: [16]byte(c.take(16)), raft: c.u64()}, generation: c.u64()}
 	flags := c.u64()
 	a.clean, a.doubt, a.tip = flags&anchorClean != 0, flags&anchorDoubt != 0, c.tip()
+	a.segment = c.u64()
 	if a.tip.seq >= maxSeq {
 		return anchorState{}, errors.New("slot names a frame that no log gets to")
 	}
@@ -128,7 +133,8 @@ type anchorFile struct {
 	turn       chan struct{}
 	file       File // nil once closed
 	generation uint64
-	doubt      bool // says every slot that is written
+	doubt      bool   // says every slot that is written
+	segment    uint64 // and that
 }
 
 func openAnchor(fsys FS, path string, id identity, generation uint64) (*anchorFile, error) {
@@ -146,6 +152,15 @@ func (a *anchorFile) write(t tip, clean bool) error {
 	return a.put(t, clean)
 }
 
+// begin is write, and says that the segment of that number is there, before there is a frame in it: lost with all that the
+// anchor does not cover yet, it would leave a log that looks whole, or one that looks new.
+func (a *anchorFile) begin(segment uint64, t tip) error {
+	a.turn <- struct{}{}
+	defer func() { <-a.turn }()
+	a.segment = segment
+	return a.put(t, false)
+}
+
 // settle is write, and ends the doubt.
 func (a *anchorFile) settle(t tip) error {
 	a.turn <- struct{}{}
@@ -159,7 +174,7 @@ func (a *anchorFile) put(t tip, clean bool) error {
 	if a.file == nil {
 		return nil
 	}
-	state := anchorState{id: a.id, generation: a.generation + 1, clean: clean, doubt: a.doubt, tip: t}
+	state := anchorState{id: a.id, generation: a.generation + 1, clean: clean, doubt: a.doubt, tip: t, segment: a.segment}
 	if _, err := a.file.WriteAt(state.encode(), anchorOffset(state.generation)); err != nil {
 		return classify("write", a.path, err)
 	}

@@ -12,11 +12,12 @@ import (
 type chainer struct {
 	sha   stdhash.Hash
 	fixed [32 + 8 + 8 + 4]byte
+	out   hash
 }
 
 func newChainer() *chainer { return &chainer{sha: sha256.New()} }
 
-func (c *chainer) next(prev hash, entry *raftpb.Entry) (sum hash) {
+func (c *chainer) next(prev hash, entry *raftpb.Entry) hash {
 	b := append(c.fixed[:0], prev[:]...)
 	b = order.AppendUint64(b, entry.GetTerm())
 	b = order.AppendUint64(b, entry.GetIndex())
@@ -24,8 +25,8 @@ func (c *chainer) next(prev hash, entry *raftpb.Entry) (sum hash) {
 	c.sha.Reset()
 	c.sha.Write(b)
 	c.sha.Write(entry.GetData())
-	c.sha.Sum(sum[:0])
-	return sum
+	c.sha.Sum(c.out[:0])
+	return c.out
 }
 
 // link is what the log remembers of each entry.

@@ -5,9 +5,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	stdhash "hash"
 	"io"
 	"io/fs"
+	"runtime"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -77,14 +77,24 @@ func (c chunkRef) decode(stored []byte) ([]byte, error) {
 // String is the chunk's file name.
 func (c chunkRef) String() string { return hex.EncodeToString(c.name[:]) }
 
-// chunkReader streams a snapshot's content, one verified chunk at a time.
+// chunkReader streams a snapshot's content, one verified chunk at a time. Chunks ahead of the reader are read, verified and
+// decompressed beside each other, and summed up in their order, while the reader is busy with the ones before.
 type chunkReader struct {
 	snapshots *Snapshots
 	manifest  manifest
-	chunks    []chunkRef // to come
-	rest      []byte     // of the current one
-	sum       stdhash.Hash
+	workers   int
+	rest      []byte                 // of the current chunk
+	ahead     chan expanded          // nil before the first Read; closed at the end
+	quit      chan struct{}          // ends the goroutine that fills ahead
+	sum       chan [sha256.Size]byte // of the whole, after ahead is closed; capacity 1
+	err       error                  // io.EOF included: it is returned again
 	closed    bool
+}
+
+// expanded is a chunk's raw content.
+type expanded struct {
+	raw []byte
+	err error
 }
 
 // Read implements io.Reader. io.EOF comes only if the whole content has the manifest's hash.
@@ -92,46 +102,157 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 	if r.closed {
 		return 0, fs.ErrClosed
 	}
-	for len(r.rest) == 0 {
-		if len(r.chunks) == 0 {
-			return 0, r.end()
+	if r.ahead == nil {
+		r.start()
+	}
+	for len(r.rest) == 0 && r.err == nil {
+		next, more := <-r.ahead
+		switch {
+		case !more:
+			r.err = r.end()
+		case next.err != nil:
+			r.err = next.err
+		default:
+			r.rest = next.raw
 		}
-		raw, err := r.snapshots.raw(r.chunks[0])
-		if err != nil {
-			return 0, err
-		}
-		r.sum.Write(raw)
-		r.rest, r.chunks = raw, r.chunks[1:]
+	}
+	if len(r.rest) == 0 {
+		return 0, r.err
 	}
 	n := copy(p, r.rest)
 	r.rest = r.rest[n:]
 	return n, nil
 }
 
+// start begins to read ahead. At most two chunks for each worker, and two more, are in memory at a time.
+func (r *chunkReader) start() {
+	r.ahead, r.quit = make(chan expanded, r.workers), make(chan struct{})
+	r.sum = make(chan [sha256.Size]byte, 1)
+	inOrder := make(chan chan expanded, r.workers-1)
+	go func() {
+		defer close(inOrder)
+		for _, ref := range r.manifest.chunks {
+			one := make(chan expanded, 1)
+			select {
+			case inOrder <- one:
+			case <-r.quit:
+				return
+			}
+			go func() {
+				raw, err := r.snapshots.raw(ref)
+				one <- expanded{raw, err}
+			}()
+		}
+	}()
+	go r.deliver(inOrder)
+}
+
+// deliver hands the chunks over in their order, and ends behind the first that is not intact.
+func (r *chunkReader) deliver(inOrder <-chan chan expanded) {
+	defer close(r.ahead)
+	sum := sha256.New()
+	ended := false
+	for one := range inOrder {
+		next := <-one
+		if ended {
+			continue // waits for what was begun
+		}
+		sum.Write(next.raw)
+		select {
+		case r.ahead <- next:
+		case <-r.quit:
+			ended = true
+		}
+	}
+	r.sum <- [sha256.Size]byte(sum.Sum(nil))
+}
+
 func (r *chunkReader) end() error {
-	if [32]byte(r.sum.Sum(nil)) != r.manifest.whole {
+	if <-r.sum != r.manifest.whole {
 		return fmt.Errorf("%w: the chunks are intact, their content is not what the manifest says", ErrManifest)
 	}
 	return io.EOF
 }
 
-// Close lets the chunks be collected again.
+// Close ends the reading ahead, and lets the chunks be collected again.
 func (r *chunkReader) Close() error {
-	if !r.closed {
-		r.closed = true
-		r.snapshots.unpin(r.manifest.chunks)
+	if r.closed {
+		return nil
 	}
+	r.closed = true
+	if r.ahead != nil {
+		close(r.quit)
+		for range r.ahead { // what was read and is not wanted
+		}
+	}
+	r.snapshots.unpin(r.manifest.chunks)
+	r.snapshots.dropWarm()
 	return nil
 }
 
 // raw reads and verifies a chunk from disk.
 func (s *Snapshots) raw(ref chunkRef) ([]byte, error) {
+	if stored, warm := s.takeWarm(ref); warm {
+		return ref.decode(stored)
+	}
 	stored, err := s.stored(ref)
 	if err != nil {
 		raise(s.damaged)
 		return nil, err
 	}
-	return ref.expand(stored)
+	return ref.decode(stored)
+}
+
+// takeWarm returns a chunk's verified bytes if they are still in memory from OpenSnapshots, once.
+func (s *Snapshots) takeWarm(ref chunkRef) ([]byte, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stored, warm := s.mu.warm[ref.name]
+	delete(s.mu.warm, ref.name)
+	return stored, warm
+}
+
+func (s *Snapshots) dropWarm() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.mu.warm)
+}
+
+// verifyAll reads the chunks beside each other and checks their hashes; it keeps up to warm bytes of them for the next
+// reader. The error is that of the first one that is not intact.
+func (s *Snapshots) verifyAll(chunks []chunkRef, warm int) error {
+	workers := runtime.GOMAXPROCS(0)
+	errs := make([]error, len(chunks))
+	kept := make([][]byte, len(chunks))
+	for _, ref := range chunks {
+		warm -= int(ref.stored)
+	}
+	var wait sync.WaitGroup
+	for w := range workers {
+		wait.Go(func() {
+			for i := w; i < len(chunks); i += workers {
+				stored, err := s.stored(chunks[i])
+				if errs[i] = err; err == nil && warm >= 0 {
+					kept[i] = stored
+				}
+			}
+		})
+	}
+	wait.Wait()
+	for i, err := range errs {
+		if err != nil {
+			return &DamageError{Path: s.chunkPath(chunks[i]), Detail: err.Error(), Hint: hintSnapshot, Snapshot: true}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.mu.warm)
+	for i, ref := range chunks {
+		if kept[i] != nil {
+			s.mu.warm[ref.name] = kept[i]
+		}
+	}
+	return nil
 }
 
 // stored reads a chunk's bytes and checks their hash.

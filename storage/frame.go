@@ -45,8 +45,13 @@ type frameHeader struct {
 	kind       frameKind
 }
 
+// saltedCRC is the checksum of the salt and b. That of the salt is made by hand: crc32 would put it on the heap each time.
 func saltedCRC(salt [8]byte, b []byte) uint32 {
-	return crc32.Update(crc32.Checksum(salt[:], castagnoli), castagnoli, b)
+	crc := ^uint32(0)
+	for _, v := range salt {
+		crc = castagnoli[byte(crc)^v] ^ crc>>8 //nolint:gosec // its last byte
+	}
+	return crc32.Update(^crc, castagnoli, b)
 }
 
 // encode writes the header to the first frameHeaderBytes of b and returns its hash.

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -30,6 +31,8 @@ const (
 	journalHeld     = 168 // promised not to apply this entry or a later one; 0: nothing
 	journalHolder   = 176 // the term of the leader that it was promised to
 	journalHighest  = 184 // index of the last entry that was applied in any life
+
+	journalTooHigh = 1 << 63 // no index, term or place gets there: such a word is damage
 )
 
 var journalMagic = []byte("PARLEYAJ")
@@ -53,8 +56,8 @@ type JournalCrash struct {
 // JournalFound is what the journal knew at the start.
 type JournalFound struct {
 	// Known says that everything up to Applied was applied, and nothing behind it in any life. If not, the machine went
-	// down, or there was no journal: anything on the disk may have been applied. It stays so over further starts, until
-	// all that was on the disk then is applied again.
+	// down, or there was no journal: anything on the disk may have been applied, and Applied is what surely was. It stays
+	// so over further starts, until all that was on the disk then is applied again.
 	Known   bool
 	Applied uint64
 	Crash   *JournalCrash // nil if none
@@ -63,13 +66,15 @@ type JournalFound struct {
 }
 
 // JournalOptions for OpenJournal. Boot tells one life of the machine from another; empty is a life of its own. Last is
-// the last entry of the log, or of the snapshot behind it: no more can have been applied.
+// the last entry of the log, or of the snapshot behind it: no more can have been applied. Program tells one build of the
+// program from another: what one has crashed on the next may try again.
 type JournalOptions struct {
 	FS        FS
 	Dir       string
 	ClusterID [16]byte
 	RaftID    uint64
 	Boot      string
+	Program   string
 	Last      uint64
 }
 
@@ -89,6 +94,8 @@ type journalHead struct {
 	clean bool // closed in order: the words hold whatever became of the machine
 	crash JournalCrash
 	doubt uint64 // everything up to here may have been applied in a life of which nothing is known
+
+	program [16]byte // that wrote this
 }
 
 // mapped is a page in memory that the kernel writes.
@@ -110,11 +117,15 @@ func OpenJournal(o JournalOptions) (*Journal, JournalFound, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, JournalFound{}, classify("read", path, err)
 	}
-	head := journalHead{id: id, boot: journalBoot(o.Boot)}
+	head := journalHead{id: id, boot: journalBoot(o.Boot), program: journalProgram(o.Program)}
 	found := JournalFound{}
 	if old, err := decodeJournal(content); err == nil && old.id == id {
 		found, head.crash = old.read(content, head.boot, o.Boot != "")
 		head.doubt = old.doubt
+		if crash := found.Crash; crash != nil && old.program != head.program {
+			crash.Times, crash.Cause = 1, CauseUnknown
+			head.crash = *crash
+		}
 	} else {
 		content = make([]byte, journalBytes)
 		if err := WriteFileAtomic(o.FS, path, content, filePerm); err != nil {
@@ -128,9 +139,27 @@ func OpenJournal(o JournalOptions) (*Journal, JournalFound, error) {
 		found.Known = false
 	default:
 		head.doubt = max(head.doubt, o.Last)
+		if found.Applied > o.Last { // the log lost what was applied: its end bounds nothing
+			head.doubt = max(head.doubt, found.Applied+1)
+		}
 	}
 	j, err := startJournal(o.FS, path, head, found)
 	return j, found, err
+}
+
+// EndedApplying reports whether the process before ended while it applied a command, as far as the journal knows. It changes
+// nothing.
+func EndedApplying(o JournalOptions) bool {
+	content, err := ReadFile(o.FS, filepath.Join(o.Dir, journalName), journalBytes)
+	if err != nil {
+		return false
+	}
+	old, err := decodeJournal(content)
+	if err != nil || old.id != (identity{o.ClusterID, o.RaftID}) || order.Uint64(content[journalPlace:]) == 0 {
+		return false
+	}
+	found, _ := old.read(content, journalBoot(o.Boot), o.Boot != "")
+	return found.Known
 }
 
 // read takes the words of an earlier life, and the crash to be remembered.
@@ -138,7 +167,7 @@ func (h journalHead) read(content []byte, boot hash, comparable bool) (found Jou
 	intact := true
 	word := func(at int) uint64 {
 		w := order.Uint64(content[at:])
-		intact = intact && order.Uint64(content[at+journalInverted:]) == ^w
+		intact = intact && order.Uint64(content[at+journalInverted:]) == ^w && w < journalTooHigh
 		return w
 	}
 	applied, highest, held, holder := word(journalApplied), word(journalHighest), word(journalHeld), word(journalHolder)
@@ -147,6 +176,9 @@ func (h journalHead) read(content []byte, boot hash, comparable bool) (found Jou
 		crash = h.crash
 	}
 	if !found.Known {
+		if order.Uint64(content[journalHighest+journalInverted:]) == ^highest && highest < journalTooHigh {
+			found.Applied = highest // the page as the kernel wrote it last, some time before the end
+		}
 		if crash.Times > 0 {
 			found.Crash = &crash
 		}
@@ -267,6 +299,11 @@ func journalBoot(id string) (h hash) {
 	return h
 }
 
+func journalProgram(id string) [16]byte {
+	sum := sha256.Sum256([]byte(id))
+	return [16]byte(sum[:16])
+}
+
 func (h journalHead) encode() []byte {
 	b := append(make([]byte, 0, journalHeader), journalMagic...)
 	b = order.AppendUint32(b, 0)
@@ -281,7 +318,7 @@ func (h journalHead) encode() []byte {
 	for _, word := range []uint64{clean, h.crash.Index, h.crash.Term, uint64(h.crash.Place)<<32 | uint64(h.crash.Times)<<8 | uint64(h.crash.Cause), h.doubt} { //nolint:gosec // small
 		b = order.AppendUint64(b, word)
 	}
-	b = b[:journalHeader]
+	b = append(b, h.program[:]...)
 	order.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
 	return b
 }
@@ -299,5 +336,6 @@ func decodeJournal(b []byte) (journalHead, error) {
 	packed := c.u64()
 	h.crash.Place, h.crash.Times, h.crash.Cause = int(packed>>32), int(packed>>8&0xffffff), int(packed&0xff) //nolint:gosec // bounded
 	h.doubt = c.u64()
+	h.program = [16]byte(c.take(16))
 	return h, nil
 }

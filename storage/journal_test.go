@@ -63,6 +63,31 @@ func TestJournalKnowsWhatKilledTheProcess(t *testing.T) {
 	}
 }
 
+// TestAnotherProgramMayTryAgain: a command that ended one build of the program, however often, counts as tried once by another
+// one. Else no program could ever go on behind a command that is never left out.
+func TestAnotherProgramMayTryAgain(t *testing.T) {
+	disk := journalDisk(t)
+	for _, test := range []struct {
+		program string
+		times   int // that the command has ended this program
+		cause   int
+	}{{"one", 0, 0}, {"one", 1, CauseStalled}, {"one", 2, CauseStalled}, {"another", 1, CauseUnknown}, {"another", 2, CauseStalled}} {
+		o := journalOptions(disk, "boot1")
+		o.Program = test.program
+		j, found, err := OpenJournal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (found.Crash != nil) != (test.times > 0) || test.times > 0 && *found.Crash != (JournalCrash{Index: 10, Term: 2, Place: 4, Times: test.times, Cause: test.cause}) {
+			t.Errorf("%+v: found %+v", test, found.Crash)
+		}
+		j.Begin(10, 2)
+		j.Step(4)
+		j.Blame(CauseStalled)
+		disk = disk.Crash(KeepUnsynced, 1)
+	}
+}
+
 // TestJournalForgetsWithTheMachine: after a loss of power nobody knows what was applied, unless the journal was closed in
 // order before. A crash that was known before the loss stays known.
 func TestJournalForgetsWithTheMachine(t *testing.T) {
@@ -77,6 +102,10 @@ func TestJournalForgetsWithTheMachine(t *testing.T) {
 	if _, found := openJournalT(t, lost, "boot2"); found.Known || found.Crash == nil || found.Crash.Index != 5 {
 		t.Errorf("after a loss of power: %+v, want unknown, and the crash at 5", found)
 	}
+	written := disk.Crash(KeepUnsynced, 1) // the kernel wrote the page once more before
+	if _, found := openJournalT(t, written, "boot2"); found.Known || found.Applied != 4 || found.Held != 0 {
+		t.Errorf("after a loss of power with the page on the disk: %+v, want unknown, and surely 4", found)
+	}
 	j, _ = openJournalT(t, next, "boot1")
 	j.Hold(6, 3)
 	if err := j.Close(); err != nil {
@@ -85,6 +114,29 @@ func TestJournalForgetsWithTheMachine(t *testing.T) {
 	_, found := openJournalT(t, next.Crash(LoseUnsynced, 1), "boot2")
 	if !found.Known || found.Applied != 4 || found.Held != 6 || found.HeldBy != 3 {
 		t.Errorf("after a clean stop and a loss of power: %+v, want applied 4 and the promise", found)
+	}
+}
+
+// TestEndedApplying: the mark of a command under way explains the end of a process on the same boot, and nothing else does.
+func TestEndedApplying(t *testing.T) {
+	disk := journalDisk(t)
+	if EndedApplying(journalOptions(disk, "boot1")) {
+		t.Error("without a journal")
+	}
+	j, _ := openJournalT(t, disk, "boot1")
+	if EndedApplying(journalOptions(disk.Crash(KeepUnsynced, 1), "boot1")) {
+		t.Error("before anything was applied")
+	}
+	j.Begin(5, 1)
+	killed := disk.Crash(KeepUnsynced, 1)
+	other := journalOptions(killed, "boot1")
+	other.RaftID++
+	if !EndedApplying(journalOptions(killed, "boot1")) || EndedApplying(journalOptions(killed, "boot2")) || EndedApplying(other) {
+		t.Error("in a command: want yes on this boot, no on another one and for another id")
+	}
+	j.Applied(5)
+	if EndedApplying(journalOptions(disk.Crash(KeepUnsynced, 1), "boot1")) {
+		t.Error("after the command")
 	}
 }
 
@@ -131,6 +183,23 @@ func TestJournalForgetsNothingOverTwoStarts(t *testing.T) {
 	_, found = open()
 	if !found.Known || found.Applied != 20 || found.Crash == nil || found.Crash.Index != 4 {
 		t.Errorf("killed in another replay: %+v, want applied 20, and the crash at 4", found)
+	}
+}
+
+// TestJournalOfAShorterLog: where the log ends before what was surely applied, its end says nothing about what else was.
+func TestJournalOfAShorterLog(t *testing.T) {
+	disk := journalDisk(t)
+	j, _ := openJournalT(t, disk, "boot1")
+	j.Applied(12)
+	for start := range 3 {
+		o := journalOptions(disk.Crash(KeepUnsynced, 1), "boot2")
+		o.Last = 9
+		disk = o.FS.(*Mem)
+		_, found, err := OpenJournal(o)
+		mustNil(t, err)
+		if found.Known || found.Applied != 12 {
+			t.Errorf("start %d after a loss of power: %+v, want unknown, and surely 12", start, found)
+		}
 	}
 }
 

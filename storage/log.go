@@ -140,9 +140,9 @@ func (l *Log) open(root string) (Recovered, error) {
 	switch {
 	case len(numbers) > 0 && !haveAnchor:
 		return Recovered{}, &DamageError{Path: path, Detail: "the log has segments and no anchor", Hint: hintLog}
-	case len(numbers) == 0 && anchor.tip.seq > 0:
+	case len(numbers) == 0 && anchor.used():
 		return Recovered{}, &DamageError{Path: l.spares.dir, Seq: 1, Hint: hintLog,
-			Detail: fmt.Sprintf("all segments are missing, the anchor says that frame %d was durable", anchor.tip.seq)}
+			Detail: fmt.Sprintf("all segments are missing, the anchor says that frame %d was durable in segment %d", anchor.tip.seq, anchor.segment)}
 	case len(numbers) == 0:
 		if err := l.create(haveAnchor, root); err != nil {
 			return Recovered{}, err
@@ -166,7 +166,7 @@ func (l *Log) open(root string) (Recovered, error) {
 	}
 	l.anchor.doubt = recovered.InDoubt != ""
 	raise(l.spareDue)
-	return recovered, l.anchor.write(l.tip, false)
+	return recovered, l.anchor.begin(l.active.number, l.tip)
 }
 
 // Settled ends what Recovered.InDoubt says: the voter has heard all others and holds what it has to.
@@ -259,12 +259,12 @@ func (l *Log) activateNext(ctx context.Context) error {
 	l.active, l.segments = next, append(l.segments, next.segment)
 	raise(l.spareDue)
 	if old == nil {
-		return nil
+		return nil // the first: open writes the anchor
 	}
 	if err := old.file.Close(); err != nil {
 		return classify("close", old.path, err)
 	}
-	return nil
+	return l.anchor.begin(next.number, l.tip)
 }
 
 // takeSpare returns a prepared segment, making one if there is none.

@@ -291,6 +291,55 @@ func TestLostTailNeedsTheAnchor(t *testing.T) {
 	}
 }
 
+// The newest segment is lost with all that the anchor does not cover yet. Without the segment's number in the anchor the log
+// would look new, with a forgotten vote, or end whole at the segment before.
+func TestLostNewestSegmentIsSeen(t *testing.T) {
+	for name, frames := range map[string]int{"the first": 1, "a later one": 9} {
+		t.Run(name, func(t *testing.T) {
+			fsys := NewMem()
+			log, _ := openTestLog(t, fsys)
+			mustNil(t, log.Append(nil, &raftpb.HardState{Term: new(uint64(3)), Vote: new(uint64(2)), Commit: new(uint64(0))}, true))
+			for len(log.segments) == 1 && frames > 1 {
+				put(t, log, 1, 5000)
+			}
+			lost := log.active.path
+			mustNil(t, fsys.Remove(lost))
+			fsys = fsys.Crash(KeepUnsynced, 0)
+			_ = wantDamage(t, fsys, "lost "+lost)
+			if report := mustScrub(t, scrubOptions(fsys)); report.Errors != 1 {
+				t.Errorf("scrub: %+v", report)
+			}
+			s, err := Salvage(logOptions(fsys), nil)
+			if frames == 1 && !errors.Is(err, ErrNotSalvaged) {
+				t.Errorf("salvaged: %+v, %v", s, err)
+			}
+			if frames > 1 && (err != nil || s.InDoubt == "") {
+				t.Errorf("salvaged: %+v, %v, want doubt", s, err)
+			}
+		})
+	}
+	// Control: a creation that was cut before there was a segment is begun again.
+	fsys := NewMem()
+	mustNil(t, fsys.MkdirAll(dataDir, dirPerm))
+	mustNil(t, createAnchor(fsys, filepath.Join(dataDir, anchorName), identity{traceCluster, 7}))
+	log, recovered := openTestLog(t, fsys)
+	if recovered.LastIndex != 0 || recovered.InDoubt != "" {
+		t.Errorf("cut creation: %+v", recovered)
+	}
+	mustClose(t, log)
+	// Control: an anchor of a program that did not say it hides the loss of the newest segment.
+	fsys = NewMem()
+	log, _ = openTestLog(t, fsys)
+	for len(log.segments) == 1 {
+		put(t, log, 1, 5000)
+	}
+	mustNil(t, log.anchor.begin(0, log.segments[1].start))
+	mustNil(t, fsys.Remove(log.active.path))
+	if _, _, err := OpenLog(logOptions(fsys.Crash(KeepUnsynced, 0))); err != nil {
+		t.Errorf("without the number in the anchor: %v", err)
+	}
+}
+
 func TestBadFrameBeforeADurableOne(t *testing.T) {
 	// The anchor is old, but frame 4 says that 3 was synced: 2 is damage, not a torn tail. Frame 4
 	// itself, which nothing vouches for, may go.

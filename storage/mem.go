@@ -71,7 +71,7 @@ func (m *Mem) Create(path string, _ fs.FileMode) (File, error) {
 		node = &memNode{}
 		m.change(filepath.Dir(path), map[string]*memNode{path: node})
 	}
-	m.mu.used -= int64(len(node.data))
+	m.mu.used -= int64(node.data.size)
 	node.truncate()
 	return &memFile{fs: m, node: node, path: path}, nil
 }
@@ -110,7 +110,7 @@ func (m *Mem) Rename(from, to string) error {
 		return pathError("rename", from, syscall.ENOENT)
 	}
 	if old := m.mu.names[to]; old != nil {
-		m.mu.used -= int64(len(old.data))
+		m.mu.used -= int64(old.data.size)
 	}
 	m.change(filepath.Dir(to), map[string]*memNode{from: nil, to: node})
 	return nil
@@ -128,7 +128,7 @@ func (m *Mem) Remove(path string) error {
 	if node == nil {
 		return pathError("remove", path, syscall.ENOENT)
 	}
-	m.mu.used -= int64(len(node.data))
+	m.mu.used -= int64(node.data.size)
 	m.change(filepath.Dir(path), map[string]*memNode{path: nil})
 	return nil
 }

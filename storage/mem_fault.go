@@ -133,7 +133,7 @@ func (m *Mem) Size(path string) int64 {
 	if node == nil {
 		return 0
 	}
-	return int64(len(node.data))
+	return int64(node.data.size)
 }
 
 // Flip inverts the bits of mask in the byte of path at offset, on the disk and in the cache.
@@ -141,12 +141,12 @@ func (m *Mem) Flip(path string, offset int64, mask byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	node := m.mu.names[filepath.Clean(path)]
-	if node == nil || offset >= int64(len(node.data)) {
+	if node == nil || offset >= int64(node.data.size) {
 		panic(fmt.Sprintf("storage: flip %s at %d: no such byte", path, offset))
 	}
 	node.sync()
-	node.data[offset] ^= mask
-	node.durable[offset] ^= mask
+	node.data.flip(offset, mask)
+	node.durable.flip(offset, mask)
 }
 
 // Crash cuts the power. It returns the disk as it is found at the next start, with no faults, limits
@@ -180,23 +180,21 @@ func (m *Mem) Crash(mode CrashMode, seed uint64) *Mem {
 	next.mu.dirs = maps.Clone(m.mu.dirs)
 	for _, path := range slices.Sorted(maps.Keys(durable)) {
 		content := durable[path].afterCrash(keep, garble)
-		node := &memNode{data: content, durable: slices.Clone(content)}
+		node := &memNode{data: content, durable: content.share()}
 		next.mu.names[path], next.mu.durable[path] = node, node
-		next.mu.used += int64(len(content))
+		next.mu.used += int64(content.size)
 	}
 	return next
 }
 
-func (n *memNode) afterCrash(keep func() bool, garble func(memWrite) memWrite) []byte {
+func (n *memNode) afterCrash(keep func() bool, garble func(memWrite) memWrite) memContent {
 	if n.mapped && keep() {
-		return slices.Clone(n.data)
+		return n.data.clone()
 	}
-	content := slices.Clone(n.durable)
+	content := n.durable.share()
 	for _, w := range n.dirty {
-		for _, sector := range w.sectors() {
-			if keep() {
-				content = garble(sector).apply(content)
-			}
+		if keep() {
+			content.apply(garble(w))
 		}
 	}
 	return content

@@ -6,65 +6,38 @@ import (
 	"syscall"
 )
 
-// memSector is the unit that a crashed Mem writes wholly or not at all, except in FaultTorn.
-const memSector = 512
-
 // memNode is a file's content, apart from its names.
 type memNode struct {
-	data    []byte // current
-	durable []byte // after a power cut
+	data    memContent // current
+	durable memContent // after a power cut
 	dirty   []memWrite
 	mapped  bool // stores that nobody sees reach data
 }
 
-// memWrite is a write that no Sync has covered yet; offset -1 empties the file.
-type memWrite struct {
-	offset int64
-	data   []byte
-}
-
 func (n *memNode) truncate() {
-	n.data = nil
+	n.data = memContent{}
 	n.dirty = append(n.dirty, memWrite{offset: -1})
 }
 
 func (n *memNode) write(data []byte, offset int64) {
-	w := memWrite{offset, append([]byte(nil), data...)}
-	n.data = w.apply(n.data)
-	n.dirty = append(n.dirty, w)
+	parts := splitWrite(data, offset)
+	n.data.grow(int(offset) + len(data))
+	for _, w := range parts {
+		n.data.apply(w)
+	}
+	if n.dirty == nil {
+		n.dirty = parts
+	} else {
+		n.dirty = append(n.dirty, parts...)
+	}
 }
 
 // sync makes everything written durable.
 func (n *memNode) sync() {
 	for _, w := range n.dirty {
-		n.durable = w.apply(n.durable)
+		n.durable.apply(w)
 	}
 	n.dirty = nil
-}
-
-func (w memWrite) apply(content []byte) []byte {
-	if w.offset < 0 {
-		return nil
-	}
-	if end := int(w.offset) + len(w.data); end > len(content) {
-		content = append(content, make([]byte, end-len(content))...)
-	}
-	copy(content[w.offset:], w.data)
-	return content
-}
-
-// sectors splits w where a disk would.
-func (w memWrite) sectors() []memWrite {
-	if w.offset < 0 {
-		return []memWrite{w}
-	}
-	var parts []memWrite
-	for data, offset := w.data, w.offset; len(data) > 0; {
-		n := min(len(data), memSector-int(offset%memSector))
-		parts = append(parts, memWrite{offset, data[:n]})
-		data, offset = data[n:], offset+int64(n)
-	}
-	return parts
 }
 
 // memFile is an open handle on a node.
@@ -84,10 +57,10 @@ func (f *memFile) ReadAt(p []byte, offset int64) (int, error) {
 	if f.fs.mu.bad[f.path] || f.fs.mu.soon.take("read") == FaultIO {
 		return 0, pathError("read", f.path, syscall.EIO)
 	}
-	if offset >= int64(len(f.node.data)) {
+	if offset >= int64(f.node.data.size) {
 		return 0, io.EOF
 	}
-	n := copy(p, f.node.data[offset:])
+	n := f.node.data.readAt(p, offset)
 	if n < len(p) {
 		return n, io.EOF
 	}
@@ -100,11 +73,12 @@ func (f *memFile) WriteAt(p []byte, offset int64) (int, error) {
 	defer f.fs.mu.Unlock()
 	err := f.fs.begin("write", f.path)
 	if errors.Is(err, errTorn) {
-		part := memWrite{offset, p[:len(p)*(1+len(f.fs.mu.ops)%3)/4+1]}
-		f.node.durable = part.apply(f.node.durable)
+		for _, part := range splitWrite(p[:len(p)*(1+len(f.fs.mu.ops)%3)/4+1], offset) {
+			f.node.durable.apply(part)
+		}
 		return 0, pathError("write", f.path, ErrCrashed)
 	}
-	grow := max(0, offset+int64(len(p))-int64(len(f.node.data)))
+	grow := max(0, offset+int64(len(p))-int64(f.node.data.size))
 	if err == nil && f.fs.mu.limit > 0 && grow > 0 && f.fs.mu.used+grow > f.fs.mu.limit {
 		return 0, pathError("write", f.path, syscall.ENOSPC)
 	}
@@ -120,9 +94,9 @@ func (f *memFile) WriteAt(p []byte, offset int64) (int, error) {
 }
 
 func (f *memFile) put(p []byte, offset int64) {
-	before := len(f.node.data)
+	before := f.node.data.size
 	f.node.write(p, offset)
-	f.fs.mu.used += int64(len(f.node.data) - before)
+	f.fs.mu.used += int64(f.node.data.size - before)
 }
 
 // Sync implements File. With EIO it does what Linux does: the pages stay readable, count as clean, and
@@ -151,7 +125,7 @@ func (f *memFile) Size() (int64, error) {
 	if f.fs.mu.crashed {
 		return 0, pathError("stat", f.path, ErrCrashed)
 	}
-	return int64(len(f.node.data)), nil
+	return int64(f.node.data.size), nil
 }
 
 // Close implements File; it never fails and syncs nothing.
@@ -164,21 +138,20 @@ func (f *memFile) Map(size int) (mapped, error) {
 	if f.fs.mu.crashed {
 		return nil, pathError("mmap", f.path, ErrCrashed)
 	}
-	if len(f.node.data) < size {
+	if f.node.data.size < size {
 		return nil, pathError("mmap", f.path, syscall.EINVAL)
 	}
-	f.node.data = append([]byte(nil), f.node.data...) // nothing else refers to it
 	f.node.mapped = true
-	return memPage{f.node, size}, nil
+	return memPage{f.node, f.node.data.together(size)}, nil
 }
 
 type memPage struct {
-	node *memNode
-	size int
+	node  *memNode
+	bytes []byte
 }
 
-func (p memPage) Bytes() []byte { return p.node.data[:p.size] }
+func (p memPage) Bytes() []byte { return p.bytes }
 func (p memPage) Close() error {
-	p.node.dirty = append(p.node.dirty, memWrite{0, append([]byte(nil), p.node.data[:p.size]...)})
+	p.node.dirty = append(p.node.dirty, splitWrite(p.bytes, 0)...)
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -41,10 +42,9 @@ type repair struct {
 	page   []byte
 }
 
-// read scans all segments; numbers are those of the existing ones, in order. The next one is loaded
-// while this one is verified.
+// read scans all segments; numbers are those of the existing ones, in order.
 func (r *recovery) read(numbers []uint64, anchor anchorState) error {
-	r.replay = replay{chainer: newChainer(), anchor: anchor}
+	r.replay = replay{anchor: anchor}
 	ahead := r.readAhead(numbers)
 	defer ahead.stop()
 	for i, number := range numbers {
@@ -54,6 +54,7 @@ func (r *recovery) read(numbers []uint64, anchor anchorState) error {
 				Detail: fmt.Sprintf("segment %d follows segment %d: the files between are missing", number, numbers[i-1])}
 		}
 		next := <-ahead.segments
+		<-next.checked
 		if next.err != nil {
 			return next.err
 		}
@@ -68,30 +69,44 @@ func (r *recovery) read(numbers []uint64, anchor anchorState) error {
 		r.noteHeaders(scan)
 		r.last = scan
 	}
+	if lost := r.replay.anchor.segment; lost > r.last.number && !r.log.ignoreAnchor && !mutant.On(mutant.NoAnchor) {
+		return &DamageError{Path: filepath.Join(r.log.spares.dir, segmentName(lost)), Seq: r.replay.tip.seq + 1, Hint: hintLog,
+			Detail: fmt.Sprintf("the log ends with segment %d, and the anchor says that segment %d was begun: it is missing", r.last.number, lost)}
+	}
 	return r.judgeTail()
 }
 
-// readAhead is the goroutine that loads segments in order, at most two ahead of who verifies them.
+// readAhead loads segments in order and has them checked beside each other, a few ahead of who takes them.
 type readAhead struct {
-	segments chan loadedSegment // capacity 1; closed at the end
+	segments chan loadedSegment // capacity: what may be loaded and is not taken; closed at the end
 	quit     chan struct{}
 }
 
 type loadedSegment struct {
-	scan *segmentScan
-	err  error
+	scan    *segmentScan
+	err     error
+	checked chan struct{} // closed when scan was checked
 }
 
 func (r *recovery) readAhead(numbers []uint64) readAhead {
-	ahead := readAhead{segments: make(chan loadedSegment, 1), quit: make(chan struct{})}
+	workers := runtime.GOMAXPROCS(0)
+	ahead := readAhead{segments: make(chan loadedSegment, workers), quit: make(chan struct{})}
 	go func() {
 		defer close(ahead.segments)
 		for _, number := range numbers {
 			path := filepath.Join(r.log.spares.dir, segmentName(number))
 			scan, err := readSegment(r.log.fs, path, number, r.log.id)
+			next := loadedSegment{scan, err, make(chan struct{})}
+			go func() {
+				defer close(next.checked)
+				if scan != nil {
+					scan.check()
+				}
+			}()
 			select {
-			case ahead.segments <- loadedSegment{scan, err}:
+			case ahead.segments <- next:
 			case <-ahead.quit:
+				<-next.checked
 				return
 			}
 		}
@@ -99,10 +114,11 @@ func (r *recovery) readAhead(numbers []uint64) readAhead {
 	return ahead
 }
 
-// stop ends the goroutine and waits for it.
+// stop ends the goroutines and waits for them.
 func (a readAhead) stop() {
 	close(a.quit)
-	for range a.segments { // what was loaded and is not wanted
+	for next := range a.segments { // what was loaded and is not wanted
+		<-next.checked
 	}
 }
 
@@ -166,6 +182,9 @@ func (r *recovery) repair() error {
 		if err := l.rewrite(h.path, h.offset, h.page); err != nil {
 			return err
 		}
+	}
+	if err := syncDir(l.fs, l.spares.dir); err != nil {
+		return err // the last process may have ended for it, and the newest segment's name is on no disk
 	}
 	if err := r.keepTorn(); err != nil {
 		return err

@@ -71,10 +71,7 @@ func (w *repairWriter) run() error {
 	if err := removePrefix(w.log.fs, dir, repairedPrefix); err != nil {
 		return err
 	}
-	first := uint64(1)
-	if n := len(s.segments); n > 0 {
-		first = slices.Max(s.segments) + 1
-	}
+	first := s.newest + 1
 	w.tip = tip{seq: s.seq, index: s.at.Index, term: s.at.Term, chain: s.at.Chain}
 	w.begin(first)
 	if err := w.fill(); err != nil {
@@ -85,7 +82,7 @@ func (w *repairWriter) run() error {
 	}
 	record := repairRecord{
 		first: first, count: w.count, keep: s.damagedSegments(),
-		anchor: anchorState{id: s.id, generation: s.generation + 2, doubt: s.InDoubt != "", tip: w.tip},
+		anchor: anchorState{id: s.id, generation: s.generation + 2, doubt: s.InDoubt != "", tip: w.tip, segment: w.header.number},
 	}
 	if err := w.keepAnchor(dir); err != nil {
 		return err

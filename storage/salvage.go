@@ -61,6 +61,7 @@ type Salvaged struct {
 	id         identity
 	seq        uint64 // no frame had a higher one
 	segments   []uint64
+	newest     uint64 // of the segments that are there, and of those that the anchor says were begun
 	generation uint64 // of the anchor
 	known      map[hash]knownEntry
 	indexes    []uint64 // of the entries known, sorted
@@ -115,7 +116,6 @@ type salvage struct {
 	anchor   anchorState
 	anchored bool
 	last     *salvagedSegment // the newest one that can be read
-	newest   uint64           // number of the newest file, readable or not
 }
 
 // salvagedSegment is what the pages of one segment hold, in order.
@@ -154,7 +154,7 @@ func (r *salvage) readAnchor(path string) error {
 		return err
 	}
 	r.anchor, r.anchored = anchor, found && err == nil
-	r.out.generation, r.out.seq = anchor.generation, anchor.tip.seq
+	r.out.generation, r.out.seq, r.out.newest = anchor.generation, anchor.tip.seq, anchor.segment
 	return nil
 }
 
@@ -179,7 +179,7 @@ func (r *salvage) readSegments() error {
 			continue
 		}
 		r.out.segments = append(r.out.segments, number)
-		r.newest = max(r.newest, number)
+		r.out.newest = max(r.out.newest, number)
 		if found == nil || found.number != number {
 			continue
 		}
@@ -313,7 +313,7 @@ func (r *salvage) finish() {
 // verified is where a reader from the beginning would get to.
 func (r *salvage) verified() uint64 {
 	numbers := slices.Sorted(slices.Values(r.out.segments))
-	replayed := replay{chainer: newChainer()}
+	replayed := replay{}
 	for i, number := range numbers {
 		path := filepath.Join(r.log.spares.dir, segmentName(number))
 		scan, err := readSegment(r.log.fs, path, number, r.log.id)

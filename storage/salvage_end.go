@@ -8,8 +8,11 @@ import (
 
 // findEnd decides where the log has to end, and whether anything after that may have been promised.
 func (r *salvage) findEnd() error {
-	if r.last == nil && !r.anchored {
+	switch {
+	case r.last == nil && !r.anchored:
 		return fmt.Errorf("salvage %s: %w: neither a segment nor the anchor is intact", r.log.spares.dir, ErrNotSalvaged)
+	case r.last == nil && r.anchor.tip.seq == 0 && r.out.floor == nil:
+		return fmt.Errorf("salvage %s: %w: no segment is left, no snapshot, and the anchor knows of no frame", r.log.spares.dir, ErrNotSalvaged)
 	}
 	end, offset := r.anchor.tip, int64(0)
 	if r.last != nil {
@@ -37,7 +40,7 @@ func (r *salvage) doubt(end tip, offset int64) string {
 		return "an earlier start found the end of the log in doubt"
 	case !r.anchored:
 		return "the anchor is lost"
-	case r.last == nil || r.newest > r.last.number:
+	case r.last == nil || r.out.newest > r.last.number:
 		return "the newest segment is lost, only the anchor says how far it went"
 	case offset == 0:
 		return "the end of the log is lost, only the anchor says how far it went"

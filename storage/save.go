@@ -67,7 +67,19 @@ func newChunkWriter(s *Snapshots, meta SnapshotMeta) *chunkWriter {
 		snapshots: s,
 		manifest:  manifest{meta: meta, cluster: s.cluster},
 		sum:       sha256.New(),
+		buf:       make([]byte, 0, s.likelyBytes()),
 	}
+}
+
+// likelyBytes is about how large the first chunk of the next snapshot is: as that of the last.
+func (s *Snapshots) likelyBytes() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.mu.kept) == 0 {
+		return 0
+	}
+	last := s.mu.kept[len(s.mu.kept)-1].size
+	return int(min(last+last/8, uint64(s.chunkBytes))) //nolint:gosec // at most a chunk
 }
 
 // run stores everything but the manifest, and checks it as it lies on the disk.
@@ -119,9 +131,9 @@ func (w *chunkWriter) cut() error {
 }
 
 // readBack reads the whole content through Open. It comes from the page cache as a rule: that finds
-// errors of memory and of ours, not of the disk.
+// errors of memory and of ours, not of the disk. Nobody waits for it: it takes no more processors than it must.
 func (s *Snapshots) readBack(manifest []byte) error {
-	r, err := s.Open(manifest)
+	r, err := s.openWith(manifest, 1)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 
 // replay rebuilds the log from its frames, in order.
 type replay struct {
-	chainer *chainer
 	tip     tip
 	links   links
 	entries []*raftpb.Entry
@@ -24,6 +23,19 @@ type segmentScan struct {
 	end  int64 // after the last good frame
 	// doubtful is where the frames begin that the anchor does not cover; end if there are none.
 	doubtful int64
+
+	frames  []scannedFrame // what check found
+	checked bool
+}
+
+// scannedFrame is a frame that is intact in itself and follows the one before.
+type scannedFrame struct {
+	frameHeader
+	header  hash
+	payload []byte
+	entries []*raftpb.Entry
+	added   []link // of the entries
+	wrong   error  // the checksum is right and the content is not; nothing follows
 }
 
 // errWrong is a frame with right checksums and wrong content: two independent hash families disagree,
@@ -32,23 +44,82 @@ type errWrong struct{ detail string }
 
 func (e errWrong) Error() string { return e.detail }
 
-// run applies frames from the first on, until one is missing, torn, or of another history. An
-// errWrong ends it with the offset of that frame in s.end.
-func (s *segmentScan) run(r *replay) error {
-	s.end, s.doubtful = pageBytes, pageBytes
-	for {
-		frame, payload, found := s.frame(s.end, r.tip)
+// aliasFrom is the part of a segment that entries must fill for it to stay in memory as it was read, in eighths.
+// Otherwise they are copied, so that little does not keep much.
+const aliasFrom = 6
+
+// check does all that can be known of a segment without the ones before it, which is nearly all of the work: it finds the
+// intact frames from the first on, until one is missing, torn, or of another history, and follows the chain of the entries
+// inside each. The segment's header says where the first frame begins, and enter holds that against the segment before.
+func (s *segmentScan) check() {
+	s.checked = true
+	at := s.start
+	filled := 0
+	for offset := int64(pageBytes); ; {
+		f, payload, found := s.frame(offset, at)
 		if !found {
-			return nil
+			break
 		}
-		if err := r.apply(&frame, payload, s.data[s.end:s.end+frameHeaderBytes]); err != nil {
+		sum := sumHeader(s.data[offset : offset+frameHeaderBytes])
+		s.frames = append(s.frames, scannedFrame{frameHeader: f, header: sum, payload: payload})
+		at.seq, at.frame = f.seq, sum
+		offset += int64(f.bytes())
+		filled += len(payload)
+	}
+	alias := filled >= len(s.data)/8*aliasFrom
+	chainer := newChainer()
+	for i := range s.frames {
+		f := &s.frames[i]
+		if f.wrong = f.follow(chainer, alias); f.wrong != nil {
+			s.frames = s.frames[:i+1]
+			return
+		}
+	}
+}
+
+// follow decodes the entries and follows their chain.
+func (f *scannedFrame) follow(chainer *chainer, alias bool) error {
+	payload := f.payload
+	f.payload = nil
+	if !alias {
+		payload = bytes.Clone(payload)
+	}
+	entries, err := decodeEntries(payload, f.prevIndex, f.count)
+	if err != nil {
+		return errWrong{"checksum right, content wrong: " + err.Error()}
+	}
+	chain := f.before
+	added := make([]link, len(entries))
+	for i, entry := range entries {
+		chain = chainer.next(chain, entry)
+		added[i] = link{chain, entry.GetTerm()}
+	}
+	if chain != f.after {
+		return errWrong{"checksum right, SHA-256 chain of the entries wrong"}
+	}
+	f.entries, f.added = entries, added
+	return nil
+}
+
+// run applies frames from the first on, until one is missing, torn, or of another history. An
+// errWrong ends it with the offset of that frame in s.end. The replay has come to where the segment begins.
+func (s *segmentScan) run(r *replay) error {
+	if !s.checked {
+		s.check()
+	}
+	s.end, s.doubtful = pageBytes, pageBytes
+	frames := s.frames
+	s.frames = nil
+	for i := range frames {
+		if err := r.apply(&frames[i]); err != nil {
 			return err
 		}
-		s.end += int64(frame.bytes())
+		s.end += int64(frames[i].bytes())
 		if r.tip.seq <= r.anchor.tip.seq {
 			s.doubtful = s.end
 		}
 	}
+	return nil
 }
 
 // frame reads the frame at offset if it is intact and the one that follows t; another one is left
@@ -64,30 +135,23 @@ func (s *segmentScan) frame(offset int64, t tip) (f frameHeader, payload []byte,
 }
 
 // apply advances the replay by one intact frame.
-func (r *replay) apply(f *frameHeader, payload, header []byte) error {
+func (r *replay) apply(f *scannedFrame) error {
 	if f.durable >= f.seq {
 		return errWrong{fmt.Sprintf("frame claims that frame %d was durable before it", f.durable)}
 	}
-	if err := r.position(f); err != nil {
+	if err := r.position(&f.frameHeader); err != nil {
 		return err
 	}
-	// A copy: entries must not keep a whole segment in memory.
-	entries, err := decodeEntries(bytes.Clone(payload), f.prevIndex, f.count)
-	if err != nil {
-		return errWrong{"checksum right, content wrong: " + err.Error()}
+	if f.wrong != nil {
+		return f.wrong
 	}
-	chain, term := f.before, f.prevTerm
-	added := make([]link, len(entries))
-	for i, entry := range entries {
-		chain, term = r.chainer.next(chain, entry), entry.GetTerm()
-		added[i] = link{chain, term}
+	term := f.prevTerm
+	if n := len(f.added); n > 0 {
+		term = f.added[n-1].term
 	}
-	if chain != f.after {
-		return errWrong{"checksum right, SHA-256 chain of the entries wrong"}
-	}
-	r.links.replace(f.prevIndex, added)
-	r.entries = append(r.entries, entries...)
-	r.tip = tip{seq: f.seq, frame: sumHeader(header), index: r.links.last(), term: term, chain: chain, hard: f.hard}
+	r.links.replace(f.prevIndex, f.added)
+	r.entries = append(r.entries, f.entries...)
+	r.tip = tip{seq: f.seq, frame: f.header, index: r.links.last(), term: term, chain: f.after, hard: f.hard}
 	return r.checkAnchor()
 }
 

@@ -123,8 +123,10 @@ func (s *scrubber) closedView(context.Context) (logView, error) {
 	default:
 		view.anchor = s.closedAnchor(path, content)
 	}
-	if len(numbers) == 0 && view.anchor.tip.seq > 0 {
-		s.add([]ScrubProblem{{dir, 0, fmt.Sprintf("all segments are missing, frame %d was durable", view.anchor.tip.seq)}})
+	if lost := view.anchor.segment; len(numbers) == 0 && view.anchor.used() {
+		s.add([]ScrubProblem{{dir, 0, fmt.Sprintf("all segments are missing, frame %d was durable in segment %d", view.anchor.tip.seq, lost)}})
+	} else if len(numbers) > 0 && lost > numbers[len(numbers)-1] {
+		s.add([]ScrubProblem{{filepath.Join(dir, segmentName(lost)), 0, "missing, and the anchor says that it was begun"}})
 	}
 	for i, number := range numbers {
 		path := filepath.Join(dir, segmentName(number))
@@ -260,7 +262,7 @@ func (w *segmentWalk) run(ctx context.Context, limit int64) (err error) {
 	if err := w.headers(f); err != nil {
 		return err
 	}
-	r := bufio.NewReaderSize(pacedReader{w.scrubber, ctx, io.NewSectionReader(f, pageBytes, limit-pageBytes)}, scrubReadBytes)
+	r := bufio.NewReaderSize(pacedReader{w.scrubber, ctx, io.NewSectionReader(f, pageBytes, limit-pageBytes)}, int(min(scrubReadBytes, max(limit-pageBytes, 0))))
 	page := make([]byte, pageBytes)
 	for w.offset < limit && !w.stopped {
 		more, err := w.frame(r, page, limit)

@@ -40,6 +40,17 @@ func scrubDisk(t *testing.T) *Mem {
 	return fsys
 }
 
+// anchorSlots says where the slots of the anchor are.
+func anchorSlots(t *testing.T, fsys *Mem) (newest, older int64) {
+	t.Helper()
+	a, found, err := readAnchor(fsys, filepath.Join(dataDir, anchorName), identity{traceCluster, 7})
+	if mustNil(t, err); !found {
+		t.Fatal("no anchor")
+	}
+	newest = anchorOffset(a.generation)
+	return newest, pageBytes - newest
+}
+
 func files(fsys *Mem, part string) []string {
 	var found []string
 	for _, path := range slices.Sorted(maps.Keys(fsys.mu.names)) {
@@ -53,6 +64,7 @@ func files(fsys *Mem, part string) []string {
 // A flipped bit in each kind of file is found, and named with file and offset; without one nothing is.
 func TestScrubFindsAFlipInEachFileKind(t *testing.T) {
 	manifests, chunks := files(scrubDisk(t), ".manifest"), files(scrubDisk(t), "chunks/")
+	_, older := anchorSlots(t, scrubDisk(t))
 	for _, tt := range []struct {
 		what, path  string
 		flip, names int64
@@ -66,7 +78,7 @@ func TestScrubFindsAFlipInEachFileKind(t *testing.T) {
 		{"entry", walPath(1), 3*pageBytes + 300, 3 * pageBytes, "frame 2: entries do not have the checksum"},
 		{"entry of the last segment", walPath(4), pageBytes + 300, pageBytes, "frame 10: entries"},
 		{"frame of the last segment", walPath(4), pageBytes + 5, pageBytes, "the anchor says that frame 10 was durable"},
-		{"older anchor slot", filepath.Join(dataDir, anchorName), 100, 0, "slot is not intact"},
+		{"older anchor slot", filepath.Join(dataDir, anchorName), older + 100, older, "slot is not intact"},
 		{"manifest", manifests[0], 60, 0, "wrong checksum"},
 		{"newest manifest", manifests[1], 5, 0, "no manifest"},
 		{"chunk", chunks[0], 10, 0, "do not have the hash"},
@@ -128,11 +140,12 @@ func TestScrubReadsEveryByte(t *testing.T) {
 func TestScrubJudgesAnchorSlots(t *testing.T) {
 	fsys := scrubDisk(t)
 	anchor := filepath.Join(dataDir, anchorName)
-	fsys.Flip(anchor, pageBytes+7, 1)
+	newest, older := anchorSlots(t, fsys)
+	fsys.Flip(anchor, newest+7, 1)
 	if report := mustScrub(t, scrubOptions(fsys)); report.Errors != 0 {
 		t.Errorf("newest slot of a closed log: %+v", report)
 	}
-	fsys.Flip(anchor, 100, 1)
+	fsys.Flip(anchor, older+100, 1)
 	if report := mustScrub(t, scrubOptions(fsys)); report.Errors != 2 {
 		t.Errorf("both slots: %+v", report)
 	}
@@ -337,7 +350,7 @@ func TestScrubAgreesWithOpenLog(t *testing.T) {
 		paths := append(files(fsys, segmentSuffix), files(fsys, anchorName)...)
 		for range 1 + random.IntN(3) {
 			path := paths[random.IntN(len(paths))]
-			fsys.Flip(path, random.Int64N(int64(len(fsys.mu.names[path].data))), byte(1)<<random.IntN(8))
+			fsys.Flip(path, random.Int64N(int64(fsys.mu.names[path].data.size)), byte(1)<<random.IntN(8))
 		}
 		report := mustScrub(t, scrubOptions(fsys))
 		if report.Errors > 0 {

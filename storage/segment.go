@@ -76,6 +76,9 @@ func (s *spares) make(ctx context.Context, number uint64) (path string, err erro
 	return path, nil
 }
 
+// zeros is never written, and so takes no memory of its own.
+var zeros [zeroBytes]byte
+
 // fill writes zeros, so that later frames go to blocks that exist and were written: that needs no
 // space and is twice as fast to sync as blocks that were only reserved.
 func (s *spares) fill(ctx context.Context, path string) (op string, err error) {
@@ -88,7 +91,6 @@ func (s *spares) fill(ctx context.Context, path string) (op string, err error) {
 			op, err = "close", closeErr
 		}
 	}()
-	zeros := make([]byte, min(zeroBytes, s.size))
 	for offset := int64(0); offset < s.size; offset += int64(len(zeros)) {
 		if err := ctx.Err(); err != nil {
 			return "fill", err

@@ -1,12 +1,12 @@
 package storage
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,6 +29,10 @@ type SnapshotOptions struct {
 	ClusterID [16]byte
 	Log       *zap.Logger // nil logs nothing
 
+	// WarmBytes is how much of the newest snapshot may stay in memory from its verification until it is first read: of all of
+	// it, or none. 0 is none. For who reads it next.
+	WarmBytes int
+
 	chunkBytes int // tests: smaller chunks; 0 is maxChunkBytes
 }
 
@@ -40,6 +44,7 @@ type Snapshots struct {
 	cluster    [16]byte
 	log        *zap.Logger
 	chunkBytes int
+	warmBytes  int
 
 	// turn has one place: who is in it writes files.
 	turn chan struct{}
@@ -49,8 +54,9 @@ type Snapshots struct {
 	mu struct {
 		sync.Mutex // no I/O under it
 		kept       []savedManifest
-		partial    *savedManifest // being fetched, nil if none
-		pins       map[hash]int   // chunks that readers and writers need
+		partial    *savedManifest  // being fetched, nil if none
+		pins       map[hash]int    // chunks that readers and writers need
+		warm       map[hash][]byte // verified chunks that are to be read next
 		damage     error
 		saves      uint64 // that succeeded
 	}
@@ -77,9 +83,9 @@ func OpenSnapshots(o SnapshotOptions) (*Snapshots, error) {
 	}
 	s := &Snapshots{
 		fs: o.FS, dir: filepath.Join(o.Dir, "snap"), cluster: o.ClusterID, log: o.Log,
-		chunkBytes: o.chunkBytes, turn: make(chan struct{}, 1), damaged: make(chan struct{}, 1),
+		chunkBytes: o.chunkBytes, warmBytes: o.WarmBytes, turn: make(chan struct{}, 1), damaged: make(chan struct{}, 1),
 	}
-	s.mu.pins = map[hash]int{}
+	s.mu.pins, s.mu.warm = map[hash]int{}, map[hash][]byte{}
 	for _, dir := range []string{o.Dir, s.dir, s.chunkDir()} {
 		if err := s.fs.MkdirAll(dir, dirPerm); err != nil {
 			return nil, classifySoft("mkdir", dir, err)
@@ -173,12 +179,9 @@ func (s *Snapshots) read(index uint64, verify bool) (savedManifest, error) {
 	if m.cluster != s.cluster {
 		return savedManifest{}, s.foreign(path, m.cluster)
 	}
-	for _, ref := range m.chunks {
-		if !verify {
-			break
-		}
-		if _, err := s.stored(ref); err != nil {
-			return savedManifest{}, &DamageError{Path: s.chunkPath(ref), Detail: err.Error(), Hint: hintSnapshot, Snapshot: true}
+	if verify {
+		if err := s.verifyAll(m.chunks, s.warmBytes); err != nil {
+			return savedManifest{}, err
 		}
 	}
 	return savedManifest{m, data}, nil
@@ -211,12 +214,17 @@ func (s *Snapshots) Damage() error {
 // Open streams a snapshot's content. Every chunk is verified before any of it is returned, and io.EOF
 // means that the whole is right. Errors wrap ErrManifest or ErrChunk. Close it.
 func (s *Snapshots) Open(manifest []byte) (io.ReadCloser, error) {
+	return s.openWith(manifest, runtime.GOMAXPROCS(0))
+}
+
+// openWith is Open with so many workers.
+func (s *Snapshots) openWith(manifest []byte, workers int) (io.ReadCloser, error) {
 	m, err := s.decode(manifest)
 	if err != nil {
 		return nil, err
 	}
 	s.pin(m.chunks)
-	return &chunkReader{snapshots: s, manifest: m, chunks: m.chunks, sum: sha256.New()}, nil
+	return &chunkReader{snapshots: s, manifest: m, workers: workers}, nil
 }
 
 // decode parses a manifest of this cluster.

@@ -19,6 +19,7 @@ type client struct {
 	*wire
 	options *PoolOptions
 	ponged  chan struct{} // capacity 1, a level: the peer has answered a ping
+	calls   sync.Pool     // of unary calls that are over, for reuse with their channels
 
 	// mu guards the calls. While it is held the send queue's own lock may be taken, never the
 	// other way round; nothing waits or calls out under it.
@@ -49,6 +50,7 @@ type answer struct {
 
 func newClient(conn net.Conn, o *PoolOptions) *client {
 	c := &client{wire: newWire(conn, o.WriteTimeout), options: o, ponged: make(chan struct{}, 1)}
+	c.calls.New = func() any { return &call{done: make(chan answer, 1)} }
 	c.mu.calls = make(map[uint64]*call)
 	return c
 }
@@ -94,7 +96,8 @@ func (c *client) tryBegin(r request, p Priority, st *stream) (*call, <-chan stru
 	if full != nil {
 		return nil, full, nil
 	}
-	cl := &call{id: id, offset: offset, done: make(chan answer, 1), stream: st}
+	cl := c.calls.Get().(*call)
+	cl.id, cl.offset, cl.stream = id, offset, st
 	c.mu.lastID = id
 	c.mu.calls[id] = cl
 	return cl, nil, nil
@@ -108,10 +111,23 @@ func (c *client) call(ctx context.Context, method string, body []byte) ([]byte, 
 	}
 	select {
 	case a := <-cl.done:
+		c.free(cl)
 		return a.body, a.err
 	case <-ctx.Done():
-		return nil, c.abandon(ctx, cl)
+		err := c.abandon(ctx, cl)
+		c.free(cl)
+		return nil, err
 	}
+}
+
+// free gives a unary call back that its client does not know any more: whoever answers finds it there under the client's
+// mu first, so no answer is on its way.
+func (c *client) free(cl *call) {
+	select {
+	case <-cl.done: // it came while the caller gave up
+	default:
+	}
+	c.calls.Put(cl)
 }
 
 // abandon gives up on a call whose context ended and tells the peer.

@@ -187,3 +187,74 @@ func TestCallerThatNeverReadsRefusalsIsCutOff(t *testing.T) {
 		}
 	})
 }
+
+// A peer that asks for much and reads nothing makes a connection, and all connections of a server together, hold no more
+// of its answers than the limits say. What has no room is answered by a few bytes, and nothing stays counted.
+func TestAnswersThatWaitAreBounded(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		options ServerOptions
+		conns   int
+		most    int // answers of 1 MiB: those that wait, 4 MiB in each queue, and one in each writer's hands
+	}{
+		{"on a connection", ServerOptions{MaxBytes: 3 << 20}, 1, 3 + 4 + 1},
+		{"on all", ServerOptions{MaxAnswers: 3 << 20}, 2, 3 + 2*(4+1)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, c.options, PoolOptions{})
+				p.server.Handle("large", func(context.Context, Peer, []byte) ([]byte, error) { return make([]byte, 1<<20), nil })
+				const calls = 20
+				var conns []net.Conn
+				for range c.conns {
+					conn := p.connect()
+					t.Cleanup(func() { _ = conn.Close() })
+					conns = append(conns, conn)
+					var ask []byte
+					for id := range uint64(calls) {
+						f := outFrame{kind: kindRequest, id: id + 1, request: request{method: "large"}}
+						ask = f.append(ask)
+					}
+					if _, err := conn.Write(ask); err != nil {
+						t.Fatal(err)
+					}
+				}
+				synctest.Wait()
+				if held := p.server.answers.Load(); held > 3<<20 {
+					t.Errorf("%d bytes of answers wait", held)
+				}
+				large, refused := 0, 0
+				for _, conn := range conns {
+					in := receiver{r: bufio.NewReader(conn)}
+					for range calls {
+						h, err := in.next()
+						if err != nil {
+							t.Fatal(err)
+						}
+						payload, err := in.payload(h.payload)
+						if err != nil {
+							t.Fatal(err)
+						}
+						if h.kind == kindResponse {
+							large++
+							continue
+						}
+						e, err := parseError(payload)
+						if err != nil {
+							t.Fatal(err)
+						}
+						wantCode(t, e, CodeOutcomeUnknown)
+						refused++
+					}
+				}
+				if large > c.most || refused == 0 {
+					t.Errorf("%d answers were kept and %d refused, want at most %d kept", large, refused, c.most)
+				}
+				synctest.Wait()
+				if held := p.server.answers.Load(); held != 0 {
+					t.Errorf("%d bytes stay counted", held)
+				}
+			})
+		})
+	}
+}

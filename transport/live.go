@@ -107,7 +107,7 @@ var errStanding = errors.New("peer does not stand any more")
 
 // guard is what the mesh does with a connection that it accepted, until it is released.
 func (m *Mesh) guard(conn *tls.Conn, peer Peer) (release func(), err error) {
-	if m.options.Standing == nil || peer.Node == "" {
+	if m.options.Standing == nil || peer == (Peer{}) {
 		return func() {}, nil
 	}
 	if release, err = m.options.Live.Add(conn, m.options.Standing(conn.ConnectionState())); err != nil {

@@ -12,8 +12,10 @@ const (
 )
 
 // Peer is who is at the other end, as its verified certificate says. It is the zero Peer for a
-// joiner, which has no certificate yet and reaches [ALPNJoin] alone.
+// joiner, which has no certificate yet and reaches [ALPNJoin] alone. Of Node and Operator one is set: an agent's name,
+// or that of a person or program that is none and reaches [ALPNRPC] alone. No right of an agent is an operator's.
 type Peer struct {
-	ID   spiffeid.ID
-	Node string
+	ID       spiffeid.ID
+	Node     string
+	Operator string
 }

@@ -169,6 +169,34 @@ func TestDeadlineAndPriorityReachTheHandler(t *testing.T) {
 	})
 }
 
+// A method with a limit ends by it at the latest, whatever its caller allows; one without goes by its caller.
+func TestMethodsHaveALimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, ServerOptions{}, PoolOptions{})
+		left := func(ctx context.Context, _ Peer, _ []byte) ([]byte, error) {
+			until, ok := ctx.Deadline()
+			return fmt.Append(nil, ok, " ", max(0, time.Until(until))), nil
+		}
+		p.server.Handle("free", left)
+		p.server.HandleWithin(2*time.Second, "bounded", left)
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		long, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		for _, c := range []struct {
+			ctx          context.Context
+			method, want string
+		}{
+			{t.Context(), "free", "false 0s"}, {long, "free", "true 3s"},
+			{t.Context(), "bounded", "true 2s"}, {long, "bounded", "true 2s"}, {short, "bounded", "true 1s"},
+		} {
+			if got, err := p.Call(c.ctx, "n", c.method, nil); string(got) != c.want || err != nil {
+				t.Errorf("%s: %q, %v, want %q", c.method, got, err, c.want)
+			}
+		}
+	})
+}
+
 func TestCallThatEndsFirstHasAnUnknownOutcome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, ServerOptions{}, PoolOptions{})

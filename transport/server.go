@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -11,8 +12,9 @@ import (
 
 // Defaults of ServerOptions and PoolOptions.
 const (
-	DefaultMaxCalls     = 4096
+	DefaultMaxCalls     = 8192
 	DefaultMaxBytes     = 64 << 20
+	DefaultMaxAnswers   = 256 << 20
 	DefaultKeepAlive    = 5 * time.Second
 	DefaultWriteTimeout = 10 * time.Second
 	DefaultDrainTimeout = 5 * time.Second
@@ -26,8 +28,11 @@ type ServerOptions struct {
 	// MaxCalls limits the calls in progress on one connection. Each holds a goroutine, about 8 KiB.
 	// The last eighth is for PriorityHealth and better.
 	MaxCalls int
-	// MaxBytes limits the request bodies in progress on one connection, in bytes.
+	// MaxBytes limits the request bodies in progress on one connection, in bytes, and as much of answers that wait for
+	// the peer to read.
 	MaxBytes int
+	// MaxAnswers limits the answers that wait on all connections together, in bytes.
+	MaxAnswers int
 	// KeepAlive is how long the peer may be silent before it is asked whether it is there; after
 	// three times that the connection ends. Shorter finds dead hosts sooner and wakes idle agents
 	// more often.
@@ -53,12 +58,14 @@ type StreamHandler = func(ctx context.Context, peer Peer, body []byte, send func
 type Server struct {
 	options ServerOptions
 	methods map[string]method
+	answers atomic.Int64 // bytes of those that wait for their peers to read
 }
 
 // method is one of the two.
 type method struct {
 	unary  Handler
 	stream StreamHandler
+	limit  time.Duration // of a unary call; 0: the caller's deadline alone
 }
 
 // NewServer returns a server without methods. It panics when an option is out of range.
@@ -66,6 +73,7 @@ func NewServer(o ServerOptions) *Server {
 	setDefault(&o.MaxBody, MaxBody)
 	setDefault(&o.MaxCalls, DefaultMaxCalls)
 	setDefault(&o.MaxBytes, DefaultMaxBytes)
+	setDefault(&o.MaxAnswers, DefaultMaxAnswers)
 	setDefault(&o.KeepAlive, DefaultKeepAlive)
 	setDefault(&o.WriteTimeout, DefaultWriteTimeout)
 	setDefault(&o.DrainTimeout, DefaultDrainTimeout)
@@ -88,7 +96,12 @@ func setDefault[T comparable](field *T, value T) {
 // Handle registers a method that answers once. It panics on a name that is taken, empty or longer
 // than 255 bytes. Not to be called once ServeConn has been.
 func (s *Server) Handle(name string, handle Handler) {
-	s.register(name, method{unary: handle})
+	s.HandleWithin(0, name, handle)
+}
+
+// HandleWithin is Handle for a method whose calls are given so long at most, or as long as their callers like when that is 0.
+func (s *Server) HandleWithin(limit time.Duration, name string, handle Handler) {
+	s.register(name, method{unary: handle, limit: limit})
 }
 
 // HandleStream registers a method that answers with a stream. As Handle otherwise.

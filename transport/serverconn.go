@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,12 +18,14 @@ import (
 // writer, the drainer, and one for each call in progress.
 type serverConn struct {
 	*wire
-	server *Server
-	peer   Peer
-	log    *zap.Logger
-	base   context.Context // parent of every call's; ends with the connection
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
+	server  *Server
+	peer    Peer
+	log     *zap.Logger
+	base    context.Context // parent of every call's; ends with the connection
+	cancel  context.CancelFunc
+	tasks   sync.WaitGroup
+	answers atomic.Int64 // bytes of those that wait for the peer to read
+	jobs    chan job     // capacity 0: taken by a handler's goroutine that is idle, or a new one is started
 
 	// mu guards the calls. Nothing waits, sends or calls out while it is held.
 	mu struct {
@@ -49,6 +52,7 @@ func newServerConn(s *Server, conn net.Conn, peer Peer) *serverConn {
 		peer:   peer,
 		log:    s.options.Log.With(zap.String("peer", peer.Node)),
 	}
+	c.jobs = make(chan job)
 	c.base, c.cancel = context.WithCancel(context.Background())
 	c.mu.calls = make(map[uint64]*serverCall)
 	return c
@@ -195,7 +199,7 @@ func (c *serverConn) refuse(r request) *Error {
 	return nil
 }
 
-// start runs the handler of an admitted call in its own goroutine.
+// start runs the handler of an admitted call in a goroutine that has nothing else to do meanwhile.
 func (c *serverConn) start(h header, r request) {
 	ctx, cancel := c.callContext(r)
 	if p := Priority(h.flags); p != PriorityWrite {
@@ -211,17 +215,18 @@ func (c *serverConn) start(h header, r request) {
 		}
 	}
 	c.mu.Unlock()
-	c.tasks.Go(func() {
-		defer cancel()
-		c.answer(ctx, call, r)
-	})
+	c.hand(job{ctx, call, r})
 }
 
 func (c *serverConn) callContext(r request) (context.Context, context.CancelFunc) {
-	if r.deadline == 0 {
+	left := time.Duration(r.deadline) * time.Millisecond
+	if limit := c.server.methods[r.method].limit; limit > 0 && (left == 0 || left > limit) {
+		left = limit
+	}
+	if left == 0 {
 		return context.WithCancel(c.base)
 	}
-	return context.WithTimeout(c.base, time.Duration(r.deadline)*time.Millisecond)
+	return context.WithTimeout(c.base, left)
 }
 
 // answer runs the handler and queues what it returned.
@@ -237,6 +242,11 @@ func (c *serverConn) answer(ctx context.Context, call *serverCall, r request) {
 		if err == nil && len(body) > c.server.options.MaxBody {
 			err = errTooLarge("response", len(body), c.server.options.MaxBody)
 		}
+		held, room := c.hold(body)
+		defer c.letGo(held)
+		if err == nil && !room {
+			body, err = nil, errOutcomeUnknown(nil, "the answer of %d bytes found no room beside those that wait to be read", len(body))
+		}
 		if err != nil {
 			f.kind, f.failure = kindError, wireError(err)
 		} else {
@@ -247,6 +257,29 @@ func (c *serverConn) answer(ctx context.Context, call *serverCall, r request) {
 	// ends by the writer's timeout.
 	_ = c.send(f, nil) // fails only with the connection, which its reader reports
 	c.release(call.id)
+}
+
+// smallAnswer is not counted: as many as there may be calls take less than the frames that wait for the writer.
+const smallAnswer = 1 << 10
+
+// hold counts an answer until letGo, or reports that there is no room for it. A peer that asks for much and does not read
+// makes its answers wait, each in the goroutine of its call.
+func (c *serverConn) hold(body []byte) (held int64, room bool) {
+	if len(body) <= smallAnswer {
+		return 0, true
+	}
+	held = int64(len(body))
+	mine, all := c.answers.Add(held), c.server.answers.Add(held)
+	if mine <= int64(c.server.options.MaxBytes) && all <= int64(c.server.options.MaxAnswers) {
+		return held, true
+	}
+	c.letGo(held)
+	return 0, false
+}
+
+func (c *serverConn) letGo(held int64) {
+	c.answers.Add(-held)
+	c.server.answers.Add(-held)
 }
 
 // streamFailure replaces the error of a stream that ended because the server drains.

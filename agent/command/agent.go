@@ -110,6 +110,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config, first func(*zap.Logg
 	defer signal.Stop(signals)
 	ended := make(chan error, 1)
 	go func() { ended <- running.Run(ctx) }()
+	go a.paceCollections(ctx)
 	return supervise(signals, ended, log, func() {
 		tell("STOPPING=1")
 		stop()

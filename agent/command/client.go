@@ -1,6 +1,7 @@
 package command
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,26 +30,51 @@ func (a *app) connect(cmd *cobra.Command) (*client.Client, error) {
 		return nil, err
 	}
 	var options []client.Option
-	if strings.HasPrefix(addr, "https://") {
-		home, err := a.home()
+	var own *client.Identity
+	if strings.HasPrefix(addr, "https://") || strings.HasPrefix(addr, "rpc://") {
+		config, id, err := a.clientTLS(addr)
 		if err != nil {
 			return nil, err
 		}
-		identity, err := agentTLS(home)
-		if err != nil {
-			return nil, &failure{code: exitDenied, err: fmt.Errorf("%s asks for a client certificate: %w", addr, err),
-				hint: "https takes the certificate of this host's agent: run this as the agent's user or root, with the agent's --data-dir"}
-		}
-		options = append(options, client.WithTLS(identity))
+		own = id
+		options = append(options, client.WithTLS(config))
 	}
 	if a.readOnly {
 		options = append(options, client.ReadOnly())
 	}
 	c, err := client.New(addr, options...)
 	if err != nil {
-		return nil, usageError("write unix:///path/admin.sock, http://127.0.0.1:8500 or https://host:8501", "%w", err)
+		return nil, usageError("write unix:///path/admin.sock, http://127.0.0.1:8500, https://host:8501 or rpc://host:8310", "%w", err)
+	}
+	if own != nil && !a.readOnly {
+		return c, renewInPassing(cmd.Context(), c, own)
 	}
 	return c, nil
+}
+
+// clientTLS is who this is over https and rpc: the identity that was named, which is returned too, else this host's agent.
+func (a *app) clientTLS(addr string) (*tls.Config, *client.Identity, error) {
+	if dir := a.identityDir(); dir != "" {
+		id, err := a.ownIdentity(dir)
+		if err != nil {
+			return nil, nil, err
+		}
+		return id.TLS(), id, nil
+	}
+	home, err := a.home()
+	if err != nil {
+		return nil, nil, err
+	}
+	protocol := "http/1.1"
+	if strings.HasPrefix(addr, "rpc://") {
+		protocol = client.RPCProtocol
+	}
+	config, err := agentTLS(home, protocol)
+	if err != nil {
+		return nil, nil, &failure{code: exitDenied, err: fmt.Errorf("%s asks for a client certificate: %w", addr, err),
+			hint: "name an identity with --identity (parley operator add), or use this host's agent's: run this as its user or root, with its --data-dir"}
+	}
+	return config, nil, nil
 }
 
 // address goes by what was said most directly: --addr, --data-dir, PARLEY_ADDR, the default data directory.

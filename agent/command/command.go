@@ -32,11 +32,13 @@ type app struct {
 	out, err io.Writer
 	getenv   func(string) string
 
-	output  string        // table, json, yaml or raw
-	addr    string        // --addr
-	dataDir string        // --data-dir
-	expect  string        // --expect, a jq program
-	wait    time.Duration // --wait
+	output string // table, json, yaml or raw
+	addr   string // --addr
+
+	identity string        // --identity
+	dataDir  string        // --data-dir
+	expect   string        // --expect, a jq program
+	wait     time.Duration // --wait
 
 	readOnly bool // the agent is to refuse what would change something; no flag, runbooks set it
 }
@@ -71,16 +73,17 @@ func (a *app) tree() *cobra.Command {
 
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.output, "output", "o", "table", "how to print the answer: table, json or yaml")
-	flags.StringVar(&a.addr, "addr", "", "the agent to ask: unix:///path, http://host:port or https://host:port (default the admin socket in --data-dir if given, else $PARLEY_ADDR, else the admin socket in the default data directory)")
+	flags.StringVar(&a.addr, "addr", "", "the agent to ask: unix:///path, http://host:port, https://host:port or rpc://host:port (default the admin socket in --data-dir if given, else $PARLEY_ADDR, else the admin socket in the default data directory)")
 	flags.StringVar(&a.dataDir, "data-dir", "", "the agent's data directory (default "+defaultDataDirHelp+")")
+	flags.StringVar(&a.identity, "identity", "", "directory of the identity to use over https, from operator add (default $PARLEY_IDENTITY, else that of this host's agent)")
 	flags.StringVar(&a.expect, "expect", "", "a jq program for the JSON answer; exit with 2 unless it is true")
 	flags.DurationVar(&a.wait, "wait", 0, "keep asking for up to this long until there is an answer and --expect is true")
 
 	root.AddCommand(
-		a.initCommand(), a.tokenCommand(), a.agentCommand(), a.labCommand(),
+		a.initCommand(), a.tokenCommand(), a.operatorCommand(), a.identityCommand(), a.caCommand(), a.evictCommand(), a.agentCommand(), a.labCommand(),
 		a.statusCommand(), a.membersCommand(), a.coreCommand(), a.leaveCommand(), a.kvCommand(), a.sessionCommand(),
 		a.sloCommand(), a.alertsCommand(), a.healthCommand(),
-		a.eventsCommand(), a.digestCommand(), a.invariantCommand(), a.applyCommand(), a.netCommand(), a.nodeCommand(),
+		a.eventsCommand(), a.digestCommand(), a.invariantCommand(), a.debugCommand(), a.replayCommand(), a.applyCommand(), a.netCommand(), a.nodeCommand(),
 		a.checkCommand(), a.storageCommand(), a.snapshotCommand(), a.disasterCommand(),
 		a.runbookCommand(),
 		a.configCommand(), a.versionCommand(),
@@ -109,6 +112,9 @@ func (a *app) checkGlobals(cmd *cobra.Command) error {
 	}
 	if cmd.Flags().Changed("data-dir") && a.dataDir == "" {
 		return usageError("give a directory; a variable of the shell may be unset", "--data-dir is empty")
+	}
+	if cmd.Flags().Changed("identity") && a.identity == "" {
+		return usageError("give a directory; a variable of the shell may be unset", "--identity is empty")
 	}
 	if cmd.Flags().Changed("expect") && blankProgram(a.expect) {
 		return usageError("give a jq program; a variable of the shell may be unset", "--expect is empty")

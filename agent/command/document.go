@@ -15,10 +15,12 @@ const jsonShape = "json-shape"
 const groupMark = "group"
 
 const (
-	coreShape     = `{"leader","term","commit_index","applied_index","size","margin","read_only","voters":[{"name","raft_id","healthy"}],"learners":[...],"held":[{"name","until"}],"epoch","epoch_id"}`
+	coreShape     = `{"leader","term","commit_index","applied_index","size","margin","read_only","reads","voters":[{"name","raft_id","healthy"}],"learners":[...],"held":[{"name","until"}],"epoch","epoch_id"}`
 	memberShape   = `[{"name","spiffe_id","state","address","zone","core"}]`
 	pairShape     = `{"key","value","flags","revision","create_revision","version","modified_at","modified_hlc"}`
 	sessionShape  = `{"id","name","node","ttl","lease","behavior","lock_delay","created_at","created_hlc","fencing_token"}`
+	entryShape    = `{"name","spiffe_id","selectors":[...],"nodes":[...],"service","federates_with":[...],"ttl_s","jwt_ttl_s","hint","owner","created_at","changed_at","changed_by","generation"}`
+	operatorShape = `{"name","spiffe_id","role","key_sha256","created_at","created_by","generation"}`
 	checkShape    = `{"ok","checks":[{"id","status":"ok|warn|fail","message","hint","runbook"}]}`
 	survivorShape = `{"node","cluster_id","trust_domain","epoch","epoch_id","raft_id","last_term","last_index","commit_index","chain","voters":[...],"snapshot_index","in_doubt"}`
 	backupShape   = `{"file","ok","problem","digest","expected","bytes","content_bytes","manifest":{"cluster_id","trust_domain","epoch","epoch_id","index","term","revision","digest","taken_at","hlc","node","version","cluster_version","rows":{...}}}`
@@ -28,10 +30,34 @@ const (
 // jsonShapes has one line for each command: the form of its JSON, or, not beginning with a bracket, what
 // it prints instead. docs/commands.md and --help show it; a command without a line fails a test.
 var jsonShapes = map[string]string{
-	"init":         `{"cluster_id","trust_domain","name","spiffe_id","root_hash","data_dir"}`,
+	"init":         `{"cluster_id","trust_domain","name","spiffe_id","root_hash","data_dir","recovery","recovery_key"}`,
 	"token create": `{"id","token","expires_at","join_command"}`,
 	"token list":   `[{"id","expires_at","uses_left","node","role","core","replace","created_at","revoked"}]`,
 	"token revoke": `{"id","revoked":true}`,
+
+	"identity show":          `{"outage_in_s","first":{...},"certificates":[{"spiffe_id","link":"leaf|issuer|authority|root","of":"agent|workload|core","hint","serial","not_after","remaining_ratio"}]}`,
+	"identity explain":       `{"pid","selectors":[...],"entries":[` + entryShape + `],"nearest":[{"differences":[...]} and the fields of an entry]}`,
+	"identity fetch x509":    `{"svids":[{"spiffe_id","hint","serial","not_before","not_after"}],"trust_domains":[...],"written":[...]}, one line an update with --watch`,
+	"identity fetch jwt":     `{"spiffe_id","hint","audience":[...],"expires_at","token" without --write,"written":[...]}, one line an update with --watch`,
+	"identity fetch bundles": `{"trust_domains":[{"name","roots","jwt_keys"}],"written":[...]}, one line an update with --watch`,
+
+	"identity entry add":    entryShape,
+	"identity entry list":   "[" + entryShape + "]",
+	"identity entry show":   entryShape,
+	"identity entry remove": `{"name","removed"}, and "dry_run" of a dry run`,
+
+	"operator add":    `{"name","spiffe_id","role","not_after","dir"}; of a dry run {"name","role","dir","exists","dry_run"}`,
+	"operator list":   "[" + operatorShape + "]",
+	"operator show":   operatorShape,
+	"operator renew":  `{"name","spiffe_id","role","not_after","dir"}`,
+	"ca status":       `{"roots":[{"hash","subject","role":"signing|next|old","not_before","not_after"}],"bundle_sequence","rotates_at","wanted","force","compromised","measured","step","reason","waiting_for":[..]}, and of an authority that another one has signed "authority" and "next_authority": {"hash","subject","signed_by","not_before","not_after"}`,
+	"ca csr":          `{"node","request"}`,
+	"ca reseal":       `{"sealed"}`,
+	"ca external":     `{"hash","subject","signed_by","not_before","not_after"}; with --leave {"asked"}`,
+	"ca rotate":       `{"force","compromised","asked","waiting_for":[..]}, and "dry_run" of a dry run`,
+	"evict":           `{"node","core":"voter|learner|none","root_replaced","evicted"}, and "dry_run" of a dry run`,
+	"ca timeline":     `{"events":[..],"rotates_at"}`,
+	"operator remove": `{"name","removed"}, and "dry_run" of a dry run`,
 
 	"agent":      "none: it runs until it is stopped",
 	"agent role": `{"node","role"}`,
@@ -45,11 +71,15 @@ var jsonShapes = map[string]string{
 	"core hold":  `{"node","held","until"}, and "dry_run" of a dry run`,
 	"leave":      `{"node","core":"leader|voter|learner|none","heir","voters","left"}, and "dry_run" of a dry run`,
 
-	"kv get":    pairShape,
-	"kv list":   "[" + pairShape + "]",
-	"kv put":    `{"key","revision"}`,
-	"kv delete": `{"key","revision","deleted","dry_run"}`,
-	"kv watch":  `{"type":"put","key","revision","pair":{...}} or {"type":"delete","key","revision"}, one line an event`,
+	"kv get":     pairShape,
+	"kv list":    "[" + pairShape + "]",
+	"kv put":     `{"key","revision"}`,
+	"kv delete":  `{"key","revision","deleted","dry_run"}`,
+	"kv history": `{"key","since","versions":[` + pairShape + ` and "deleted"]}`,
+	"kv undo":    `{"key","revision","undone","restored","deleted","dry_run"}`,
+	"kv purge":   `{"key","purged","dry_run"}`,
+	"kv txn":     `{"succeeded","revision","results":[{"op","key","pair","pairs","deleted"}]}`,
+	"kv watch":   `{"type":"put","key","revision","pair":{...}} or {"type":"delete","key","revision"}, one line an event`,
 
 	"session create":  sessionShape,
 	"session list":    "[" + sessionShape + "]",
@@ -66,6 +96,10 @@ var jsonShapes = map[string]string{
 	"digest diff":      `{"reference","index","members":[...],"differences":[{"member","table","key","kind":"differs|missing|extra","revision","reference_revision","hash","reference_hash"}],"more","unanswered":[...]}`,
 	"digest accept":    `{"node","index","dry_run","given_up":[...]}`,
 	"invariant list":   `{"count","invariants":[{"id","what","holds","violations","detail"}]}`,
+	"debug bundle":     `{"file","bytes","node","format","at","version","build","binary_sha256","go","files":[{"name","bytes","sha256"}],"missing":[{"name","reason"}]}`,
+	"debug recordings": `[{"name","bytes","at"}]`,
+	"debug forget":     `[{"name","bytes","at"}]`,
+	"replay":           `{"events","violations","first":{"event","invariant","detail"},"diverged","panics","recordings":[{"name","reason","outcome","events","turns","violations","first","panic","diverged"}]}`,
 	"net matrix":       `{"agents":[...],"links":[{"from","to","udp","tcp","rtt_ms"}],"unreachable","udp_fallback","asymmetric","unknown"}`,
 	"node status":      `{"name","state","incarnation","starts_10m","crash_starts_10m","safe_mode","core","address","zone","version","reachable"}`,
 	"apply status":     `{"members":[{"name","commit","applied","lag","withheld","stopped_at":{"index","command","cause","signature"}}],"unreachable":[...],"cases":[{"index","command","stopped":[...],"answers":{...},"verdict"}],"quarantined":[{"index","command","kind","hash","at"}]}`,

@@ -37,6 +37,17 @@ var fakeAnswers = map[string]string{
 	 "differences":[{"member":"a3","table":"kv","key":"web/1"}]}`,
 	"/parley/v1/digest/diff": `{"reference":"a1","index":42,"members":["a3"],"differences":[{"member":"a3","table":"kv","key":"web/1","kind":"differs","revision":5,"reference_revision":5,"hash":"aa","reference_hash":"bb"}],"more":false,"unanswered":[]}`,
 	"/parley/v1/invariants":  `{"count":0,"invariants":[{"id":"one-leader-a-term","what":"A term has one leader.","holds":true,"violations":0,"detail":""}]}`,
+	"/parley/v1/identity": `{
+  "outage_in_s": 1800,
+  "first": {"spiffe_id": "spiffe://lab.test/parley/agent/a1", "link": "leaf", "of": "agent", "serial": "4f01", "not_after": "2026-11-26T20:00:00Z", "remaining_ratio": 0.5},
+  "certificates": [
+    {"spiffe_id": "spiffe://lab.test/parley/agent/a1", "link": "leaf", "of": "agent", "serial": "4f01", "not_after": "2026-11-26T20:00:00Z", "remaining_ratio": 0.5},
+    {"spiffe_id": "spiffe://lab.test", "link": "issuer", "of": "agent", "serial": "4f02", "not_after": "2026-11-27T12:00:00Z", "remaining_ratio": 0.7},
+    {"spiffe_id": "spiffe://lab.test", "link": "root", "of": "agent", "serial": "4f03", "not_after": "2036-11-23T12:00:00Z", "remaining_ratio": 0.99},
+    {"spiffe_id": "spiffe://lab.test/svc/web", "link": "leaf", "of": "workload", "serial": "4f04", "not_after": "2026-11-26T21:00:00Z", "remaining_ratio": 0.9}
+  ]
+}`,
+	"/parley/v1/debug/recordings": `[{"name":"invariant-applied-in-order-0a1b2c3d.rec","bytes":27886,"at":"2026-11-26T23:40:00Z"}]`,
 	"/parley/v1/net/matrix": `{"agents":["a1","a2"],"links":[{"from":"a1","to":"a2","udp":"fallback","tcp":"ok","rtt_ms":0.25},
 	 {"from":"a2","to":"a1","udp":"ok","tcp":"down","rtt_ms":0}],"unreachable":1,"udp_fallback":1,"asymmetric":1,"unknown":0,"relayed":0}`,
 	"/parley/v1/node/a2": `{"name":"a2","state":"dead","incarnation":7,"starts_10m":3,"crash_starts_10m":3,"safe_mode":0,"core":"voter","address":"127.0.0.2:8310","zone":"","version":"v1","reachable":false}`,
@@ -81,6 +92,8 @@ func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fakeSessions(w, r)
 	case strings.HasPrefix(path, "/parley/v1/core/"):
 		_, _ = io.WriteString(w, `{}`)
+	case strings.HasPrefix(path, "/parley/v1/history/"), strings.HasPrefix(path, "/parley/v1/undo/"), path == "/parley/v1/txn":
+		serveFakeHistory(w, r)
 	case strings.HasPrefix(path, "/parley/v1/kv/"):
 		f.serveKV(w, r, strings.TrimPrefix(path, "/parley/v1/kv/"))
 	default:
@@ -128,6 +141,10 @@ func (f *fakeAgent) serveKV(w http.ResponseWriter, r *http.Request, key string) 
 			return
 		}
 		_, _ = io.WriteString(w, fakePair(key, "here", 9))
+	case query.Get("revision") == "5":
+		_, _ = io.WriteString(w, fakePair(key, "older", 5))
+	case query.Has("revision"):
+		fakeError(w, 404, "not_found", "the history of \"greeting\" begins at revision 5: what it was at 2 is not kept any more", 1, false)
 	case query.Has("cas") && query.Get("cas") != "7":
 		fakeError(w, 409, "conflict", "the revision is 7", 1, false)
 	case query.Get("session") == "other":

@@ -18,7 +18,8 @@ import (
 func Found(ctx context.Context, cfg config.Config, trustDomain string, nodeID [16]byte) error {
 	_, err := agent.Init(ctx, agent.InitOptions{
 		DataDir: cfg.DataDir, TrustDomain: trustDomain, Name: cfg.Name, Zone: cfg.Zone,
-		Address: cfg.Mesh.Advertise, SegmentMiB: cfg.Core.SegmentMiB, NodeID: nodeID, Log: zap.NewNop(),
+		Address: cfg.Mesh.Advertise, SegmentMiB: cfg.Core.SegmentMiB, NodeID: nodeID,
+		NoRecovery: true, IdentitySource: cfg.Identity.Source, Log: zap.NewNop(),
 	})
 	return err
 }

@@ -16,8 +16,8 @@ import (
 )
 
 // agentTLS is the identity of the agent whose data directory this is, for its callers on the same host.
-// It trusts any agent of the trust domain at the other end.
-func agentTLS(dataDir string) (*tls.Config, error) {
+// It trusts any agent of the trust domain at the other end that speaks the protocol.
+func agentTLS(dataDir, protocol string) (*tls.Config, error) {
 	path := filepath.Join(dataDir, "identity", "leaf.pem")
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -45,5 +45,5 @@ func agentTLS(dataDir string) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return source.ClientTLS("", "http/1.1"), nil
+	return source.ClientTLS("", protocol), nil
 }

@@ -20,12 +20,14 @@ const maxValueBytes = 512 << 10
 
 func (a *app) kvCommand() *cobra.Command {
 	cmd := group("kv", "Read and write the cluster's configuration")
-	cmd.AddCommand(a.kvGetCommand(), a.kvListCommand(), a.kvPutCommand(), a.kvDeleteCommand(), a.kvWatchCommand())
+	cmd.AddCommand(a.kvGetCommand(), a.kvListCommand(), a.kvPutCommand(), a.kvDeleteCommand(), a.kvWatchCommand(),
+		a.kvHistoryCommand(), a.kvUndoCommand(), a.kvPurgeCommand(), a.kvTxnCommand())
 	return cmd
 }
 
 func (a *app) kvGetCommand() *cobra.Command {
 	var stale bool
+	var revision uint64
 	cmd := &cobra.Command{
 		Use:         "get KEY",
 		Short:       "Print a key's value and revisions; -o raw prints the bytes alone",
@@ -34,7 +36,7 @@ func (a *app) kvGetCommand() *cobra.Command {
 		Annotations: map[string]string{rawOutput: "yes"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.query(func(ctx context.Context, c *client.Client) (answer, error) {
-				p, err := c.Get(ctx, args[0], client.ReadOptions{Stale: stale})
+				p, err := getAt(ctx, c, args[0], revision, stale)
 				return answer{value: p, raw: p.Value, table: func(w io.Writer) {
 					fields(w, "key", oneName(p.Key), "value", readable(p.Value), "revision", p.Revision,
 						"create revision", p.CreateRevision, "version", p.Version, "modified", instant(p.ModifiedAt))
@@ -43,7 +45,15 @@ func (a *app) kvGetCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&stale, "stale", false, "take the nearest copy, even without a leader; it may be behind")
+	cmd.Flags().Uint64Var(&revision, "revision", 0, "as it was when the state was at this revision (parley kv history)")
 	return cmd
+}
+
+func getAt(ctx context.Context, c *client.Client, key string, revision uint64, stale bool) (client.Pair, error) {
+	if revision > 0 {
+		return c.GetAt(ctx, key, revision, stale)
+	}
+	return c.Get(ctx, key, client.ReadOptions{Stale: stale})
 }
 
 func (a *app) kvListCommand() *cobra.Command {

@@ -32,7 +32,7 @@ func (a *app) checkOutput(cmd *cobra.Command) error {
 		if cmd.Annotations[rawOutput] != "" {
 			return nil
 		}
-		return usageError("only `parley kv get` and `parley token create` print raw bytes; use table, json or yaml",
+		return usageError("only `parley kv get`, `parley token create` and `parley identity fetch jwt` print raw bytes; use table, json or yaml",
 			"%s has no -o raw", cmd.CommandPath())
 	}
 	return usageError("use -o table, -o json or -o yaml", "-o %s is not a format", a.output)

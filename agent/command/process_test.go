@@ -149,7 +149,7 @@ func TestShellQuote(t *testing.T) {
 
 func TestFullAddress(t *testing.T) {
 	for in, want := range map[string]string{
-		"unix:///a": "unix:///a", "/a": "unix:///a", "127.0.0.1:8500": "http://127.0.0.1:8500", "https://h:1": "https://h:1",
+		"unix:///a": "unix:///a", "/a": "unix:///a", "127.0.0.1:8500": "http://127.0.0.1:8500", "https://h:1": "https://h:1", "rpc://h:1": "rpc://h:1",
 		"127.0.0.1": "http://127.0.0.1:8500", "web-1": "http://web-1:8500", "::1": "http://[::1]:8500", "[::1]": "http://[::1]:8500",
 		"[::1]:1": "http://[::1]:1", "http://127.0.0.1": "http://127.0.0.1:8500", "http://h:1/": "http://h:1", "http://h/": "http://h:8500",
 		"https://h": "https://h", "http://": "http://", "h/path": "http://h/path:8500",

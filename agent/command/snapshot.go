@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/parley-mesh/parley/agent"
+	"github.com/parley-mesh/parley/security"
 )
 
 func (a *app) snapshotCommand() *cobra.Command {
@@ -148,6 +149,7 @@ func contentsTable(w io.Writer, c agent.BackupContents) {
 
 func (a *app) snapshotRestoreCommand() *cobra.Command {
 	var yes, dryRun bool
+	var host newHost
 	cmd := &cobra.Command{
 		Use:   "restore FILE",
 		Short: "Make the data directory of a stopped core member begin anew from a backup, as a core of one",
@@ -156,24 +158,54 @@ func (a *app) snapshotRestoreCommand() *cobra.Command {
 			"revisions and Raft ids go on above all that there were, join tokens are void, sessions end, and what this host\n" +
 			"knows of nodes that left since does not come undone. Its log of before is moved aside, not deleted. Afterwards\n" +
 			"start its agent, then the others: whoever still lives in the old epoch is shown what this host signs about the new one,\n" +
-			"keeps its log aside, and comes back under a new Raft id.",
+			"keeps its log aside, and comes back under a new Raft id.\n\n" +
+			"With --recovery-key it needs no host of before: it makes a new one in an empty data directory, under a --name that\n" +
+			"no agent of the cluster has had, and opens the root with the key of parley init. The other agents keep their trust\n" +
+			"and their identities: the new host calls on them, and shows what the root signs. What was decided after the backup,\n" +
+			"such as who left, is not known to it.",
 		Example: "  parley snapshot restore backup.parley --data-dir /var/lib/parley --dry-run\n" +
-			"  parley snapshot restore backup.parley --data-dir /var/lib/parley",
+			"  parley snapshot restore backup.parley --data-dir /var/lib/parley\n" +
+			"  parley snapshot restore backup.parley --recovery-key recovery.key --name r1 --advertise 10.0.0.9:8310",
 		Args: takes("FILE"),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.restore(cmd, args[0], yes, dryRun) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.restore(cmd, args[0], host, yes, dryRun) },
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "check everything and only say what would happen")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask before the state is replaced")
+	cmd.Flags().StringVar(&host.keyFile, "recovery-key", "", "file with the recovery key: begin on a host that the cluster does not know")
+	cmd.Flags().StringVar(&host.name, "name", "", "with --recovery-key: the new host's name")
+	cmd.Flags().StringVar(&host.zone, "zone", "", "with --recovery-key: its failure domain")
+	cmd.Flags().StringVar(&host.address, "advertise", "", "with --recovery-key: its mesh address as others reach it, IP:PORT")
 	return cmd
 }
 
-func (a *app) restore(cmd *cobra.Command, file string, yes, dryRun bool) error {
+// newHost is what the flags say of a host that the cluster does not know.
+type newHost struct{ keyFile, name, zone, address string }
+
+// open prepares the restore.
+func (h newHost) open(home, file string) (*agent.Restore, error) {
+	if h.keyFile == "" {
+		if h.name+h.zone+h.address != "" {
+			return nil, usageError("a host that was in the core keeps its name and address", "--name, --zone and --advertise go with --recovery-key")
+		}
+		return agent.OpenRestore(home, file)
+	}
+	if h.name == "" || h.address == "" {
+		return nil, usageError("like --name r1 --advertise 10.0.0.9:8310", "say with --name and --advertise what the new host is called, and where others reach it")
+	}
+	key, err := security.ReadRecoveryKey(h.keyFile)
+	if err != nil {
+		return nil, usageError("give the file with the key that parley init showed, or that --recovery-recipient was the public half of", "--recovery-key: %w", err)
+	}
+	return agent.OpenRestoreNew(home, file, agent.NewHost{Name: h.name, Zone: h.zone, Address: h.address, Key: key})
+}
+
+func (a *app) restore(cmd *cobra.Command, file string, host newHost, yes, dryRun bool) error {
 	home, err := a.home()
 	if err != nil {
 		return err
 	}
 	defer a.patience("restoring the backup in memory")()
-	r, err := agent.OpenRestore(home, file)
+	r, err := host.open(home, file)
 	if err != nil {
 		return err
 	}

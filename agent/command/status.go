@@ -87,6 +87,9 @@ func coreTable(w io.Writer, core client.CoreStatus) {
 	fields(w, "leader", leader, "term", core.Term, "commit index", core.CommitIndex, "applied index", core.AppliedIndex,
 		"voters", coreNames(core.Voters), "learners", coreNames(core.Learners),
 		"margin", margin, "writes", writesOf(core), "wanted voters", strconv.Itoa(core.Size))
+	if core.Reads != "" {
+		fields(w, "reads by", core.Reads)
+	}
 	if len(core.Held) > 0 {
 		fields(w, "in maintenance", heldNames(core.Held))
 	}

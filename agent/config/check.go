@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/parley-mesh/parley/security/federation"
 )
 
 // maxNameBytes is the longest node and zone name.
@@ -40,6 +42,12 @@ func (f field) check() *Problem {
 		return checkLocal(f.value.String())
 	case "interfaces":
 		return checkInterfaces(f.value.Interface().([]string))
+	case "unix":
+		return checkUnix(f.value.String())
+	case "socket":
+		return checkSocket(f.value.String())
+	case "federation":
+		return checkFederation(f.value.Interface().([]string))
 	case "peers":
 		return checkPeers(f.value.Interface().([]string))
 	case "between":
@@ -170,6 +178,37 @@ func checkInterfaces(names []string) *Problem {
 			"and this release has none", strings.Join(names, ", ")),
 		Hint: "leave http.allow_interfaces empty and mount a Unix socket (http.bind = \"unix:///path\") into the container",
 	}
+}
+
+// checkSocket takes the path of a socket, or that there is to be none.
+func checkSocket(path string) *Problem {
+	if path == "off" {
+		return nil
+	}
+	return checkAbsolute(path)
+}
+
+// checkUnix takes the address of a socket, or none.
+func checkUnix(value string) *Problem {
+	if path, ok := strings.CutPrefix(value, unixScheme); value == "" || ok && filepath.IsAbs(path) {
+		return nil
+	}
+	return &Problem{
+		Message: fmt.Sprintf("%q is not the address of a socket", value),
+		Hint:    "write it like unix:///run/spire/sockets/agent.sock; the Workload API is never asked over a network",
+	}
+}
+
+func checkFederation(texts []string) *Problem {
+	if len(texts) > federation.MaxPeers {
+		return &Problem{Message: fmt.Sprintf("%d trust domains are more than %d", len(texts), federation.MaxPeers)}
+	}
+	for _, text := range texts {
+		if _, _, err := federation.ParsePeer(text); err != nil {
+			return &Problem{Message: fmt.Sprintf("%q: %s", text, err)}
+		}
+	}
+	return nil
 }
 
 func checkPeers(peers []string) *Problem {

@@ -78,6 +78,12 @@ type Config struct {
 	// Failure detection.
 	Gossip Gossip `toml:"gossip"`
 
+	// What this agent keeps for who looks for a mistake.
+	Debug Debug `toml:"debug"`
+
+	// What the agent leaves out while it ends badly again and again.
+	SafeMode SafeMode `toml:"safe_mode"`
+
 	// How the agent watches itself.
 	Ops Ops `toml:"ops"`
 
@@ -145,6 +151,11 @@ type Core struct {
 	// is heard by a majority there is no leader, until the network is mended.
 	Relay bool `toml:"relay" default:"true"`
 
+	// Whether this agent, while it leads, answers reads by a lease: without asking the others, for at most 270 ms
+	// after a majority answered it. Off: it asks them for each read, or for all that wait. Turn it off on a virtual
+	// machine whose clock its hypervisor can freeze.
+	LeaseReads bool `toml:"lease_reads" default:"true"`
+
 	// Whether this agent hands the lead over when its disk or its processor is too slow to lead and another voter
 	// is much faster. The time that a sync may take is half of an election timeout.
 	Yield bool `toml:"yield" default:"true"`
@@ -193,14 +204,71 @@ type Session struct {
 
 // Identity configures this agent's certificate.
 type Identity struct {
+	// Who certifies the agents of the cluster: built-in, the cluster itself, or workload-api, an authority outside of it such as
+	// SPIRE, by the Workload API of each host. It is a choice for the whole cluster, made before parley init, for good. With
+	// workload-api that authority has to give each agent spiffe://TRUST_DOMAIN/parley/agent/NAME, and certifies programs
+	// as well: workload_socket, bundle_endpoint, federate_with and https.bind are refused. Operators work on the hosts.
+	Source string `toml:"source" default:"built-in" check:"oneof:built-in workload-api"`
+
+	// Address of that Workload API, for source workload-api alone.
+	WorkloadAPI string `toml:"workload_api" example:"unix:///run/spire/sockets/agent.sock" check:"unix"`
+
+	// Where the key is that opens the cluster's root on this host, if it is a core member: file, in the data directory,
+	// or tpm, in a TPM 2.0, which it never leaves. Either can be changed to the other at a restart.
+	KeyStore string `toml:"key_store" default:"file" check:"oneof:file tpm"`
+
+	// The TPM: a device, or the Unix socket of one in software. The user that the agent runs as has to be allowed to
+	// open it, most often by the group tss.
+	TPM string `toml:"tpm" default:"/dev/tpmrm0" check:"absolute"`
+
 	// Life of this agent's certificate. It is renewed at half of it.
 	LeafTTL time.Duration `toml:"leaf_ttl" default:"1h" check:"between:10s 24h"`
+
+	// How long a core member signs for programs while it hears nothing of a majority.
+	Island time.Duration `toml:"island" default:"72h" check:"between:1m 720h"`
+	// Unix socket at which programs of this host ask for their identities: the SPIFFE Workload API, and Envoy's
+	// secret discovery. Empty: /run/parley/workload.sock for the agent with the host's default data directory,
+	// workload.sock in the data directory for others. off: there is none.
+	WorkloadSocket string `toml:"workload_socket" example:"/run/parley/workload.sock" check:"socket"`
+
+	// Address at which other trust domains fetch this one's bundle. Empty: off.
+	BundleEndpoint string `toml:"bundle_endpoint" example:"0.0.0.0:8443" check:"listen"`
+
+	// PEM file with the certificate by which the bundle endpoint proves itself to clients of the profile https_web. It
+	// is read again when it changes. Empty: by this agent's SPIFFE ID, the profile https_spiffe.
+	BundleCertFile string `toml:"bundle_cert_file" example:"/etc/parley/bundle.pem" check:"absolute"`
+
+	// PEM file with the key of that certificate.
+	BundleKeyFile string `toml:"bundle_key_file" example:"/etc/parley/bundle.key" check:"absolute"`
+
+	// Trust domains whose bundles are fetched, for the programs whose entries name them, as "TRUST_DOMAIN https_web URL" or
+	// "TRUST_DOMAIN https_spiffe URL SPIFFE_ID FILE", where FILE has the bundle that is trusted at first.
+	FederateWith []string `toml:"federate_with" example:"partner.example https_web https://bundle.partner.example/" check:"federation"`
 }
 
 // Gossip configures failure detection.
 type Gossip struct {
 	// Timing: lan for a network, fast for agents on one machine.
 	Profile string `toml:"profile" default:"lan" check:"oneof:lan fast"`
+}
+
+// Debug configures what this agent keeps of what it did.
+type Debug struct {
+	// Memory, in MiB, for the newest inputs of the core on this host, lengths in place of what is written: what led to a
+	// violation can then be replayed. 0: none, and a mistake that happens once stays a mystery.
+	RecorderMiB int `toml:"recorder_mib" default:"16" check:"range:0 128"`
+
+	// How many of the last seconds of the Go runtime are kept, for debug bundles: who ran, who waited, and for what.
+	// 0: none. It costs some of the processor all the time.
+	FlightSeconds int `toml:"flight_seconds" default:"0" check:"range:0 60"`
+}
+
+// SafeMode configures the ladder of safe modes.
+type SafeMode struct {
+	// So many starts after an end that was not clean within this time make the agent leave something out: 3 its own
+	// initiative, 5 the core, 8 all but the admin socket. It does all again after as long without another one.
+	// Shorter than ten minutes is for tests.
+	Window time.Duration `toml:"window" default:"10m" check:"between:100ms 24h"`
 }
 
 // Ops configures how the agent watches itself.

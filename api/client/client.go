@@ -33,13 +33,16 @@ type Client struct {
 	base     string // scheme and host of every request
 	readOnly bool
 	http     *http.Client
+	rpc      *rpcLinks     // nil for a Client over HTTP
 	seen     atomic.Uint64 // the highest log index of a receipt
+
+	connections int
 }
 
 // Option changes how a Client connects, or what it may do.
 type Option func(*Client, *http.Transport)
 
-// WithTLS sets the certificates for an https address.
+// WithTLS sets the certificates for an https or rpc address.
 func WithTLS(config *tls.Config) Option {
 	return func(_ *Client, t *http.Transport) { t.TLSClientConfig = config.Clone() }
 }
@@ -48,12 +51,12 @@ func WithTLS(config *tls.Config) Option {
 // agent that refuses, so it holds for what this package knows nothing of.
 func ReadOnly() Option { return func(c *Client, _ *http.Transport) { c.readOnly = true } }
 
-// New returns a Client for unix:///path, http://host:port or https://host:port. It does not connect. Proxies of the
-// environment are not used.
+// New returns a Client for unix:///path, http://host:port, https://host:port or rpc://host:port. It does not connect.
+// Proxies of the environment are not used.
 func New(addr string, options ...Option) (*Client, error) {
 	u, err := url.Parse(addr)
 	if err != nil {
-		return nil, fmt.Errorf("address %q is none of unix:///path, http://host:port, https://host:port", addr)
+		return nil, badAddress(addr)
 	}
 	dialer := &net.Dialer{Timeout: dialTimeout}
 	transport := &http.Transport{
@@ -70,48 +73,83 @@ func New(addr string, options ...Option) (*Client, error) {
 		}
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && strings.Trim(u.Path, "/") == "":
 		c.base = u.Scheme + "://" + u.Host
+	case u.Scheme == "rpc" && u.Port() != "" && strings.Trim(u.Path, "/") == "":
 	default:
-		return nil, fmt.Errorf("address %q is none of unix:///path, http://host:port, https://host:port", addr)
+		return nil, badAddress(addr)
 	}
 	for _, option := range options {
 		option(c, transport)
 	}
+	if u.Scheme == "rpc" {
+		if c.rpc, err = newRPCLinks(u.Host, transport.TLSClientConfig, c.connections); err != nil {
+			return nil, err
+		}
+	}
 	return c, nil
 }
 
-// Close drops the idle connections. The Client can still be used.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func badAddress(addr string) error {
+	return fmt.Errorf("address %q is none of unix:///path, http://host:port, https://host:port, rpc://host:port", addr)
+}
+
+// Close drops the idle connections; those of rpc it ends, and with them what is under way. The Client can still be used.
+func (c *Client) Close() {
+	c.http.CloseIdleConnections()
+	if c.rpc != nil {
+		c.rpc.drop()
+	}
+}
 
 // call sends one request and decodes a 200 answer into out, unless out is nil.
 func (c *Client) call(ctx context.Context, method, path string, query url.Values, body []byte, out any) error {
 	return c.callAs(ctx, "", method, path, query, body, out)
 }
 
-// callAs is call with a request id, unless it is empty.
+// callAs is call with a request id, unless it is empty. It asks again when the agent had no room.
 func (c *Client) callAs(ctx context.Context, id, method, path string, query url.Values, body []byte, out any) error {
-	response, err := c.send(ctx, id, method, path, query, body)
-	if err != nil {
-		return c.unanswered(method != http.MethodGet, err)
-	}
-	defer func() { _ = response.Body.Close() }() // only read
-	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerBytes))
-	if err != nil {
-		return c.unanswered(method != http.MethodGet, err)
-	}
-	if response.StatusCode != http.StatusOK {
-		return answered(response.StatusCode, answer)
-	}
-	if out == nil {
+	return whenThereIsRoom(ctx, func() error { return c.callOnce(ctx, id, method, path, query, body, out) })
+}
+
+func (c *Client) callOnce(ctx context.Context, id, method, path string, query url.Values, body []byte, out any) error {
+	status, header, answer, err := c.exchange(ctx, id, method, path, query, body)
+	switch {
+	case err != nil:
+		return err
+	case status != http.StatusOK:
+		return answered(status, answer).waitAsTold(header)
+	case out == nil:
 		return nil
 	}
 	if err := json.Unmarshal(answer, out); err != nil {
-		return &Error{
-			Code: CodeUnreadable, Status: response.StatusCode, exit: exitFailed, cause: err,
-			Message: fmt.Sprintf("the answer of %s is not the JSON of an agent", c.addr),
-			Hint:    "check --addr: another program, or an agent of another version, may listen there",
-		}
+		return c.unreadable(status, err)
 	}
 	return nil
+}
+
+func (c *Client) unreadable(status int, err error) *Error {
+	return &Error{
+		Code: CodeUnreadable, Status: status, exit: exitFailed, cause: err,
+		Message: fmt.Sprintf("the answer of %s is not that of an agent", c.addr),
+		Hint:    "check --addr: another program, or an agent of another version, may listen there",
+	}
+}
+
+// exchange sends one request and returns the whole answer; the error is that there is none.
+func (c *Client) exchange(ctx context.Context, id, method, path string, query url.Values, body []byte) (status int, header http.Header, answer []byte, err error) {
+	if c.rpc != nil {
+		status, answer, err = c.tunnel(ctx, id, method, path, query, body)
+		return status, roomHeader(status), answer, err
+	}
+	response, err := c.send(ctx, id, method, path, query, body)
+	if err != nil {
+		return 0, nil, nil, c.unanswered(method != http.MethodGet, err)
+	}
+	defer func() { _ = response.Body.Close() }() // only read
+	answer, err = io.ReadAll(io.LimitReader(response.Body, maxAnswerBytes))
+	if err != nil {
+		return 0, nil, nil, c.unanswered(method != http.MethodGet, err)
+	}
+	return response.StatusCode, response.Header, answer, nil
 }
 
 func (c *Client) send(ctx context.Context, id, method, path string, query url.Values, body []byte) (*http.Response, error) {
@@ -181,20 +219,14 @@ func (c *Client) Live(ctx context.Context) error {
 
 // Ready says whether the agent takes requests; text lists its capabilities, one a line.
 func (c *Client) Ready(ctx context.Context) (ready bool, text string, err error) {
-	response, err := c.send(ctx, "", http.MethodGet, "/readyz", url.Values{"verbose": {""}}, nil)
-	if err != nil {
-		return false, "", c.unanswered(false, err)
+	status, _, body, err := c.exchange(ctx, "", http.MethodGet, "/readyz", url.Values{"verbose": {""}}, nil)
+	switch {
+	case err != nil:
+		return false, "", err
+	case status == http.StatusOK, status == http.StatusServiceUnavailable:
+		return status == http.StatusOK, string(body), nil
 	}
-	defer func() { _ = response.Body.Close() }() // only read
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerBytes))
-	if err != nil {
-		return false, "", c.unanswered(false, err)
-	}
-	switch response.StatusCode {
-	case http.StatusOK, http.StatusServiceUnavailable:
-		return response.StatusCode == http.StatusOK, string(body), nil
-	}
-	return false, "", answered(response.StatusCode, body)
+	return false, "", answered(status, body)
 }
 
 // CreateToken makes a join token.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // Codes that this package gives by itself. All others come from the agent; its errors document lists them.
@@ -37,6 +38,9 @@ type Error struct {
 	RequestID string // finds the request in the agent's log
 	Status    int    // HTTP status, 0 when there was no answer
 	Retryable bool   // the same call may be made again without harm
+
+	// RetryAfter is how long the agent asks to wait before the call is made again, 0 if it says nothing of it.
+	RetryAfter time.Duration
 
 	exit  int
 	cause error

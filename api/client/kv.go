@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"github.com/parley-mesh/parley/api/wire"
 )
 
 const kvPath = "/parley/v1/kv"
@@ -57,6 +59,9 @@ func keyPath(key string) string { return kvPath + "/" + url.PathEscape(key) }
 
 // Get returns one key; a missing one is an *Error with the code not_found.
 func (c *Client) Get(ctx context.Context, key string, o ReadOptions) (Pair, error) {
+	if c.rpc != nil {
+		return c.rpcGet(ctx, key, o)
+	}
 	query := url.Values{}
 	if o.Stale {
 		query.Set("stale", "")
@@ -72,6 +77,9 @@ func (c *Client) Get(ctx context.Context, key string, o ReadOptions) (Pair, erro
 
 // List returns the keys that begin with prefix, in order, with their values.
 func (c *Client) List(ctx context.Context, prefix string, o ListOptions) ([]Pair, error) {
+	if c.rpc != nil && o.Limit >= 0 { // the agent refuses a negative one
+		return c.rpcList(ctx, wire.Get{Key: prefix, Prefix: true, Stale: o.Stale, Limit: uint64(o.Limit)})
+	}
 	var out []Pair
 	err := c.call(ctx, http.MethodGet, keyPath(prefix), o.query(), nil, &out)
 	return out, err
@@ -99,6 +107,9 @@ func (o ListOptions) query() url.Values {
 
 // Put writes a key.
 func (c *Client) Put(ctx context.Context, key string, value []byte, o PutOptions) (Written, error) {
+	if c.rpc != nil && !c.readOnly {
+		return c.rpcPut(ctx, key, value, o)
+	}
 	query := url.Values{}
 	if o.CAS != nil {
 		uintParam(query, "cas", *o.CAS)
@@ -113,25 +124,31 @@ func (c *Client) Put(ctx context.Context, key string, value []byte, o PutOptions
 		query.Set("release", "1")
 	}
 	var out Written
-	err := c.once(ctx, o.RequestID, http.MethodPut, keyPath(key), query, value, &out)
+	err := c.onceCall(ctx, o.RequestID, http.MethodPut, keyPath(key), query, value, &out)
 	return out, err
 }
 
 // Delete removes a key; a missing one is an *Error with the code not_found.
 func (c *Client) Delete(ctx context.Context, key string, o DeleteOptions) (Written, error) {
+	if c.rpc != nil && !c.readOnly {
+		return c.rpcDelete(ctx, o.RequestID, wire.Delete{Key: key, Compare: o.CAS})
+	}
 	query := url.Values{}
 	if o.CAS != nil {
 		uintParam(query, "cas", *o.CAS)
 	}
 	var out Written
-	err := c.once(ctx, o.RequestID, http.MethodDelete, keyPath(key), query, nil, &out)
+	err := c.onceCall(ctx, o.RequestID, http.MethodDelete, keyPath(key), query, nil, &out)
 	return out, err
 }
 
 // DeletePrefix removes all keys that begin with prefix; none is no error.
 func (c *Client) DeletePrefix(ctx context.Context, prefix string) (Written, error) {
+	if c.rpc != nil && !c.readOnly {
+		return c.rpcDelete(ctx, "", wire.Delete{Key: prefix, Prefix: true})
+	}
 	var out Written
-	err := c.once(ctx, "", http.MethodDelete, keyPath(prefix), url.Values{"prefix": {"1"}}, nil, &out)
+	err := c.onceCall(ctx, "", http.MethodDelete, keyPath(prefix), url.Values{"prefix": {"1"}}, nil, &out)
 	return out, err
 }
 
@@ -187,7 +204,7 @@ func (c *Client) Txn(ctx context.Context, txn Txn) (TxnAnswer, error) {
 	var out TxnAnswer
 	body, err := json.Marshal(txn)
 	if err == nil {
-		err = c.once(ctx, txn.RequestID, http.MethodPost, "/parley/v1/txn", nil, body, &out)
+		err = c.onceCall(ctx, txn.RequestID, http.MethodPost, "/parley/v1/txn", nil, body, &out)
 	}
 	return out, err
 }

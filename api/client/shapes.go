@@ -32,6 +32,7 @@ type CoreStatus struct {
 	Size         int          `json:"size"`
 	Margin       int          `json:"margin"`
 	ReadOnly     bool         `json:"read_only"` // the members' states differ and none has a majority: writes are refused
+	Reads        string       `json:"reads"`     // how this leader answers linearizable ones: "lease", or "round" of asking a majority; "" of others
 	Voters       []CoreMember `json:"voters"`
 	Learners     []CoreMember `json:"learners"`
 	Held         []Hold       `json:"held"`
@@ -165,7 +166,9 @@ type pairJSON struct {
 }
 
 // MarshalJSON writes what the agent wrote.
-func (p Pair) MarshalJSON() ([]byte, error) {
+func (p Pair) MarshalJSON() ([]byte, error) { return json.Marshal(p.json()) }
+
+func (p Pair) json() pairJSON {
 	out := pairJSON{
 		Key: p.Key, Flags: p.Flags, Revision: p.Revision, CreateRevision: p.CreateRevision, Version: p.Version,
 		ModifiedAt: p.ModifiedAt, ModifiedHLC: p.ModifiedHLC, Session: p.Session, LockIndex: p.LockIndex,
@@ -176,7 +179,7 @@ func (p Pair) MarshalJSON() ([]byte, error) {
 	} else {
 		out.ValueBase64 = p.Value
 	}
-	return json.Marshal(out)
+	return out
 }
 
 // UnmarshalJSON reads both forms of the value.

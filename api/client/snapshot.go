@@ -16,7 +16,18 @@ func (c *Client) SaveSnapshot(ctx context.Context, stale bool, w io.Writer) erro
 	if stale {
 		query.Set("stale", "1")
 	}
-	response, err := c.send(ctx, "", http.MethodGet, "/parley/v1/snapshot", query, nil)
+	return c.stream(ctx, "a backup", "/parley/v1/snapshot", query, w)
+}
+
+// stream writes an answer that is as long as it is.
+func (c *Client) stream(ctx context.Context, what, path string, query url.Values, w io.Writer) error {
+	if c.rpc != nil {
+		return &Error{
+			Code: codeUnsupported, exit: exitFailed, Message: what + " is not streamed over rpc",
+			Hint: "use the admin socket or https",
+		}
+	}
+	response, err := c.send(ctx, "", http.MethodGet, path, query, nil)
 	if err != nil {
 		return c.unanswered(false, err)
 	}
@@ -30,7 +41,7 @@ func (c *Client) SaveSnapshot(ctx context.Context, stale bool, w io.Writer) erro
 	}
 	written := &passedOn{w: w}
 	if _, err := io.Copy(written, response.Body); written.err != nil {
-		return fmt.Errorf("write the backup: %w", written.err)
+		return fmt.Errorf("write %s: %w", what, written.err)
 	} else if err != nil {
 		return c.unanswered(false, err)
 	}

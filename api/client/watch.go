@@ -86,6 +86,9 @@ type watcher struct {
 
 // run is one connection. greeted says that it got as far as its first events.
 func (w *watcher) run(ctx context.Context) (greeted bool, err error) {
+	if w.client.rpc != nil {
+		return w.runRPC(ctx)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	silence := time.AfterFunc(silenceLimit, cancel)
@@ -158,6 +161,10 @@ func (w *watcher) put(data []byte, seen map[string]bool) error {
 	if err := json.Unmarshal(data, &pair); err != nil {
 		return unreadable(err)
 	}
+	return w.show(pair, seen)
+}
+
+func (w *watcher) show(pair Pair, seen map[string]bool) error {
 	if seen != nil {
 		seen[pair.Key] = true
 	}

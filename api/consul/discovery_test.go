@@ -369,7 +369,7 @@ func TestDiscoveryWatchesAreLimited(t *testing.T) {
 			go a.do("GET", target+"1m", "")
 		}
 		synctest.Wait()
-		if w := a.do("GET", target+"1m", ""); w.Code != http.StatusTooManyRequests {
+		if w := a.do("GET", target+"1m", ""); w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" {
 			t.Errorf("one more: %d %s", w.Code, w.Body)
 		}
 		time.Sleep(2 * time.Minute) // virtual

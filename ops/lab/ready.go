@@ -25,7 +25,7 @@ const (
 // runInit founds the cluster in a's data directory by the init command.
 func (l *Lab) runInit(ctx context.Context, a *Agent) error {
 	argv := slices.Clone(a.Argv[:slices.Index(a.Argv, l.opts.Binary)+1])
-	argv = append(argv, "init", "--trust-domain", trustDomain, "--data-dir", a.DataDir, "--name", a.Name, "--zone", a.zone)
+	argv = append(argv, "init", "--trust-domain", trustDomain, "--data-dir", a.DataDir, "--name", a.Name, "--zone", a.zone, "--no-recovery")
 	log, err := os.OpenFile(a.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

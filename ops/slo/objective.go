@@ -12,6 +12,8 @@ const Window = 30 * 24 * time.Hour
 const (
 	ConfigWrite        = "config-write"
 	MembershipAccuracy = "membership-accuracy"
+
+	CertificateFreshness = "certificate-freshness"
 )
 
 // Where an event came from.
@@ -19,6 +21,7 @@ const (
 	SourceClient = "client" // somebody's request
 	SourceProbe  = "probe"  // this agent's own, so that there is always data
 	SourceGossip = "gossip" // seconds, by gossip's word
+	SourceAgent  = "agent"  // minutes of an agent, by its own look
 )
 
 // An Objective is a promise about the ratio of good events.
@@ -34,6 +37,7 @@ func Objectives() []Objective {
 	return []Objective{
 		{ConfigWrite, 0.999, "valid writes with a known result within 1 s", []string{SourceClient, SourceProbe}},
 		{MembershipAccuracy, 0.9999, "seconds of live agents in which they were not held dead", []string{SourceGossip}},
+		{CertificateFreshness, 0.9999, "minutes of an agent in which each certificate that it renews had a third of its life left", []string{SourceAgent}},
 	}
 }
 

@@ -28,12 +28,19 @@ const (
 	ApplyRead   Action = "apply.read"   // GET /parley/v1/apply
 	NetRead     Action = "net.read"     // GET /parley/v1/net/matrix
 	BundleRead  Action = "bundle.read"  // the root certificates: GET /v1/agent/connect/ca/roots
+
+	// IdentityRead is GET /parley/v1/identity: the identities that this agent holds for programs, without their keys.
+	IdentityRead Action = "identity.read"
+
+	// OperatorRenew is POST /parley/v1/identity/renew. The request proves the key that the name is bound to, which is
+	// the right; the role only says who may ask at all.
+	OperatorRenew Action = "operator.renew"
 )
 
 // What a program that keeps its configuration here may ask.
 const (
-	KVRead       Action = "kv.read"       // GET /parley/v1/kv, its watches, GET /v1/kv
-	KVWrite      Action = "kv.write"      // PUT and DELETE /parley/v1/kv, /v1/kv
+	KVRead       Action = "kv.read"       // GET /parley/v1/kv, its watches, /parley/v1/history, GET /v1/kv
+	KVWrite      Action = "kv.write"      // PUT and DELETE /parley/v1/kv, /v1/kv, POST /parley/v1/undo
 	Txn          Action = "txn"           // POST /parley/v1/txn
 	SessionRead  Action = "session.read"  // look at sessions
 	SessionUse   Action = "session.use"   // create, renew and end sessions
@@ -50,6 +57,12 @@ const (
 	TokenRevoke     Action = "token.revoke"     // DELETE /parley/v1/token/ID
 	CoreWrite       Action = "core.write"       // POST /parley/v1/core/allow, size, hold
 	NodeRole        Action = "node.role"        // change what an agent may do
+	OperatorRead    Action = "operator.read"    // GET /parley/v1/operators
+	OperatorWrite   Action = "operator.write"   // POST and DELETE /parley/v1/operator: who else may do what
+	Evict           Action = "evict"            // POST /parley/v1/evict: a host is denied for good
+	CARotate        Action = "ca.rotate"        // POST /parley/v1/ca/rotate: another root signs
+	EntryRead       Action = "entry.read"       // GET /parley/v1/identity/entries, /parley/v1/identity/explain
+	EntryWrite      Action = "entry.write"      // POST and DELETE /parley/v1/identity/entry: which programs get which identity
 	Leave           Action = "leave"            // GET and POST /parley/v1/leave: this agent leaves the cluster
 	ApplyQuarantine Action = "apply.quarantine" // POST /parley/v1/apply/quarantine
 
@@ -58,7 +71,10 @@ const (
 	AcceptTail   Action = "storage.tail"  // POST /parley/v1/storage/accept-tail
 	DigestDiff   Action = "digest.diff"   // GET /parley/v1/digest/diff: names keys
 	DigestAccept Action = "digest.accept" // POST /parley/v1/digest/accept: gives up the states of members
+	KVPurge      Action = "kv.purge"      // DELETE /parley/v1/history: nobody can undo what it takes away
 	SnapshotSave Action = "snapshot.save" // GET /parley/v1/snapshot: the whole state, sealed keys included
+	DebugRead    Action = "debug.read"    // GET /parley/v1/debug/: what this agent did, without what was written
+	DebugForget  Action = "debug.forget"  // DELETE /parley/v1/debug/recordings
 )
 
 // What the agents ask of each other by themselves.
@@ -87,6 +103,9 @@ var needs = map[Action]Role{
 	NetRead:     Discovery,
 	BundleRead:  Discovery,
 
+	OperatorRenew: Discovery,
+	IdentityRead:  Discovery,
+
 	KVRead:       Local,
 	KVWrite:      Local,
 	Txn:          Local,
@@ -97,11 +116,17 @@ var needs = map[Action]Role{
 	EventRead:    Local,
 	EventFire:    Local,
 
+	CARotate:        Operator,
+	Evict:           Operator,
 	TokenCreate:     Operator,
 	TokenList:       Operator,
 	TokenRevoke:     Operator,
 	CoreWrite:       Operator,
 	NodeRole:        Operator,
+	OperatorRead:    Operator,
+	OperatorWrite:   Operator,
+	EntryRead:       Operator,
+	EntryWrite:      Operator,
 	Leave:           Operator,
 	ApplyQuarantine: Operator,
 
@@ -110,7 +135,10 @@ var needs = map[Action]Role{
 	AcceptTail:   Operator,
 	DigestDiff:   Operator,
 	DigestAccept: Operator,
+	KVPurge:      Operator,
 	SnapshotSave: Operator,
+	DebugRead:    Operator,
+	DebugForget:  Operator,
 }
 
 // Actions returns every action in a fixed order. The slice is the caller's own. It is what a test

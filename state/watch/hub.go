@@ -112,6 +112,9 @@ func (h *Hub) woken(now recent) []*Subscription {
 	var out []*Subscription
 	if now.gone {
 		out = h.mu.index.everyone()
+		for _, s := range out {
+			s.twice = true // nobody knows how often
+		}
 	} else {
 		out = h.mu.index.touched(now.entries)
 	}
@@ -123,13 +126,19 @@ type Subscription struct {
 	hub     *Hub
 	sel     Selector
 	classes state.ClassSet // not 0: all changes of these, instead of sel
-	c       chan struct{}  // capacity 1
+	c       chan struct{}  // capacity 1; nil in a group
+	group   *Group         // nil outside one
+	tag     uint64         // the group's reader's own
 
 	// Guarded by hub.mu.
-	round  uint64
-	closed bool
-	until  uint64 // the index it waits for; 0 unless it is in hub.mu.waiting
-	heap   int    // its place there
+	next, prev *Subscription // of the same key or prefix
+	round      uint64
+	closed     bool
+	twice      bool   // touched more than once in this round
+	until      uint64 // the index it waits for; 0 unless it is in hub.mu.waiting
+	heap       int    // its place there
+
+	queued int // guarded by group.mu: its place in woken, from 1; 0: not there
 }
 
 // Subscribe begins to watch. What changed before is not signalled: look at the View afterwards.
@@ -146,7 +155,9 @@ func (h *Hub) Subscribe(sel Selector) (*Subscription, error) {
 }
 
 func (h *Hub) enter(s *Subscription) error {
-	s.c = make(chan struct{}, 1)
+	if s.group == nil {
+		s.c = make(chan struct{}, 1)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.mu.index.count+len(h.mu.waiting) >= MaxSubscriptions {
@@ -178,7 +189,12 @@ func (s *Subscription) Close() {
 	}
 }
 
+// wake is called by Turn alone, in whose round twice was set.
 func (s *Subscription) wake() {
+	if s.group != nil {
+		s.group.wake(s, s.twice)
+		return
+	}
 	select {
 	case s.c <- struct{}{}:
 	default: // not received yet: it will look anyway

@@ -2,7 +2,7 @@ package watch
 
 import "github.com/parley-mesh/parley/state"
 
-// A spot is a key or a prefix of one table.
+// A spot is a key of one table.
 type spot struct {
 	table state.Table
 	key   string
@@ -10,23 +10,19 @@ type spot struct {
 
 type subscribers map[*Subscription]struct{}
 
-// index finds the subscriptions that a change touches without looking at the others: by key, by
-// class, and by prefix with one map look-up for each length that some prefix has.
+// index finds the subscriptions that a change touches without looking at the others: by key with one look-up, by prefix
+// with one walk down a tree whose length is at most that of the key, by class. Subscriptions of one spot are a list
+// through their own links, so that a spot costs its entry and nothing else.
 type index struct {
-	keys     map[spot]subscribers
-	prefixes map[spot]subscribers
-	lengths  map[int]int // how many spots in prefixes have a key of that length
+	keys     map[spot]*Subscription
+	prefixes map[state.Table]*prefixTree
 	classes  [state.ClassReplica + 1]subscribers
 	count    int
 	round    uint64 // numbers the calls of touched, so that each finds a subscription once
 }
 
 func newIndex() *index {
-	x := &index{
-		keys:     map[spot]subscribers{},
-		prefixes: map[spot]subscribers{},
-		lengths:  map[int]int{},
-	}
+	x := &index{keys: map[spot]*Subscription{}, prefixes: map[state.Table]*prefixTree{}}
 	for i := range x.classes {
 		x.classes[i] = subscribers{}
 	}
@@ -43,14 +39,18 @@ func (x *index) add(s *Subscription) {
 		}
 		return
 	}
-	m, at := x.home(s)
-	if m[at] == nil {
-		m[at] = subscribers{}
-		if s.sel.Prefix {
-			x.lengths[len(at.key)]++
+	if s.sel.Prefix {
+		tree := x.prefixes[s.sel.table()]
+		if tree == nil {
+			tree = &prefixTree{}
+			x.prefixes[s.sel.table()] = tree
 		}
+		at := tree.grow(s.sel.Key)
+		at.subs = s.link(at.subs)
+		return
 	}
-	m[at][s] = struct{}{}
+	at := spot{table: s.sel.table(), key: s.sel.Key}
+	x.keys[at] = s.link(x.keys[at])
 }
 
 func (x *index) remove(s *Subscription) {
@@ -61,26 +61,42 @@ func (x *index) remove(s *Subscription) {
 		}
 		return
 	}
-	m, at := x.home(s)
-	delete(m[at], s)
-	if len(m[at]) > 0 {
+	if s.sel.Prefix {
+		tree := x.prefixes[s.sel.table()]
+		at := tree.grow(s.sel.Key) // it is there
+		if at.subs = s.unlink(at.subs); at.subs == nil {
+			tree.prune(s.sel.Key)
+		}
 		return
 	}
-	delete(m, at)
-	if !s.sel.Prefix {
-		return
-	}
-	if x.lengths[len(at.key)]--; x.lengths[len(at.key)] == 0 {
-		delete(x.lengths, len(at.key))
+	at := spot{table: s.sel.table(), key: s.sel.Key}
+	if head := s.unlink(x.keys[at]); head != nil {
+		x.keys[at] = head
+	} else {
+		delete(x.keys, at)
 	}
 }
 
-func (x *index) home(s *Subscription) (map[spot]subscribers, spot) {
-	at := spot{table: s.sel.table(), key: s.sel.Key}
-	if s.sel.Prefix {
-		return x.prefixes, at
+// link puts s before head, the first of a list or nil, and is the new head.
+func (s *Subscription) link(head *Subscription) *Subscription {
+	if s.next = head; head != nil {
+		head.prev = s
 	}
-	return x.keys, at
+	return s
+}
+
+// unlink takes s out of the list that begins with head, and returns the list's head from then on.
+func (s *Subscription) unlink(head *Subscription) *Subscription {
+	if s.next != nil {
+		s.next.prev = s.prev
+	}
+	if s.prev != nil {
+		s.prev.next = s.next
+	} else {
+		head = s.next
+	}
+	s.next, s.prev = nil, nil
+	return head
 }
 
 // touched returns the subscriptions that the entries touch, each once, in no particular order.
@@ -88,13 +104,12 @@ func (x *index) touched(entries []entry) []*Subscription {
 	x.round++
 	var out []*Subscription
 	for _, e := range entries {
-		for _, c := range e.changes {
-			out = x.collect(out, x.classes[c.Class])
+		for i := range e.changes {
+			c := &e.changes[i]
+			out = x.collectSet(out, x.classes[c.Class])
 			out = x.collect(out, x.keys[spot{c.Table, c.Key}])
-			for n := range x.lengths {
-				if n <= len(c.Key) {
-					out = x.collect(out, x.prefixes[spot{c.Table, c.Key[:n]}])
-				}
+			if tree := x.prefixes[c.Table]; tree != nil {
+				tree.along(c.Key, func(head *Subscription) { out = x.collect(out, head) })
 			}
 		}
 	}
@@ -106,23 +121,36 @@ func (x *index) everyone() []*Subscription {
 	x.round++
 	out := make([]*Subscription, 0, x.count)
 	for _, set := range x.classes {
-		out = x.collect(out, set)
+		out = x.collectSet(out, set)
 	}
-	for _, set := range x.keys {
-		out = x.collect(out, set)
+	for _, head := range x.keys {
+		out = x.collect(out, head)
 	}
-	for _, set := range x.prefixes {
-		out = x.collect(out, set)
+	for _, tree := range x.prefixes {
+		tree.each(func(head *Subscription) { out = x.collect(out, head) })
 	}
 	return out
 }
 
-func (x *index) collect(out []*Subscription, set subscribers) []*Subscription {
+func (x *index) collectSet(out []*Subscription, set subscribers) []*Subscription {
 	for s := range set {
-		if s.round != x.round {
-			s.round = x.round
-			out = append(out, s)
-		}
+		out = x.take(out, s)
 	}
 	return out
+}
+
+func (x *index) collect(out []*Subscription, head *Subscription) []*Subscription {
+	for s := head; s != nil; s = s.next {
+		out = x.take(out, s)
+	}
+	return out
+}
+
+func (x *index) take(out []*Subscription, s *Subscription) []*Subscription {
+	if s.round == x.round {
+		s.twice = true
+		return out
+	}
+	s.round, s.twice = x.round, false
+	return append(out, s)
 }

@@ -87,8 +87,8 @@ func TestLargeRevisionGoesBySnapshot(t *testing.T) {
 	from := c.hub.ring.start(c.m.View().Revision())
 	at := c.m.View().Position()
 	row := make([]byte, state.MaxDeltaBytes)
-	c.hub.ring.mu.entries = append(c.hub.ring.mu.entries, entry{
-		at: state.Position{Revision: at.Revision + 1}, prev: at.Revision,
+	c.hub.ring.mu.all.entries = append(c.hub.ring.mu.all.entries, entry{
+		at:      state.Position{Revision: at.Revision + 1},
 		changes: []state.Change{{Class: state.ClassKV, Table: state.TableKV, Key: "k", Row: row, Revision: at.Revision + 1}},
 	})
 	var got [][]byte
@@ -97,8 +97,8 @@ func TestLargeRevisionGoesBySnapshot(t *testing.T) {
 		send: func(b []byte) error { got = append(got, bytes.Clone(b[:1])); return nil },
 	}
 	now := c.hub.ring.since(from)
-	now.entries = c.hub.ring.mu.entries[len(c.hub.ring.mu.entries)-1:]
-	if err := s.deltas(now, filter(now.entries, at.Revision, s.classes)); err != nil {
+	now.entries = c.hub.ring.mu.all.entries[len(c.hub.ring.mu.all.entries)-1:]
+	if err := s.deltas(now, s.step(now)); err != nil {
 		t.Fatal(err)
 	}
 	if FrameKind(got[0][0]) != FrameSnapshotBegin || FrameKind(got[len(got)-1][0]) != FrameSnapshotEnd {

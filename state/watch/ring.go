@@ -18,7 +18,6 @@ const (
 // entry is one published batch that moved the revision. It is never changed.
 type entry struct {
 	at      state.Position
-	prev    uint64 // the revision before it
 	changes []state.Change
 	bytes   int
 }
@@ -29,41 +28,98 @@ type place struct {
 	revision uint64
 }
 
-// ring holds the newest View and the changes that led to it, always in step with each other.
-type ring struct {
-	mu struct {
-		sync.Mutex // held for appends and slicing only
-		view       *state.View
-		life       uint64
-		entries    []entry // contiguous: each prev is the revision of the one before
-		bytes      int
+// history is the changes of a ring, all or those of some classes.
+type history struct {
+	entries []entry
+	bytes   int
+	from    uint64 // nothing is missing of what came after this revision
+}
+
+func (h *history) add(at state.Position, changes []state.Change) {
+	e := entry{at: at, changes: changes, bytes: 64}
+	for i := range changes {
+		e.bytes += changes[i].Bytes()
 	}
+	h.entries = append(h.entries, e)
+	h.bytes += e.bytes
+	for len(h.entries) > MaxRingEntries || h.bytes > MaxRingBytes {
+		h.from = h.entries[0].at.Revision
+		h.bytes -= h.entries[0].bytes
+		h.entries = h.entries[1:]
+	}
+}
+
+// after returns what came after a revision, or false if that is no longer all here.
+func (h *history) after(revision uint64) ([]entry, bool) {
+	if revision < h.from {
+		return nil, false
+	}
+	all := h.entries
+	i := sort.Search(len(all), func(i int) bool { return all[i].at.Revision > revision })
+	// Later appends write behind these, never into them: sharing the array is safe.
+	return all[i:len(all):len(all)], true
+}
+
+// ring holds the newest View and the changes that led to it, always in step with each other. It keeps those of the public
+// class apart as well: they are few, and a follower that was away while keys were written by the thousand goes on all the
+// same. The rows are the same memory twice.
+type ring struct {
+	frames frameCache
+	mu     struct {
+		sync.Mutex  // held for appends and slicing only
+		view        *state.View
+		life        uint64
+		begun       bool
+		all, public history
+	}
+}
+
+// publicClass is what agents outside the core follow.
+var publicClass = state.NewClassSet(state.ClassPublic)
+
+// begin makes a new ring one that knows of nothing before its first View. It is called under mu.
+func (r *ring) begin() {
+	if !r.mu.begun {
+		r.mu.begun = true
+		r.forget()
+	}
+}
+
+func (r *ring) forget() {
+	from := r.mu.view.Revision()
+	r.mu.all, r.mu.public = history{from: from}, history{from: from}
 }
 
 // push adds a batch. Without changes the ring only takes note of the new View.
 func (r *ring) push(v *state.View, t state.Touched) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.begin()
 	prev := r.mu.view.Revision()
 	r.mu.view = v
 	if t.All || v.Revision() < prev || v.Revision() == prev && len(t.Changes) > 0 {
 		r.mu.life++
-		r.mu.entries, r.mu.bytes = nil, 0
+		r.forget()
 		return
 	}
 	if v.Revision() == prev {
 		return
 	}
-	e := entry{at: v.Position(), prev: prev, changes: t.Changes, bytes: 64}
-	for i := range t.Changes {
-		e.bytes += t.Changes[i].Bytes()
+	r.mu.all.add(v.Position(), t.Changes)
+	if public := ofClass(t.Changes, state.ClassPublic); len(public) > 0 {
+		r.mu.public.add(v.Position(), public)
 	}
-	r.mu.entries = append(r.mu.entries, e)
-	r.mu.bytes += e.bytes
-	for len(r.mu.entries) > MaxRingEntries || r.mu.bytes > MaxRingBytes {
-		r.mu.bytes -= r.mu.entries[0].bytes
-		r.mu.entries = r.mu.entries[1:]
+}
+
+// ofClass returns the changes of one class.
+func ofClass(changes []state.Change, class state.Class) []state.Change {
+	var out []state.Change
+	for _, c := range changes {
+		if c.Class == class {
+			out = append(out, c)
+		}
 	}
+	return out
 }
 
 // recent is what a reader at some place has not seen. Gone means that the ring no longer has all
@@ -75,26 +131,28 @@ type recent struct {
 	gone    bool
 }
 
-func (r *ring) since(p place) recent {
+func (r *ring) since(p place) recent { return r.sinceOf(p, state.AllClasses) }
+
+// sinceOf is since for a reader of some classes; the entries may be of others as well.
+func (r *ring) sinceOf(p place, classes state.ClassSet) recent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.begin()
 	now := r.mu.view.Revision()
 	out := recent{view: r.mu.view, place: place{life: r.mu.life, revision: now}}
 	if p == out.place {
 		return out
 	}
-	first := now
-	if len(r.mu.entries) > 0 {
-		first = r.mu.entries[0].prev
+	h := &r.mu.all
+	if classes == publicClass {
+		h = &r.mu.public
 	}
-	if p.life != r.mu.life || p.revision < first || p.revision > now {
+	entries, whole := h.after(p.revision)
+	if p.life != r.mu.life || p.revision > now || !whole {
 		out.gone = true
 		return out
 	}
-	all := r.mu.entries
-	i := sort.Search(len(all), func(i int) bool { return all[i].at.Revision > p.revision })
-	// Later appends write behind these, never into them: sharing the array is safe.
-	out.entries = all[i:len(all):len(all)]
+	out.entries = entries
 	return out
 }
 

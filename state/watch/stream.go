@@ -122,7 +122,7 @@ type stream struct {
 // begin brings the follower up to date, and lets it compare digests before anything else: what it
 // has may come from another life of the cluster.
 func (s *stream) begin() error {
-	now := s.hub.ring.since(s.place)
+	now := s.hub.ring.sinceOf(s.place, s.classes)
 	if here := now.view.Revision(); s.at.Revision > here {
 		return fmt.Errorf("revision %d was asked for, revision %d is here: %w", s.at.Revision, here,
 			ErrBehind)
@@ -131,7 +131,7 @@ func (s *stream) begin() error {
 		return s.snapshot(now)
 	}
 	if now.view.Revision() > s.at.Revision {
-		if err := s.deltas(now, filter(now.entries, s.at.Revision, s.classes)); err != nil {
+		if err := s.deltas(now, s.step(now)); err != nil {
 			return err
 		}
 	}
@@ -140,28 +140,55 @@ func (s *stream) begin() error {
 
 // catchUp sends what is new in the classes. On a tick it also reports progress elsewhere.
 func (s *stream) catchUp(tick bool) error {
-	now := s.hub.ring.since(s.place)
+	now := s.hub.ring.sinceOf(s.place, s.classes)
 	if now.gone {
 		return s.snapshot(now)
 	}
-	changes := filter(now.entries, s.at.Revision, s.classes)
 	to := now.view.Position()
-	switch {
-	case len(changes) > 0 || tick && to.Revision > s.at.Revision:
-		return s.deltas(now, changes)
-	case tick && (to.Index > s.at.Index || s.silent >= s.hub.timing.Heartbeat):
+	if to.Revision > s.at.Revision {
+		if next := s.step(now); next.changes > 0 || tick {
+			return s.deltas(now, next)
+		}
+		return nil
+	}
+	if tick && (to.Index > s.at.Index || s.silent >= s.hub.timing.Heartbeat) {
 		return s.heartbeat(now.view)
 	}
 	return nil
 }
 
-func (s *stream) deltas(now recent, changes []state.Change) error {
-	packed, err := pack(s.at.Revision, now.view.Position(), changes, state.MaxDeltaBytes)
+// step returns the frames that bring the follower to now; others that are where it is get the same ones. None means that
+// they would be too large.
+func (s *stream) step(now recent) cachedStep {
+	next := step{place: place{life: now.place.life, revision: s.at.Revision}, to: now.view.Position(), classes: s.classes}
+	if known, ok := s.hub.ring.frames.get(next); ok {
+		return known
+	}
+	changes := filter(now.entries, s.at.Revision, s.classes)
+	out := cachedStep{step: next, changes: len(changes)}
+	packed, err := pack(s.at.Revision, next.to, changes, state.MaxDeltaBytes)
 	if err != nil {
-		return s.snapshot(now)
+		return out
 	}
 	for _, d := range packed {
-		if err := s.frame(Frame{Kind: FrameDelta, Delta: d}); err != nil {
+		b, err := EncodeFrame(Frame{Kind: FrameDelta, Delta: d})
+		if err != nil {
+			out.frames = nil
+			return out
+		}
+		out.frames = append(out.frames, b)
+	}
+	s.hub.ring.frames.put(out)
+	return out
+}
+
+func (s *stream) deltas(now recent, next cachedStep) error {
+	if len(next.frames) == 0 {
+		return s.snapshot(now)
+	}
+	for _, b := range next.frames {
+		s.silent = 0
+		if err := s.send(b); err != nil {
 			return err
 		}
 	}

@@ -37,6 +37,69 @@ func BenchmarkGet(b *testing.B) {
 	})
 }
 
+// BenchmarkGetByLease reads as BenchmarkGet, from a core whose leader answers by its lease and one whose leader asks a
+// majority each time, one after the other: both run all the while.
+func BenchmarkGetByLease(b *testing.B) {
+	how := []string{"lease", "round"}
+	bases := make(map[string]string)
+	for _, reads := range how {
+		l := startLab(b, lab.Options{Agents: 3, Settings: map[string]string{"core.lease_reads": fmt.Sprint(reads == "lease")}})
+		clients := clientsOf(b, l)
+		whole(b, clients)
+		leader, err := l.Agent(agentInRole(b, clients, "leader"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		bases[reads] = "http://" + leader.HTTP
+		do(b, http.DefaultClient, request(b, http.MethodPut, bases[reads]+"/parley/v1/kv/bench/0", []byte("first")))
+	}
+	for _, n := range []int{1, 64} {
+		for _, reads := range how {
+			b.Run(fmt.Sprintf("clients=%d/%s", n, reads), func(b *testing.B) {
+				measure(b, bases[reads], n, func(base string, _ int64) *http.Request {
+					return request(b, http.MethodGet, base+"/parley/v1/kv/bench/0", nil)
+				})
+			})
+		}
+	}
+}
+
+// BenchmarkPutRecorded writes as BenchmarkPut, to a core without recorders, to one that records what comes into its core, and to
+// one that keeps a trace of the Go runtime besides, one after the other: all run all the while. It reports what a put costs the
+// processors of all three agents.
+func BenchmarkPutRecorded(b *testing.B) {
+	labs, bases := make(map[string]*lab.Lab), make(map[string]string)
+	how := []string{"none", "core", "core-and-runtime"}
+	for i, records := range how {
+		l := startLab(b, lab.Options{Agents: 3, Settings: map[string]string{
+			"debug.recorder_mib": fmt.Sprint(16 * min(i, 1)), "debug.flight_seconds": fmt.Sprint(10 * max(i-1, 0)),
+		}})
+		clients := clientsOf(b, l)
+		whole(b, clients)
+		leader, err := l.Agent(agentInRole(b, clients, "leader"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		labs[records], bases[records] = l, "http://"+leader.HTTP
+	}
+	value := bytes.Repeat([]byte("v"), valueBytes)
+	for _, n := range []int{1, 64} {
+		for _, records := range how {
+			b.Run(fmt.Sprintf("clients=%d/%s", n, records), func(b *testing.B) {
+				before := usage(b, labs[records])
+				measure(b, bases[records], n, func(base string, n int64) *http.Request {
+					return request(b, http.MethodPut, fmt.Sprintf("%s/parley/v1/kv/bench/%d", base, n%10_000), value)
+				})
+				cpu := 0.0
+				for name, u := range usage(b, labs[records]) {
+					cpu += u.cpu - before[name].cpu
+				}
+				b.ReportMetric(1e6*cpu/float64(b.N), "cpu-us/op")
+			})
+		}
+	}
+}
+
 // BenchmarkLivez is the baseline of both: what an HTTP request costs that does nothing, on the same agent
 // and with the same clients.
 func BenchmarkLivez(b *testing.B) {

@@ -120,7 +120,7 @@ func startCampaign(t *testing.T) *campaign {
 	n := newNetwork(t, lab.DefaultAgents)
 	l := startLab(t, lab.Options{
 		Dir: dir, Keep: true, Core: true, ReplaceAfter: 10 * time.Minute, Place: n.place,
-		Settings: map[string]string{"core.segment_mib": "16"},
+		Settings: map[string]string{"core.segment_mib": "16", "safe_mode.window": killedOften},
 	})
 	c := &campaign{t: t, l: l, n: n, clients: clientsOf(t, l), counts: make(map[string]int)}
 	if err := c.clients["a1"].SetCoreSize(t.Context(), *flagCore); err != nil {

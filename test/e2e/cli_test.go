@@ -314,7 +314,8 @@ func TestHTTPS(t *testing.T) {
 	}
 	bind := free.Addr().String()
 	_ = free.Close()
-	d := startAgent(t, freshAgent(t, dir, "", "--https", bind)...)
+	agent := freshAgent(t, dir, "", "--https", bind)
+	d := startAgent(t, agent...)
 	addr := []string{"--addr", "https://" + bind}
 	if s := parley(t, "status", "--data-dir", dir, "--wait", "15s", "--expect", ".ready and .core.leader != null"); s.code != 0 {
 		t.Fatalf("%s%s\n%s", s.out, s.err, d.said())
@@ -327,6 +328,18 @@ func TestHTTPS(t *testing.T) {
 		t.Errorf("get: %d %s%s", s.code, s.out, s.err)
 	}
 	with(shortDir(t), "kv", "get", "k").wants(t, 4, "asks for a client certificate", "--data-dir")
+	rpc := func(dataDir string, args ...string) said {
+		return parley(t, append(args, "--addr", "rpc://"+meshOf(t, agent), "--data-dir", dataDir)...)
+	}
+	rpc(dir, "kv", "put", "by-rpc", "w").mustWork(t)
+	if s := rpc(dir, "kv", "get", "by-rpc", "-o", "raw"); s.code != 0 || s.out != "w" {
+		t.Errorf("get by rpc: %d %s%s", s.code, s.out, s.err)
+	}
+	rpc(dir, "members").mustWork(t) // an endpoint without a method of its own
+	rpc(shortDir(t), "kv", "get", "k").wants(t, 4, "asks for a client certificate", "--data-dir")
+	if s := rpc(other, "kv", "put", "k", "w"); s.code == 0 {
+		t.Errorf("another cluster's agent by rpc: %d %s", s.code, s.out)
+	}
 	if s := with(other, "kv", "put", "k", "w"); s.code == 0 || !strings.Contains(s.err, "root that this cluster does not trust") {
 		t.Errorf("another cluster's agent: %d %s", s.code, s.err)
 	}

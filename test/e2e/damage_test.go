@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -16,7 +15,10 @@ import (
 	"github.com/parley-mesh/parley/ops/lab"
 )
 
-const damagePage = 4096
+const (
+	damagePage   = 4096
+	segmentBytes = 16 << 20 // core.segment_mib of the lab
+)
 
 // diskDamage is what a disk does to an agent that does not run.
 type diskDamage struct {
@@ -28,16 +30,26 @@ type diskDamage struct {
 var diskDamages = []diskDamage{
 	{name: "one byte flipped", what: func(t *testing.T, a *lab.Agent) { flip(t, segment(t, a, 0), frameFrom(t, segment(t, a, 0), 3)+100) }},
 	{name: "512 bytes zeroed", what: func(t *testing.T, a *lab.Agent) { patch(t, segment(t, a, 1), 20*damagePage, make([]byte, 512)) }},
-	{name: "4 KiB zeroed", what: func(t *testing.T, a *lab.Agent) { patch(t, segment(t, a, -1), 9*damagePage, make([]byte, damagePage)) }},
+	{name: "4 KiB zeroed", what: func(t *testing.T, a *lab.Agent) {
+		path := segment(t, a, -1)
+		if fewFrames(t, path) {
+			path = segment(t, a, -2)
+		}
+		patch(t, path, 9*damagePage, make([]byte, damagePage))
+	}},
 	{name: "zeroed to the end", what: func(t *testing.T, a *lab.Agent) {
-		end := framesEnd(t, segment(t, a, -1))
-		from := end - min(end-damagePage, 6*damagePage)
-		patch(t, segment(t, a, -1), from, make([]byte, end-from))
+		spoilEnd(t, a, func(path string, end int64) {
+			from := max(damagePage, end-32*damagePage)
+			patch(t, path, from, make([]byte, end-from))
+		})
 	}},
 	{name: "garbage tail", what: func(t *testing.T, a *lab.Agent) {
-		end, garbage := framesEnd(t, segment(t, a, -1)), make([]byte, 5*damagePage)
-		_, _ = rand.Read(garbage)
-		patch(t, segment(t, a, -1), max(damagePage, end-3*damagePage), garbage)
+		spoilEnd(t, a, func(path string, end int64) {
+			from := max(damagePage, end-32*damagePage)
+			garbage := make([]byte, min(end+2*damagePage, segmentBytes-damagePage)-from)
+			_, _ = rand.Read(garbage)
+			patch(t, path, from, garbage)
+		})
 	}},
 	{name: "headers of the last segment", what: func(t *testing.T, a *lab.Agent) {
 		path := segment(t, a, -1)
@@ -61,11 +73,23 @@ var diskDamages = []diskDamage{
 	}},
 }
 
+// spoilEnd damages the end of the log. Of a segment's first frames alone nothing may know when they are the last, as the anchor
+// comes a little later: then the segment before loses its end as well.
+func spoilEnd(t *testing.T, a *lab.Agent, spoil func(path string, end int64)) {
+	t.Helper()
+	if fewFrames(t, segment(t, a, -1)) {
+		spoil(segment(t, a, -2), framesEnd(t, segment(t, a, -2)))
+	}
+	spoil(segment(t, a, -1), framesEnd(t, segment(t, a, -1)))
+}
+
+func fewFrames(t *testing.T, path string) bool { return framesEnd(t, path) < 64*damagePage }
+
 // TestDamageMatrix: a core of three under writes. One member after the other is killed, its files are damaged, and it is
 // started again. Each damage is named in its log and in the timeline, and healed with nobody's help while the writes go
 // on; at the end all have the same digest and nothing that was acknowledged is lost.
 func TestDamageMatrix(t *testing.T) {
-	l := startLab(t, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute, Settings: map[string]string{"core.segment_mib": "16"}})
+	l := startLab(t, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute, Settings: map[string]string{"core.segment_mib": "16", "safe_mode.window": killedOften}})
 	clients := clientsOf(t, l)
 	whole(t, clients)
 	load := startWriters(t, l, 4*time.Millisecond)
@@ -201,8 +225,9 @@ func framesEnd(t *testing.T, path string) int64 {
 	if err != nil {
 		t.Fatal(err)
 	}
+	number := data[40:48] // of the segment, and in each of its frames
 	end := int64(len(data)) - damagePage
-	for end > 2*damagePage && (len(bytes.Trim(data[end-damagePage:end], "\x00")) == 0 || !strings.HasPrefix(string(data[end-damagePage:]), "PLF1") || !bytes.Equal(data[end-damagePage+8:end-damagePage+16], data[damagePage+8:damagePage+16])) {
+	for end > damagePage && !(bytes.HasPrefix(data[end-damagePage:], []byte("PLF1")) && bytes.Equal(data[end-damagePage+8:end-damagePage+16], number)) {
 		end -= damagePage
 	}
 	return end

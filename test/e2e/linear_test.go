@@ -37,7 +37,7 @@ const (
 // while agents in every role, and then all, are killed and come back, and while the leader is stopped
 // long enough to be replaced and does not know it when it goes on.
 func TestLinearizable(t *testing.T) {
-	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute})
+	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute, Settings: map[string]string{"safe_mode.window": killedOften}})
 	clients := clientsOf(t, l)
 	h := startTraffic(t, clients, linearTraffic)
 

@@ -43,6 +43,14 @@ func run(m *testing.M) int {
 			return 1
 		}
 	}
+	said, err := skipping(os.Getenv("PARLEY_E2E_BUDGET"), flag.Set)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if said != "" {
+		fmt.Println(said)
+	}
 	build := exec.Command("go", append(args, "../../cmd/agent")...)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
@@ -51,7 +59,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	// Tests that mostly wait run beside each other, more of them than there are processors.
-	if err := flag.Set("test.parallel", "4"); err != nil {
+	if err := flag.Set("test.parallel", "6"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -100,11 +100,24 @@ func standing(t testing.TB, l *lab.Lab) string {
 	return text.String()
 }
 
-// settled is the standing once all agents hold the same.
+// settled is the standing once all agents hold the same, and each core member has published the key of its tokens.
 func settled(t testing.TB, l *lab.Lab) string {
 	t.Helper()
 	clients := clientsOf(t, l)
-	eventually(t, 20*time.Second, "equal digests", func(ctx context.Context) error { return sameDigest(ctx, clients) })
+	eventually(t, 20*time.Second, "equal digests", func(ctx context.Context) error {
+		members, err := clientOf(t, l.Agents[0]).Members(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range members {
+			i := slices.IndexFunc(l.Agents, func(a *lab.Agent) bool { return a.Name == m.Name })
+			signs := m.Core == "leader" || m.Core == "voter"
+			if signs && i >= 0 && !strings.Contains(readLog(t, l.Agents[i]), "tokens are signed with a new key") {
+				return fmt.Errorf("%s has published no key of tokens", m.Name)
+			}
+		}
+		return sameDigest(ctx, clients)
+	})
 	return standing(t, l)
 }
 
@@ -171,6 +184,16 @@ func freshAgent(t testing.TB, dataDir, name string, more ...string) []string {
 	}
 	t.Fatal("no free loopback address")
 	return nil
+}
+
+// meshOf is the mesh address among an agent's arguments.
+func meshOf(t testing.TB, args []string) string {
+	t.Helper()
+	i := slices.Index(args, "--bind")
+	if i < 0 {
+		t.Fatalf("no --bind in %q", args)
+	}
+	return args[i+1]
 }
 
 // daemon is an agent that runs beside the lab.

@@ -105,6 +105,40 @@ func TestRunbookCrashLoop(t *testing.T) {
 	verifyFails(t, "crash-loop", "no-alert", asked) // the control
 }
 
+// TestRunbookCertificateExpires: with every core member killed an agent's certificate is not renewed, an alert says so, and
+// the diagnosis leads to the core. The verify step holds only once a core member is back, and no human does anything else.
+func TestRunbookCertificateExpires(t *testing.T) {
+	t.Parallel() // it mostly waits
+	l := startLab(t, lab.Options{ReplaceAfter: 10 * time.Minute, Settings: map[string]string{"identity.leaf_ttl": "60s"}})
+	outside := agentInRole(t, clientsOf(t, l), "none")
+	var asked *lab.Agent
+	for _, a := range l.Agents {
+		if a.Name == outside {
+			asked = a
+		}
+	}
+	settledAlerts(t, asked, "certificate-expires")
+	for _, a := range l.Agents {
+		if a != asked {
+			kill(t, l, a.Name)
+		}
+	}
+	fires(t, asked, "certificate-old", 70*time.Second)
+	walk := startRunbook(t, "certificate-expires", "--yes", "--addr", asked.Addr())
+	walk.waitFor(t, 60*time.Second, "No core with a majority is seen from here")
+	verifyFails(t, "certificate-expires", "all-fresh", asked) // the control
+	for _, a := range l.Agents {
+		if a != asked {
+			restart(t, l, a.Name)
+		}
+	}
+	run := walk.end(t)
+	want := []string{"certificates-fresh", "core-reached", "bring-core-back", "all-fresh"}
+	if run.exit != 0 || run.Result != runbook.Pass || run.NotThis || !slices.Equal(run.path(), want) {
+		t.Errorf("got %s\n%s", run, run.shown)
+	}
+}
+
 // TestRunbookDataCorruption: a byte flipped in the log of a stopped follower. The diagnosis finds the damage in its files
 // and leads to starting it, upon which it heals by itself; after that all replicas agree.
 func TestRunbookDataCorruption(t *testing.T) {

@@ -1,0 +1,154 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parley-mesh/parley/api/client"
+)
+
+// rootEvents is the kind of the events that tell of the roots.
+const rootEvents = "root-rotation"
+
+func (a *app) caCommand() *cobra.Command {
+	cmd := group("ca", "The roots that all identities chain to, and their replacement")
+	cmd.AddCommand(a.caStatusCommand(), a.caRotateCommand(), a.caTimelineCommand(), a.caRequestCommand(), a.caExternalCommand(), a.caResealCommand())
+	return cmd
+}
+
+func (a *app) caStatusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Which roots there are, which one signs, and whom a replacement waits for",
+		Args:  takes(),
+		RunE: a.query(func(ctx context.Context, c *client.Client) (answer, error) {
+			s, err := c.CA(ctx)
+			return answer{value: s, table: func(w io.Writer) { caTable(w, s) }}, err
+		}),
+	}
+}
+
+func caTable(w io.Writer, s client.CAStatus) {
+	fields(w, "bundle", s.BundleSequence, "next rotation", instant(s.RotatesAt))
+	if at := s.Authority; at != nil {
+		fields(w, "authority", at.Subject, "signed by", at.SignedBy, "until", instant(at.NotAfter))
+	}
+	if at := s.NextAuthority; at != nil {
+		fields(w, "next authority", at.Subject, "signed by", at.SignedBy, "until", instant(at.NotAfter))
+	}
+	if s.Compromised {
+		fields(w, "compromised", "the root is replaced in haste, and the old one leaves the bundle soon")
+	}
+	switch {
+	case !s.Measured:
+		fields(w, "step", "not known: there is no leader")
+	case s.Step != "none":
+		fields(w, "step", s.Step+": "+s.Reason)
+	}
+	if len(s.WaitingFor) > 0 {
+		fields(w, "waiting for", strings.Join(s.WaitingFor, ", "))
+	}
+	_, _ = fmt.Fprintln(w)
+	row(w, "ROOT", "SUBJECT", "ROLE", "FROM", "UNTIL")
+	for _, r := range s.Roots {
+		row(w, r.Hash[:min(16, len(r.Hash))], r.Subject, r.Role, instant(r.NotBefore), instant(r.NotAfter))
+	}
+}
+
+func (a *app) caRotateCommand() *cobra.Command {
+	var force, compromised, yes, dryRun bool
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "Replace the root now, without anybody noticing; it happens once a year by itself",
+		Long: "The next root comes into the trust bundle of every agent first. It signs once all agents have said that they hold\n" +
+			"it, those included that were there within the last three days; parley ca status names those that it waits for. The\n" +
+			"old root leaves the bundle when nothing chains to it any more, after four days at the earliest.\n\n" +
+			"--force does not wait for the agents that are named: each of them is cut off until it gets the bundle, and one that\n" +
+			"cannot joins again. --compromised is for a root, or an issuer, whose key is in other hands: the new root signs\n" +
+			"within seconds, issuers and agents are certified anew at once, and the old root leaves the bundle as soon as no\n" +
+			"agent needs it, at the latest after ten minutes. What it signed, for whomever, counts no more then.",
+		Example: "  parley ca rotate --dry-run\n  parley ca rotate --compromised",
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.connect(cmd)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			ctx, cancel := context.WithTimeout(cmd.Context(), answerLimit)
+			s, err := c.CA(ctx)
+			cancel()
+			if err != nil {
+				return err
+			}
+			radius := rotateRadius(s, force, compromised)
+			if dryRun {
+				value := map[string]any{"force": force, "compromised": compromised, "asked": false, "waiting_for": s.WaitingFor, "dry_run": true}
+				return a.say(cmd, answer{value: value, table: func(w io.Writer) { row(w, radius) }})
+			}
+			if err := a.confirm(cmd.Context(), c, yes, radius); err != nil {
+				return err
+			}
+			return a.change(func(ctx context.Context, c *client.Client) (answer, error) {
+				err := c.RotateCA(ctx, force, compromised)
+				value := map[string]any{"force": force, "compromised": compromised, "asked": true, "waiting_for": s.WaitingFor}
+				return answer{value: value, table: func(w io.Writer) {
+					row(w, "the root is being replaced; see parley ca status, and parley ca timeline")
+				}}, err
+			})(cmd, nil)
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&force, "force", false, "do not wait for agents that do not hold the next root")
+	flags.BoolVar(&compromised, "compromised", false, "the root's or an issuer's key is in other hands: replace it in minutes")
+	flags.BoolVar(&yes, "yes", false, "do not ask")
+	flags.BoolVar(&dryRun, "dry-run", false, "only say what would happen")
+	return cmd
+}
+
+// rotateRadius says what is at stake.
+func rotateRadius(s client.CAStatus, force, compromised bool) string {
+	text := "the root is replaced; nobody notices"
+	if compromised {
+		text = "the root is replaced in haste; within ten minutes nothing that chains to the old one counts, whoever has it: agents that are " +
+			"cut off for so long come back only by joining again, and third parties need the new bundle"
+	}
+	for _, r := range s.Roots {
+		if r.Role == "next" {
+			text += fmt.Sprintf("\n  a next root is in the bundle already: %.16s", r.Hash)
+		}
+	}
+	switch {
+	case len(s.WaitingFor) == 0:
+	case force:
+		text += "\n  not waited for, and cut off until they get the new bundle: " + strings.Join(s.WaitingFor, ", ")
+	default:
+		text += "\n  it waits for: " + strings.Join(s.WaitingFor, ", ")
+	}
+	return text
+}
+
+func (a *app) caTimelineCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "timeline",
+		Short: "Each step of each replacement of the root, and when the next is due",
+		Args:  takes(),
+		RunE: a.query(func(ctx context.Context, c *client.Client) (answer, error) {
+			events, err := c.Events(ctx, client.EventOptions{Kind: rootEvents})
+			if err != nil {
+				return answer{}, err
+			}
+			s, err := c.CA(ctx)
+			value := map[string]any{"events": list(events), "rotates_at": s.RotatesAt}
+			return answer{value: value, table: func(w io.Writer) {
+				eventTable(w, events)
+				row(w, "")
+				fields(w, "next rotation", instant(s.RotatesAt))
+			}}, err
+		}),
+	}
+}
