@@ -191,14 +191,15 @@ func TestCallerThatNeverReadsRefusalsIsCutOff(t *testing.T) {
 // A peer that asks for much and reads nothing makes a connection, and all connections of a server together, hold no more
 // of its answers than the limits say. What has no room is answered by a few bytes, and nothing stays counted.
 func TestAnswersThatWaitAreBounded(t *testing.T) {
+	const queue = sendQueueBytes / (1<<20 + headerBytes) // so many answers of 1 MiB with their headers fit into a full queue
 	for _, c := range []struct {
 		name    string
 		options ServerOptions
 		conns   int
-		most    int // answers of 1 MiB: those that wait, 4 MiB in each queue, and one in each writer's hands
+		most    int // answers: those that wait, a queue for each connection, and a queue in the hands of each writer
 	}{
-		{"on a connection", ServerOptions{MaxBytes: 3 << 20}, 1, 3 + 4 + 1},
-		{"on all", ServerOptions{MaxAnswers: 3 << 20}, 2, 3 + 2*(4+1)},
+		{"on a connection", ServerOptions{MaxBytes: 3 << 20}, 1, 3 + 2*queue},
+		{"on all", ServerOptions{MaxAnswers: 3 << 20}, 2, 3 + 2*2*queue},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -124,6 +124,16 @@ func TestSecretsInNoArtefact(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = control.Process.Kill(); _ = control.Wait() }()
+	// The kernel reports a program as started a moment before its arguments can be seen in /proc.
+	eventually(t, 10*time.Second, "arguments and environment are seen in /proc", func(context.Context) error {
+		for _, name := range []string{"cmdline", "environ"} {
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", control.Process.Pid, name))
+			if err != nil || len(text) == 0 {
+				return fmt.Errorf("%s has %d bytes: %w", name, len(text), err)
+			}
+		}
+		return nil
+	})
 	shown := artefacts{}
 	shown.process(t, control.Process.Pid)
 	hits := strings.Join(shown.search(secrets), "\n")
