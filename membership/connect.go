@@ -123,9 +123,12 @@ func (p *peer) attempted(path Path, err error) {
 func (p *peer) udpFailed() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pause := p.under.opts.Timing.UDPRetry << min(p.mu.udpOff, 4)
+	p.pauseUDPLocked()
 	p.mu.udpOff++
-	p.mu.udpAt = p.under.opts.Now().Add(pause)
+}
+
+func (p *peer) pauseUDPLocked() {
+	p.mu.udpAt = p.under.opts.Now().Add(p.under.opts.Timing.UDPRetry << min(p.mu.udpOff, 4))
 }
 
 // dialUDP opens a QUIC link.

@@ -46,16 +46,42 @@ func TestWayBackToUDP(t *testing.T) {
 			p := newPeer(u, "n1")
 			p.mu.tcp, p.mu.connecting = newLink(p, PathTCP, "n1", &pretend{}), connecting
 			p.upkeep(time.Now())
-			if tried := p.mu.udpOff == 1; tried == connecting {
+			next := p.mu.udpAt
+			if tried := !next.IsZero(); tried == connecting {
 				t.Errorf("connecting %t: udp was tried: %t", connecting, tried)
 			}
+			time.Sleep(time.Millisecond)
 			p.upkeep(time.Now())
-			if p.mu.udpOff > 1 {
+			if p.mu.udpAt != next {
 				t.Error("tried again before the pause was over")
 			}
 			synctest.Wait()
 			u.cancel()
 		}
+	})
+}
+
+// The pause before UDP is tried again doubles with each attempt that failed, and not with what began it as well.
+func TestPauseOfUDPDoubles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := idleUnderlay(time.Now)
+		for range cap(u.dials) {
+			u.dials <- struct{}{} // attempts are ended by hand
+		}
+		p := newPeer(u, "n1")
+		p.mu.tcp = newLink(p, PathTCP, "n1", &pretend{})
+		p.udpFailed()
+		for times := range 7 {
+			want := u.opts.Timing.UDPRetry << min(times, 4)
+			if pause := time.Until(p.mu.udpAt); pause != want {
+				t.Errorf("after %d failures the pause is %v, want %v", times+1, pause, want)
+			}
+			time.Sleep(time.Until(p.mu.udpAt))
+			p.upkeep(time.Now())
+			p.udpFailed()
+		}
+		synctest.Wait()
+		u.cancel()
 	})
 }
 

@@ -144,8 +144,10 @@ func (p *peer) upkeep(now time.Time) {
 	}
 	if tcp != nil && udp == nil && !connecting && !now.Before(udpAt) {
 		// Whatever led here: after a freeze the other side may have come by TCP, without a failure of ours. The
-		// pause starts over now, so that this attempt is the only one.
-		p.udpFailed()
+		// pause starts over now, so that this attempt is the only one; it grows when the attempt has failed.
+		p.mu.Lock()
+		p.pauseUDPLocked()
+		p.mu.Unlock()
 		p.under.spawn(p.retryUDP)
 	}
 }
