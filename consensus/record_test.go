@@ -31,7 +31,7 @@ func recordedLoad(t *testing.T, ring int) (recordings [][]byte) {
 		var clients sync.WaitGroup
 		for client := range 4 {
 			clients.Go(func() {
-				for i := range 300 {
+				for i := range 900 {
 					wait := 2 * time.Second
 					if i%17 == client {
 						wait = 0
