@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -30,10 +31,14 @@ type jwtSigner struct {
 	hub     *watch.Hub
 	issues  func() bool // this agent is an issuer
 	publish func(context.Context, state.Command) error
+	holders func(ctx context.Context, kid string) []security.TrustReport // of all agents that count, asked now
 	now     func() time.Time
 	log     *zap.Logger
 
 	signing atomic.Pointer[signingKey]
+	waiting atomic.Pointer[[]string] // for whom, nil while the next key does not wait
+	forced  atomic.Pointer[string]   // the next key that is not to wait
+	wake    chan struct{}            // capacity 1, a level: an operator has said something
 }
 
 type signingKey struct {
@@ -44,7 +49,8 @@ type signingKey struct {
 func newJWTSigner(a *Agent) *jwtSigner {
 	return &jwtSigner{
 		node: a.ids.Node, keys: security.NewJWTKeys(a.dir.path), hub: a.hub, now: a.now, log: a.log.Named("tokens"),
-		issues: func() bool { return a.issuer.authority.Load() != nil },
+		issues:  func() bool { return a.issuer.authority.Load() != nil },
+		holders: a.tokenHolders, wake: make(chan struct{}, 1),
 		publish: func(ctx context.Context, c state.Command) error {
 			_, err := a.service.Execute(ctx, api.Internal(a.ids.Node), c)
 			return err
@@ -91,11 +97,37 @@ func (s *jwtSigner) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-changed.C():
+		case <-s.wake:
 		case <-timer.C:
 		}
 		timer.Stop()
 	}
 	return nil
+}
+
+// force has the next key sign without those who do not hold it, and returns who they are.
+func (s *jwtSigner) force() (kid string, without []string, err error) {
+	_, next, err := s.keys.Load()
+	if err != nil {
+		return "", nil, err
+	}
+	waiting := s.waiting.Load()
+	if next == nil || waiting == nil {
+		return "", nil, api.Errorf(api.CodeConflict, "no key of tokens waits on this host").
+			WithHint("parley ca status names the core members whose next key waits, and for whom: run this there")
+	}
+	kid = next.ID()
+	s.forced.Store(&kid)
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return kid, *waiting, nil
+}
+
+func (a *Agent) useTokenKey() (api.CATokenKeyUsed, error) {
+	kid, without, err := a.jwtSigner.force()
+	return api.CATokenKeyUsed{Node: a.ids.Node, ID: kid, Without: without}, err
 }
 
 // look does the next step towards a key that signs and one that follows it.
@@ -123,8 +155,22 @@ func (s *jwtSigner) look(ctx context.Context) error {
 	if !ok {
 		return s.publishNext(ctx, next)
 	}
-	if s.now().After(nextRow.PublishedAt.Wall().Add(security.JWTKeySettle)) {
+	forced := s.forced.Load()
+	in := security.JWTRotation{
+		Now: s.now(), Published: nextRow.PublishedAt.Wall(), Ends: s.signing.Load().ends, Force: forced != nil && *forced == next.ID(),
+	}
+	if in.Settled() {
+		in.Agents = s.holders(ctx, next.ID())
+	}
+	step := security.PlanJWTKey(in)
+	if step.Sign {
+		if len(step.Laggards) > 0 {
+			s.log.Warn("tokens will be refused where the next key is not known", zap.String("reason", step.Reason))
+		}
 		return s.promote(next, nextRow)
+	}
+	if was := s.waiting.Swap(&step.Laggards); len(step.Laggards) > 0 && (was == nil || !slices.Equal(*was, step.Laggards)) {
+		s.log.Warn("the next key of tokens waits", zap.String("reason", step.Reason), zap.String("hint", "run: parley ca status"))
 	}
 	return nil
 }
@@ -142,6 +188,7 @@ func (s *jwtSigner) promote(k *security.JWTKey, row state.JWTKey) error {
 	if err := s.keys.Promote(k); err != nil {
 		return err
 	}
+	s.waiting.Store(nil)
 	s.signing.Store(&signingKey{k, time.Unix(int64(row.NotAfter), 0)})                                       //nolint:gosec // as above
 	s.log.Info("tokens are signed with a new key", zap.Time("not_after", time.Unix(int64(row.NotAfter), 0))) //nolint:gosec // as above
 	return nil

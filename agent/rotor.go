@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -30,8 +31,9 @@ const (
 	rotateEvery = time.Second
 	// maxTrustAsked is how many agents are asked at once.
 	maxTrustAsked = 64
-	// maxTrustAnswer bounds an agent's answer; one has at most nine hashes.
-	maxTrustAnswer = 4 << 10
+	// maxTrustAnswer bounds an agent's answer; one has at most nine hashes, and the names of a few laggards.
+	maxTrustAnswer = 8 << 10
+	maxTokenWait   = 32
 )
 
 // rotor is the leader's part in replacing roots: it asks the agents what they hold, and takes the step that
@@ -173,61 +175,80 @@ func (r *rotor) sealMissing(ctx context.Context, v *state.View) error {
 
 // ask hears all agents at once. What one said before counts until it says otherwise.
 func (r *rotor) ask(ctx context.Context, agents []string) {
-	answers := make([]*security.TrustReport, len(agents))
-	var asking errgroup.Group
-	asking.SetLimit(maxTrustAsked)
-	for i, node := range agents {
-		asking.Go(func() error {
-			ctx, cancel := context.WithTimeout(ctx, askTimeout)
-			defer cancel()
-			if report, err := r.askOne(ctx, node); err == nil {
-				answers[i] = &report
-			}
-			return nil
-		})
-	}
-	_ = asking.Wait() // who did not answer lags behind
-	for i, node := range agents {
-		if answers[i] != nil {
-			r.reports[node] = *answers[i]
+	for _, report := range r.agent.askTrust(ctx, agents, "") {
+		if report.Heard {
+			r.reports[report.Node] = report
 		}
 	}
 }
 
-func (r *rotor) askOne(ctx context.Context, node string) (report security.TrustReport, err error) {
-	if node == r.agent.ids.Node {
-		return r.agent.trust(), nil
+// askTrust asks agents at once what they hold, and whether a key of tokens is among it. It returns a report for each, of
+// those who did not answer an empty one.
+func (a *Agent) askTrust(ctx context.Context, agents []string, kid string) []security.TrustReport {
+	reports := make([]security.TrustReport, len(agents))
+	var asking errgroup.Group
+	asking.SetLimit(maxTrustAsked)
+	for i, node := range agents {
+		reports[i].Node = node
+		asking.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, askTimeout)
+			defer cancel()
+			if report, err := a.askTrustOf(ctx, node, kid); err == nil {
+				report.Node, report.Heard = node, true
+				reports[i] = report
+			}
+			return nil // who did not answer lags behind
+		})
 	}
-	raw, err := r.agent.pool.Call(ctx, node, methodTrust, nil)
+	_ = asking.Wait()
+	return reports
+}
+
+func (a *Agent) askTrustOf(ctx context.Context, node, kid string) (report security.TrustReport, err error) {
+	if node == a.ids.Node {
+		return a.trust(kid), nil
+	}
+	raw, err := a.pool.Call(ctx, node, methodTrust, []byte(kid))
 	if err == nil && len(raw) > maxTrustAnswer {
 		err = fmt.Errorf("an answer of %d bytes", len(raw))
 	}
 	if err == nil {
 		err = json.Unmarshal(raw, &report)
 	}
-	report.Heard = true
 	return report, err
 }
 
-// trust is what this agent reports: what it holds, and the roots of its certificate and of its issuer.
-func (a *Agent) trust() security.TrustReport {
+// tokenHolders asks everybody who counts whether a key of tokens has come to them.
+func (a *Agent) tokenHolders(ctx context.Context, kid string) []security.TrustReport {
+	return a.askTrust(ctx, counted(a.hub.View().Nodes(), a.memberList(), a.now()), kid)
+}
+
+// trust is what this agent reports: what it holds, a key of tokens among it, and the roots of its certificate and of its issuer.
+func (a *Agent) trust(kid string) security.TrustReport {
 	holds, chains := a.source.Trust()
 	if authority := a.issuer.authority.Load(); authority != nil {
 		_, roots := a.source.Bundle()
 		chains = append(chains, authority.Chains(roots)...)
 	}
-	return security.TrustReport{Node: a.ids.Node, Heard: true, Holds: holds, Chains: chains}
+	out := security.TrustReport{Node: a.ids.Node, Heard: true, Holds: holds, Chains: chains}
+	if kid != "" {
+		_, out.Token = a.hub.View().JWTKey(kid)
+	}
+	if waiting := a.jwtSigner.waiting.Load(); waiting != nil {
+		out.TokenWait = (*waiting)[:min(len(*waiting), maxTokenWait)]
+	}
+	return out
 }
 
-func (a *Agent) serveTrust(context.Context, transport.Peer, []byte) ([]byte, error) {
-	return json.Marshal(a.trust())
+func (a *Agent) serveTrust(_ context.Context, _ transport.Peer, body []byte) ([]byte, error) {
+	return json.Marshal(a.trust(string(body)))
 }
 
 // caStatus asks the leader, who alone measures.
 func (a *Agent) caStatus(ctx context.Context) (api.CAStatus, error) {
 	node, self, known := a.leader()
 	if !known || self {
-		return a.caStatusHere(), nil
+		return a.caStatusHere(ctx), nil
 	}
 	raw, err := a.call(ctx, node, methodCAStatus, nil)
 	if err != nil {
@@ -237,12 +258,12 @@ func (a *Agent) caStatus(ctx context.Context) (api.CAStatus, error) {
 	return out, json.Unmarshal(raw, &out)
 }
 
-func (a *Agent) serveCAStatus(context.Context, transport.Peer, []byte) ([]byte, error) {
-	return json.Marshal(a.caStatusHere())
+func (a *Agent) serveCAStatus(ctx context.Context, _ transport.Peer, _ []byte) ([]byte, error) {
+	return json.Marshal(a.caStatusHere(ctx))
 }
 
 // caStatusHere is what this agent's View says, and if it leads what it has measured.
-func (a *Agent) caStatusHere() api.CAStatus {
+func (a *Agent) caStatusHere(ctx context.Context) api.CAStatus {
 	v := a.hub.View()
 	at := v.Authority()
 	out := api.CAStatus{
@@ -272,6 +293,27 @@ func (a *Agent) caStatusHere() api.CAStatus {
 	if look := a.rotor.last.Load(); look != nil {
 		out.Measured, out.Step, out.Reason = true, string(look.step.Kind), look.step.Reason
 		out.WaitingFor = append(out.WaitingFor, look.step.Laggards...)
+	}
+	out.TokenKeys = a.tokenKeys(ctx, v, out.Measured)
+	return out
+}
+
+// tokenKeys lists the keys of tokens; whom the newest of a core member waits for is asked of it by the leader.
+func (a *Agent) tokenKeys(ctx context.Context, v *state.View, leads bool) []api.CATokenKey {
+	keys := v.JWTKeys()
+	newest := map[string]int{}
+	out := make([]api.CATokenKey, len(keys))
+	for i, k := range keys {
+		out[i] = api.CATokenKey{Node: k.Node, ID: k.ID, PublishedAt: k.PublishedAt.Wall().UTC(), NotAfter: time.Unix(int64(k.NotAfter), 0).UTC()} //nolint:gosec // bounded by the state
+		if at, ok := newest[k.Node]; !ok || k.PublishedAt > keys[at].PublishedAt {
+			newest[k.Node] = i
+		}
+	}
+	if !leads {
+		return out
+	}
+	for _, report := range a.askTrust(ctx, slices.Sorted(maps.Keys(newest)), "") {
+		out[newest[report.Node]].WaitingFor = report.TokenWait
 	}
 	return out
 }

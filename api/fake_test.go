@@ -160,6 +160,7 @@ func (a *fakeAgent) options() Options {
 			AcceptTail:    func(context.Context) (bool, error) { return false, nil },
 			Leave:         fakeLeave,
 			CAReseal:      func(context.Context, []byte) error { return nil },
+			UseTokenKey:   func() (CATokenKeyUsed, error) { return CATokenKeyUsed{Node: "a1", ID: "k", Without: []string{}}, nil },
 			CARequest:     func() (CARequest, error) { return CARequest{}, nil },
 			CAExternal:    func(context.Context, string, []byte) (CAAuthority, error) { return CAAuthority{}, nil },
 			CAStatus:      func(context.Context) (CAStatus, error) { return CAStatus{}, nil },

@@ -24,6 +24,16 @@ type CAStatus struct {
 	// Of an authority that another one has signed; nil while the root that signs is the cluster's own.
 	Authority     *CAAuthority `json:"authority,omitempty"`
 	NextAuthority *CAAuthority `json:"next_authority,omitempty"`
+	TokenKeys     []CATokenKey `json:"token_keys"`
+}
+
+// CATokenKey is the public half of a key with which a core member signs JWT-SVIDs.
+type CATokenKey struct {
+	ID          string    `json:"id"` // the kid
+	Node        string    `json:"node"`
+	PublishedAt time.Time `json:"published_at"`
+	NotAfter    time.Time `json:"not_after"`
+	WaitingFor  []string  `json:"waiting_for,omitempty"` // agents that do not hold it yet, while it waits to sign; by the leader's measurement
 }
 
 // CAAuthority is an authority of this cluster that one above it has signed.
@@ -63,6 +73,7 @@ func caRoutes() []Route {
 		{Method: http.MethodPost, Path: "/parley/v1/ca/external", Action: policy.CARotate, Serve: serveCAExternal},
 		{Method: http.MethodPost, Path: "/parley/v1/ca/leave", Action: policy.CARotate, Serve: serveCALeave},
 		{Method: http.MethodPost, Path: "/parley/v1/ca/reseal", Action: policy.CARotate, Serve: serveCAReseal},
+		{Method: http.MethodPost, Path: "/parley/v1/ca/token-key", Action: policy.CARotate, Serve: serveCATokenKey},
 	}
 }
 
@@ -113,6 +124,22 @@ func serveCAReseal(x *Exchange) error {
 		return aboutRoots(err)
 	}
 	return x.JSON(http.StatusOK, map[string]any{"node": x.service.local.Node, "sealed": true})
+}
+
+// CATokenKeyUsed is the answer of POST /parley/v1/ca/token-key.
+type CATokenKeyUsed struct {
+	Node    string   `json:"node"`
+	ID      string   `json:"id"`
+	Without []string `json:"without"` // agents whose programs refuse its tokens until they hold it
+}
+
+// serveCATokenKey has the next key of tokens of this agent sign though some do not hold it.
+func serveCATokenKey(x *Exchange) error {
+	used, err := x.service.local.UseTokenKey()
+	if err != nil {
+		return err
+	}
+	return x.JSON(http.StatusOK, used)
 }
 
 // aboutRoots says what to do about a refusal for the sake of which root signs: the standard hints are about keys and names.

@@ -100,6 +100,8 @@ type Local struct {
 	SignOperator func(security.OperatorRequest) (chain [][]byte, notAfter time.Time, err error)
 	// CAStatus is where the roots are, by the leader's measurement if there is a leader.
 	CAStatus func(ctx context.Context) (CAStatus, error)
+	// UseTokenKey has this core member's next key of tokens sign without those that it waits for.
+	UseTokenKey func() (CATokenKeyUsed, error)
 	// CARequest makes the certificate request for an authority that another one signs, and CAExternal takes what it signed.
 	CARequest  func() (CARequest, error)
 	CAExternal func(ctx context.Context, by string, chain []byte) (CAAuthority, error)

@@ -20,8 +20,8 @@ import (
 const (
 	// JWTKeyTTL is how long a core member's key of tokens counts. The next one is published at half of it.
 	JWTKeyTTL = 24 * time.Hour
-	// JWTKeySettle is how long a published key waits before it signs, unless it is the only one: verifiers look at the
-	// bundle from time to time.
+	// JWTKeySettle is how long a published key waits at least before it signs, unless it is the only one: verifiers that
+	// nobody can ask look at the bundle from time to time.
 	JWTKeySettle = 10 * time.Minute
 	// BundleRefresh is how often those who poll a bundle should.
 	BundleRefresh = 5 * time.Minute

@@ -53,6 +53,9 @@ type TrustReport struct {
 	Heard  bool       // in this process of the leader; what follows is empty otherwise
 	Holds  [][32]byte // the roots of its bundle
 	Chains [][32]byte // the roots that its certificate, and its issuer if it has one, chain to
+
+	Token     bool     // it holds the key of tokens that it was asked about
+	TokenWait []string // whom its own next key of tokens waits for, if it is a core member
 }
 
 // A RotationKind is what a step does.

@@ -16,7 +16,7 @@ const rootEvents = "root-rotation"
 
 func (a *app) caCommand() *cobra.Command {
 	cmd := group("ca", "The roots that all identities chain to, and their replacement")
-	cmd.AddCommand(a.caStatusCommand(), a.caRotateCommand(), a.caTimelineCommand(), a.caRequestCommand(), a.caExternalCommand(), a.caResealCommand())
+	cmd.AddCommand(a.caStatusCommand(), a.caRotateCommand(), a.caTimelineCommand(), a.caRequestCommand(), a.caExternalCommand(), a.caResealCommand(), a.caTokenKeyCommand())
 	return cmd
 }
 
@@ -56,6 +56,14 @@ func caTable(w io.Writer, s client.CAStatus) {
 	row(w, "ROOT", "SUBJECT", "ROLE", "FROM", "UNTIL")
 	for _, r := range s.Roots {
 		row(w, r.Hash[:min(16, len(r.Hash))], r.Subject, r.Role, instant(r.NotBefore), instant(r.NotAfter))
+	}
+	if len(s.TokenKeys) == 0 {
+		return
+	}
+	_, _ = fmt.Fprintln(w)
+	row(w, "TOKEN KEY", "NODE", "FROM", "UNTIL", "WAITING FOR")
+	for _, k := range s.TokenKeys {
+		row(w, k.ID[:min(16, len(k.ID))], k.Node, instant(k.PublishedAt), instant(k.NotAfter), strings.Join(k.WaitingFor, ", "))
 	}
 }
 
@@ -151,4 +159,65 @@ func (a *app) caTimelineCommand() *cobra.Command {
 			}}, err
 		}),
 	}
+}
+
+func (a *app) caTokenKeyCommand() *cobra.Command {
+	var yes, dryRun bool
+	cmd := &cobra.Command{
+		Use:   "token-key",
+		Short: "Have this core member's next key of tokens sign, without the agents that it waits for",
+		Long: "A core member signs JWT-SVIDs with a key of its own, which it replaces twice a day. The next one signs when all agents\n" +
+			"have said that they hold it; parley ca status names those that it waits for. It waits for them until the key in use can\n" +
+			"make no token of full life any more. This does not wait: programs on the hosts that are named refuse the tokens of this\n" +
+			"core member until their agents have the key.",
+		Example: "  parley ca token-key --dry-run",
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.connect(cmd)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			ctx, cancel := context.WithTimeout(cmd.Context(), answerLimit)
+			s, err := c.CA(ctx)
+			if err != nil {
+				cancel()
+				return err
+			}
+			status, err := c.Status(ctx)
+			cancel()
+			if err != nil {
+				return err
+			}
+			waiting := waitingTokenKey(s, status.Name)
+			radius := "no key of tokens waits on " + status.Name
+			if len(waiting) > 0 {
+				radius = "tokens that " + status.Name + " signs are refused until they hold its next key on: " + strings.Join(waiting, ", ")
+			}
+			if dryRun {
+				value := map[string]any{"node": status.Name, "without": list(waiting), "dry_run": true}
+				return a.say(cmd, answer{value: value, table: func(w io.Writer) { row(w, radius) }})
+			}
+			if err := a.confirm(cmd.Context(), c, yes, radius); err != nil {
+				return err
+			}
+			return a.change(func(ctx context.Context, c *client.Client) (answer, error) {
+				used, err := c.UseTokenKey(ctx)
+				return answer{value: used, table: func(w io.Writer) { row(w, "the next key of tokens signs: "+used.ID) }}, err
+			})(cmd, nil)
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would happen")
+	return cmd
+}
+
+// waitingTokenKey is whom the next key of tokens of a node waits for.
+func waitingTokenKey(s client.CAStatus, node string) []string {
+	for _, k := range s.TokenKeys {
+		if k.Node == node && len(k.WaitingFor) > 0 {
+			return k.WaitingFor
+		}
+	}
+	return nil
 }

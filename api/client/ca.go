@@ -21,6 +21,16 @@ type CAStatus struct {
 	// Of an authority that another one has signed; nil while the root that signs is the cluster's own.
 	Authority     *CAAuthority `json:"authority,omitempty"`
 	NextAuthority *CAAuthority `json:"next_authority,omitempty"`
+	TokenKeys     []CATokenKey `json:"token_keys"`
+}
+
+// CATokenKey is the public half of a key with which a core member signs JWT-SVIDs.
+type CATokenKey struct {
+	ID          string    `json:"id"` // the kid
+	Node        string    `json:"node"`
+	PublishedAt time.Time `json:"published_at"`
+	NotAfter    time.Time `json:"not_after"`
+	WaitingFor  []string  `json:"waiting_for,omitempty"` // agents that do not hold it yet, while it waits to sign; by the leader's measurement
 }
 
 // CAAuthority is an authority of the cluster that one above it has signed.
@@ -84,4 +94,18 @@ func (c *Client) LeaveAuthority(ctx context.Context) error {
 // ResealByRecoveryKey gives the agent's host the root again, by the recovery key (PEM). It is for the admin socket alone.
 func (c *Client) ResealByRecoveryKey(ctx context.Context, key []byte) error {
 	return c.post(ctx, "/parley/v1/ca/reseal", map[string]any{"recovery_key": string(key)}, nil)
+}
+
+// CATokenKeyUsed is a key of tokens that signs from now on, and the agents whose programs refuse its tokens until they hold it.
+type CATokenKeyUsed struct {
+	Node    string   `json:"node"`
+	ID      string   `json:"id"`
+	Without []string `json:"without"`
+}
+
+// UseTokenKey has the next key of tokens of the agent, a core member, sign without those that it waits for.
+func (c *Client) UseTokenKey(ctx context.Context) (CATokenKeyUsed, error) {
+	var out CATokenKeyUsed
+	err := c.post(ctx, "/parley/v1/ca/token-key", map[string]any{}, &out)
+	return out, err
 }
