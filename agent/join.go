@@ -28,13 +28,15 @@ const methodJoin = "join.relay"
 
 // joinCluster enters the cluster of the configured token and makes the directory this node's.
 func (a *Agent) joinCluster(ctx context.Context, socks *sockets) (*clusterIDs, error) {
-	token, err := readToken(a.cfg)
+	token, err := a.obtainToken(ctx, socks)
 	if err != nil {
 		return nil, err
 	}
-	name, err := a.ownName()
-	if err != nil {
-		return nil, err
+	name := token.Node
+	if !a.attests() {
+		if name, err = a.ownName(); err != nil {
+			return nil, err
+		}
 	}
 	if err := a.askOutside(ctx, token.TrustDomain, name); err != nil {
 		return nil, err
@@ -151,7 +153,7 @@ func loadOrCreateHost(dir string) (*security.Host, error) {
 // serveJoin answers a joiner, or an agent that renews by its host key, on the mesh port.
 func (i *issuer) serveJoin(ctx context.Context, conn *tls.Conn, peer transport.Peer) {
 	server := security.NewJoinServer(i.admitOrRelay)
-	server.Rekey = i.rekeyOrRelay
+	server.Rekey, server.Attest = i.rekeyOrRelay, i.attestOrRelay
 	if err := server.Serve(ctx, net.Conn(conn), peer); err != nil {
 		i.log.Debug("join connection ended without an answer", zap.Error(err))
 	}

@@ -58,6 +58,7 @@ func (a *Agent) registerRPC(server *transport.Server) {
 	s.Handle(methodWorkload, a.workloads.serveWorkload)
 	s.Handle(methodToken, a.workloads.serveToken)
 	s.Handle(methodJoin, a.issuer.serveForwardedJoin)
+	s.Handle(methodAttest, a.issuer.serveForwardedAttest)
 	s.Handle(methodRekey, a.issuer.serveForwardedRekey)
 }
 

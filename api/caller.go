@@ -75,6 +75,8 @@ func commandAction(cmd state.Command) policy.Action {
 		return policy.TokenCreate
 	case state.TokenRevoke:
 		return policy.TokenRevoke
+	case state.AdmissionSet, state.AdmissionDelete:
+		return policy.AdmissionWrite
 	case state.NodeSetRole:
 		return policy.NodeRole
 	case state.OperatorBind, state.OperatorRemove:
@@ -99,7 +101,7 @@ func internalOnly(cmd state.Command) bool {
 		state.NodeSetRole, state.CoreGrant, state.CoreHold, state.SetCoreSize,
 		state.SessionCreate, state.SessionDestroy, state.Lock, state.Unlock,
 		state.CatalogRegister, state.CatalogDeregister, state.OperatorBind, state.OperatorRemove, state.CARotate, state.UpstreamLeave, state.NodeEvict,
-		state.EntrySet, state.EntryDelete, state.JWTKeyRevoke:
+		state.EntrySet, state.EntryDelete, state.JWTKeyRevoke, state.AdmissionSet, state.AdmissionDelete:
 		return false
 	case state.EventAppend:
 		return c.Kind != state.EventNote

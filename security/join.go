@@ -61,14 +61,27 @@ func Join(ctx context.Context, o JoinOptions) (*JoinResponse, error) {
 	if err != nil {
 		return nil, err
 	}
+	var resp *JoinResponse
+	err = o.insist(ctx, func(ctx context.Context, addr string) (err error) {
+		resp, err = o.attempt(ctx, addr, key)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, o.keep(resp, key)
+}
+
+// insist tries the addresses in rounds until attempt succeeds at one, the cluster refuses for good, or ctx ends.
+func (o *JoinOptions) insist(ctx context.Context, attempt func(ctx context.Context, addr string) error) error {
 	for failures := 1; ; failures++ {
-		resp, err := o.round(ctx, key)
+		err := o.round(ctx, attempt)
 		if err == nil {
-			return resp, o.keep(resp, key)
+			return nil
 		}
 		var refused *JoinError
 		if errors.As(err, &refused) && refused.Permanent() {
-			return nil, err
+			return err
 		}
 		pause := jitter(backoff(failures, o.RetryMin, o.RetryMax))
 		fields := []zap.Field{zap.Int("count", failures), zap.Duration("duration", pause), zap.Error(err)}
@@ -77,13 +90,27 @@ func Join(ctx context.Context, o JoinOptions) (*JoinResponse, error) {
 		}
 		o.Log.Warn("not joined yet, trying again", fields...)
 		if sleep(ctx, pause) != nil {
-			return nil, fmt.Errorf("join: %w: %w", ctx.Err(), err)
+			return fmt.Errorf("join: %w: %w", ctx.Err(), err)
 		}
 	}
 }
 
 // prepare fills in defaults and refuses what no cluster could admit.
 func (o *JoinOptions) prepare() error {
+	o.defaults()
+	if err := o.Token.check(); err != nil {
+		return fmt.Errorf("join token: %w", err)
+	}
+	if err := CheckNodeName(o.Node); err != nil {
+		return err
+	}
+	if o.Token.Node != "" && o.Token.Node != o.Node {
+		return NewJoinError(JoinNodeBound, fmt.Sprintf("the token is for node %s, this one is %s", o.Token.Node, o.Node))
+	}
+	return o.checkAddrs()
+}
+
+func (o *JoinOptions) defaults() {
 	o.Log = orNop(o.Log)
 	if o.RetryMin == 0 {
 		o.RetryMin = 500 * time.Millisecond
@@ -94,15 +121,9 @@ func (o *JoinOptions) prepare() error {
 	if o.TTL == 0 {
 		o.TTL = DefaultLeafTTL
 	}
-	if err := o.Token.check(); err != nil {
-		return fmt.Errorf("join token: %w", err)
-	}
-	if err := CheckNodeName(o.Node); err != nil {
-		return err
-	}
-	if o.Token.Node != "" && o.Token.Node != o.Node {
-		return NewJoinError(JoinNodeBound, fmt.Sprintf("the token is for node %s, this one is %s", o.Token.Node, o.Node))
-	}
+}
+
+func (o *JoinOptions) checkAddrs() error {
 	if len(o.Addrs) == 0 || len(o.Addrs) > MaxJoinAddrs {
 		return fmt.Errorf("join: %d addresses, want 1 to %d: name agents of the cluster with --join", len(o.Addrs), MaxJoinAddrs)
 	}
@@ -111,28 +132,28 @@ func (o *JoinOptions) prepare() error {
 
 // round tries each address once. A refusal by the cluster ends it; an address that does not belong
 // to the cluster is a refusal only when all of them are like that.
-func (o *JoinOptions) round(ctx context.Context, key *ecdsa.PrivateKey) (*JoinResponse, error) {
+func (o *JoinOptions) round(ctx context.Context, attempt func(ctx context.Context, addr string) error) error {
 	var last error
 	wrong := 0
 	for _, addr := range o.Addrs {
-		resp, err := o.attempt(ctx, addr, key)
+		err := attempt(ctx, addr)
 		if err == nil {
-			return resp, nil
+			return nil
 		}
 		last = fmt.Errorf("%s: %w", addr, err)
 		var refused *JoinError
 		switch {
 		case errors.As(err, &refused) && refused.Permanent():
-			return nil, last
+			return last
 		case errors.Is(err, errWrongRoot):
 			wrong++
-			o.Log.Warn("address is not of the token's cluster", zap.String("addr", addr), zap.Error(err))
+			o.Log.Warn("address is not of the cluster that is looked for", zap.String("addr", addr), zap.Error(err))
 		}
 	}
 	if wrong == len(o.Addrs) {
-		return nil, fmt.Errorf("%w (%w)", NewJoinError(JoinRootMismatch, "no address belongs to the cluster of the token"), last)
+		return fmt.Errorf("%w (%w)", NewJoinError(JoinRootMismatch, "no address belongs to the cluster of the token"), last)
 	}
-	return nil, last
+	return last
 }
 
 // attempt does one exchange with the agent at addr.

@@ -14,6 +14,7 @@ const (
 	JoinNameTaken    = "name_taken"  // the name belongs to another host key
 	JoinDenied       = "denied"      // the host was evicted
 	JoinInvalid      = "invalid"     // the request makes no sense to the cluster
+	JoinUnattested   = "unattested"  // no admission is for the host's certificate
 
 	JoinUnavailable = "unavailable" // no leader at the moment
 	JoinBusy        = "busy"
@@ -32,6 +33,7 @@ var joinHints = map[string]string{
 	JoinNameTaken:    "choose another --name, or replace the old host with `parley token create --replace NODE`",
 	JoinDenied:       "ask the operator who evicted this host",
 	JoinInvalid:      "run the version of parley that the cluster runs",
+	JoinUnattested:   "parley admission list, on an agent of the cluster, shows whose certificates admit which hosts",
 	JoinUnavailable:  "the cluster has no leader that this agent can reach; the join is repeated",
 	JoinBusy:         "the join is repeated",
 	JoinClock:        "set the clock of this host; the join is repeated",

@@ -19,6 +19,10 @@ type JoinServer struct {
 	// Rekey is the handler of renewals, with the same duties: its request is well formed but not
 	// proved (see Source.CheckRekey), and only a *RekeyError reaches the host. nil: all are refused.
 	Rekey func(ctx context.Context, r RekeyRequest) (RekeyResponse, error)
+
+	// Attest is the handler of hosts that show a certificate of somebody else's authority, with the duties of the first: its
+	// request is not proved (see CheckAttest). nil: all are refused.
+	Attest func(ctx context.Context, r AttestRequest) (AttestResponse, error)
 }
 
 // NewJoinServer takes the handler. Its request is well formed but not proved (see VerifyProof). An
@@ -53,8 +57,11 @@ func (s *JoinServer) Serve(ctx context.Context, conn net.Conn, peer transport.Pe
 
 // dispatch returns the answer that belongs to the kind of request.
 func (s *JoinServer) dispatch(ctx context.Context, data []byte) (any, error) {
-	if isRekey(data) {
+	switch requestTag(data) {
+	case rekeyTag:
 		return s.answerRekey(ctx, data)
+	case attestTag:
+		return s.answerAttest(ctx, data)
 	}
 	return s.answer(ctx, data)
 }

@@ -38,6 +38,7 @@ type door struct {
 	keys   [][32]byte // leaf keys that asked, in order
 	errs   []error    // of Serve
 	answer func(n int, r JoinRequest) (JoinResponse, error)
+	attest func(ctx context.Context, r AttestRequest) (AttestResponse, error) // set before anybody asks
 }
 
 func openDoor(t *testing.T, w *world) *door {
@@ -81,13 +82,15 @@ func (d *door) serve(raw net.Conn) {
 		d.note(err)
 		return
 	}
-	d.note(NewJoinServer(func(_ context.Context, r JoinRequest) (JoinResponse, error) {
+	server := NewJoinServer(func(_ context.Context, r JoinRequest) (JoinResponse, error) {
 		d.mu.Lock()
 		d.keys = append(d.keys, r.LeafKeyHash())
 		n, answer := len(d.keys), d.answer
 		d.mu.Unlock()
 		return answer(n, r)
-	}).Serve(d.t.Context(), conn, peer))
+	})
+	server.Attest = d.attest
+	d.note(server.Serve(d.t.Context(), conn, peer))
 }
 
 func (d *door) note(err error) {

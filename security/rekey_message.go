@@ -97,12 +97,15 @@ func DecodeRekeyRequest(data []byte) (RekeyRequest, error) {
 	return r, nil
 }
 
-// isRekey reads the tag alone. What has none, or cannot be read, is for the join to judge.
-func isRekey(data []byte) bool {
+// requestTag reads the tag alone. What has none, or cannot be read, is for the join to judge.
+func requestTag(data []byte) string {
 	var tag struct {
 		Request string `json:"request"`
 	}
-	return decodeJSON(data, &tag) == nil && tag.Request == rekeyTag
+	if decodeJSON(data, &tag) != nil {
+		return ""
+	}
+	return tag.Request
 }
 
 // CheckRekey is what must hold before a core member signs r: hostKey, which the applied state pins for

@@ -377,7 +377,7 @@ func TestRekeyProofCoversEveryField(t *testing.T) {
 		}
 	}
 	joining, _, _ := testRequest(t)
-	if isRekey(mustJSON(t, joining)) || !isRekey(mustJSON(t, good)) {
+	if requestTag(mustJSON(t, joining)) != "" || requestTag(mustJSON(t, good)) != rekeyTag {
 		t.Error("a join is taken for a renewal, or the other way round")
 	}
 }

@@ -107,14 +107,25 @@ func checkUpstream(td spiffeid.TrustDomain, key *ecdsa.PrivateKey, text []byte, 
 }
 
 func parseUpstream(text []byte) ([]*x509.Certificate, error) {
+	certs, err := parsePEMCerts(text)
+	if err != nil {
+		return nil, err
+	}
+	if len(certs) < 2 || len(certs) > maxAbove+1 {
+		return nil, fmt.Errorf("it has %d certificates, 2 to %d are wanted: the authority first, those that signed it, and the root last", len(certs), maxAbove+1)
+	}
+	return certs, nil
+}
+
+// parsePEMCerts reads certificates, and nothing else, from a text of at most MaxUpstreamText bytes.
+func parsePEMCerts(text []byte) (certs []*x509.Certificate, err error) {
 	if len(text) > MaxUpstreamText {
 		return nil, fmt.Errorf("it has %d bytes, at most %d are read", len(text), MaxUpstreamText)
 	}
-	var certs []*x509.Certificate
 	for {
 		var block *pem.Block
 		if block, text = pem.Decode(text); block == nil {
-			break
+			return certs, nil
 		}
 		if block.Type != "CERTIFICATE" {
 			return nil, fmt.Errorf("it has a PEM block %.40q: certificates alone are wanted, and never a key", block.Type)
@@ -125,10 +136,6 @@ func parseUpstream(text []byte) ([]*x509.Certificate, error) {
 		}
 		certs = append(certs, c)
 	}
-	if len(certs) < 2 || len(certs) > maxAbove+1 {
-		return nil, fmt.Errorf("it has %d certificates, 2 to %d are wanted: the authority first, those that signed it, and the root last", len(certs), maxAbove+1)
-	}
-	return certs, nil
 }
 
 // checkAbove judges one certificate of the chain; i counts those below it.

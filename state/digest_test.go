@@ -48,6 +48,8 @@ var rowTypes = []struct {
 		func(x any) []byte { return encodeJWTKey(x.(JWTKey)) }, nil},
 	{TableUpstream, string(make([]byte, 32)), Upstream{Chain: [][]byte{[]byte("a"), []byte("r")}},
 		func(x any) []byte { return encodeUpstream(x.(Upstream)) }, nil},
+	{TableAdmission, "n", Admission{Name: "n", Kind: AdmissionSSH, Authorities: [][]byte{[]byte("a")}, Names: "*", Suffix: ".x", Role: "local", Core: true, CreatedAt: 3, CreatedBy: "c"},
+		func(x any) []byte { return encodeAdmission(x.(Admission)) }, nil},
 	{TableSealKey, "n", SealKey{Node: "n", Key: []byte("k")},
 		func(x any) []byte { return encodeSealKey(x.(SealKey)) }, nil},
 	{TableSession, sessionKey(testSession(1).ID), Session{

@@ -90,6 +90,10 @@ func checkIdentityRow(t Table, key string, row []byte) error {
 		var u Upstream
 		u, err = decodeUpstream(row)
 		own = string(u.Authority[:])
+	case TableAdmission:
+		var a Admission
+		a, err = decodeAdmission(row)
+		own = a.Name
 	case TableSealKey:
 		var k SealKey
 		k, err = decodeSealKey(row)

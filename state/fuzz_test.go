@@ -28,6 +28,7 @@ func fuzzSeeds() []Command {
 		RootPrepare{Root: []byte{2}, Seals: []Seal{{Node: "a1", Sealed: []byte("s")}}, RecoverySealed: []byte("r")},
 		RootSeal{Node: "a1", Sealed: []byte("s")}, RootActivate{RootHash{1}}, RootRetire{RootHash{1}}, CARotate{Force: true},
 		NodeEvict{Node: "a1", Reason: "stolen"},
+		AdmissionSet{Admission: testAdmission("own"), Replace: true}, AdmissionDelete{Name: "own"},
 		RecoverySet{Recovery{SealKey: sealKey("recovery"), Sealed: []byte("s")}},
 		fullRegister(), CatalogDeregister{Node: "x1", Check: "c"}, fullTxn(),
 		Txn{Then: []Op{{Kind: OpLock, Key: "k", Session: "s"}, {Kind: OpCheckRevision, Key: "k", Compare: ptr(1)}}},

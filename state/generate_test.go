@@ -167,7 +167,13 @@ func drawCoreCommand(t *rapid.T) Command {
 
 func drawIdentityCommand(t *rapid.T, node string) Command {
 	key := fmt.Sprintf("%032x", rapid.IntRange(1, 6).Draw(t, "jwt key"))
-	switch rapid.IntRange(0, 5).Draw(t, "identity kind") {
+	switch rapid.IntRange(0, 7).Draw(t, "identity kind") {
+	case 6:
+		a := testAdmission(node)
+		a.Names = rapid.SampledFrom([]string{"*", "a*"}).Draw(t, "names")
+		return AdmissionSet{Admission: a, Replace: rapid.Bool().Draw(t, "replace")}
+	case 7:
+		return AdmissionDelete{Name: node}
 	case 0, 1:
 		e := testEntry(node)
 		e.Selectors = rapid.SampledFrom([][]string{{"uid:1"}, {"path:/x", "unit:a.service"}}).Draw(t, "selectors")

@@ -49,6 +49,8 @@ const (
 	kindSealKeySet
 	kindUpstreamPrepare
 	kindUpstreamLeave
+	kindAdmissionSet
+	kindAdmissionDelete
 
 	kindEnd
 )
@@ -109,6 +111,8 @@ var kinds = [kindEnd]kindSpec{
 	kindSealKeySet:        {"seal key set", 1, 1, readSealKeySet},
 	kindUpstreamPrepare:   {"upstream prepare", 1, 1, readUpstreamPrepare},
 	kindUpstreamLeave:     {"upstream leave", 1, 1, readUpstreamLeave},
+	kindAdmissionSet:      {"admission set", 1, 1, readAdmissionSet},
+	kindAdmissionDelete:   {"admission delete", 1, 1, readAdmissionDelete},
 }
 
 func (Put) kind() kind               { return kindPut }

@@ -47,7 +47,8 @@ func TestSnapshotOfBefore(t *testing.T) {
 	}
 	for want, b := range map[string][]byte{
 		"is unknown to this binary": header(byte(tableEnd), 0, 0), "an empty table": header(byte(TableSealKey), 0, 0),
-		"after the end": header(byte(TableUpstream), 1, 1, byte(TableSealKey), 1, 1),
+		"out of order":  header(byte(TableUpstream), 1, 1, byte(TableSealKey), 1, 1),
+		"after the end": header(byte(tableEnd-1), 1, 1, byte(TableSealKey), 1, 1),
 	} {
 		if err := NewMachine().Restore(bytes.NewReader(b)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)

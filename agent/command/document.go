@@ -15,16 +15,17 @@ const jsonShape = "json-shape"
 const groupMark = "group"
 
 const (
-	coreShape     = `{"leader","term","commit_index","applied_index","size","margin","read_only","reads","voters":[{"name","raft_id","healthy"}],"learners":[...],"held":[{"name","until"}],"epoch","epoch_id"}`
-	memberShape   = `[{"name","spiffe_id","state","address","zone","core"}]`
-	pairShape     = `{"key","value","flags","revision","create_revision","version","modified_at","modified_hlc"}`
-	sessionShape  = `{"id","name","node","ttl","lease","behavior","lock_delay","created_at","created_hlc","fencing_token"}`
-	entryShape    = `{"name","spiffe_id","selectors":[...],"nodes":[...],"service","federates_with":[...],"ttl_s","jwt_ttl_s","hint","owner","created_at","changed_at","changed_by","generation"}`
-	operatorShape = `{"name","spiffe_id","role","key_sha256","created_at","created_by","generation"}`
-	checkShape    = `{"ok","checks":[{"id","status":"ok|warn|fail","message","hint","runbook"}]}`
-	survivorShape = `{"node","cluster_id","trust_domain","epoch","epoch_id","raft_id","last_term","last_index","commit_index","chain","voters":[...],"snapshot_index","in_doubt"}`
-	backupShape   = `{"file","ok","problem","digest","expected","bytes","content_bytes","manifest":{"cluster_id","trust_domain","epoch","epoch_id","index","term","revision","digest","taken_at","hlc","node","version","cluster_version","rows":{...}}}`
-	scrubShape    = `{"errors","disagree","segments","entries","snapshots","bytes","healed","problems":[{"file","offset","message"}]}`
+	coreShape      = `{"leader","term","commit_index","applied_index","size","margin","read_only","reads","voters":[{"name","raft_id","healthy"}],"learners":[...],"held":[{"name","until"}],"epoch","epoch_id"}`
+	memberShape    = `[{"name","spiffe_id","state","address","zone","core"}]`
+	pairShape      = `{"key","value","flags","revision","create_revision","version","modified_at","modified_hlc"}`
+	sessionShape   = `{"id","name","node","ttl","lease","behavior","lock_delay","created_at","created_hlc","fencing_token"}`
+	entryShape     = `{"name","spiffe_id","selectors":[...],"nodes":[...],"service","federates_with":[...],"ttl_s","jwt_ttl_s","hint","owner","created_at","changed_at","changed_by","generation"}`
+	admissionShape = `{"name","kind":"x509|ssh","authorities":[...],"names","suffix","role","core","created_at","created_by"}`
+	operatorShape  = `{"name","spiffe_id","role","key_sha256","created_at","created_by","generation"}`
+	checkShape     = `{"ok","checks":[{"id","status":"ok|warn|fail","message","hint","runbook"}]}`
+	survivorShape  = `{"node","cluster_id","trust_domain","epoch","epoch_id","raft_id","last_term","last_index","commit_index","chain","voters":[...],"snapshot_index","in_doubt"}`
+	backupShape    = `{"file","ok","problem","digest","expected","bytes","content_bytes","manifest":{"cluster_id","trust_domain","epoch","epoch_id","index","term","revision","digest","taken_at","hlc","node","version","cluster_version","rows":{...}}}`
+	scrubShape     = `{"errors","disagree","segments","entries","snapshots","bytes","healed","problems":[{"file","offset","message"}]}`
 )
 
 // jsonShapes has one line for each command: the form of its JSON, or, not beginning with a bracket, what
@@ -34,6 +35,10 @@ var jsonShapes = map[string]string{
 	"token create": `{"id","token","expires_at","join_command"}`,
 	"token list":   `[{"id","expires_at","uses_left","node","role","core","replace","created_at","revoked"}]`,
 	"token revoke": `{"id","revoked":true}`,
+
+	"admission add":    admissionShape,
+	"admission list":   "[" + admissionShape + "]",
+	"admission remove": `{"name","removed"}, and "dry_run" of a dry run`,
 
 	"identity show":          `{"outage_in_s","first":{...},"certificates":[{"spiffe_id","link":"leaf|issuer|authority|root","of":"agent|workload|core","hint","serial","not_after","remaining_ratio"}]}`,
 	"identity explain":       `{"pid","selectors":[...],"entries":[` + entryShape + `],"nearest":[{"differences":[...]} and the fields of an entry]}`,

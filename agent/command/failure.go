@@ -82,7 +82,7 @@ func joinCode(err error) int {
 	}
 	switch refused.Code {
 	case security.JoinForeign, security.JoinRootMismatch, security.JoinUnknown, security.JoinExpired, security.JoinUsed, security.JoinRevoked,
-		security.JoinNodeBound, security.JoinDenied:
+		security.JoinNodeBound, security.JoinDenied, security.JoinUnattested:
 		return exitDenied
 	}
 	return exitFailed

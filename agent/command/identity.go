@@ -167,43 +167,18 @@ func (a *app) entryShowCommand() *cobra.Command {
 }
 
 func (a *app) entryRemoveCommand() *cobra.Command {
-	var yes, dryRun bool
-	cmd := &cobra.Command{
+	return a.removing(&cobra.Command{
 		Use:     "remove NAME",
 		Short:   "Give an identity to nobody any more by this entry",
 		Long:    "Nothing is issued by it from then on. What was issued counts until it ends, at most its TTL.",
 		Example: "  parley identity entry remove web --dry-run",
-		Args:    takes("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.connect(cmd)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			ctx, cancel := context.WithTimeout(cmd.Context(), answerLimit)
-			e, err := c.Entry(ctx, args[0])
-			cancel()
-			if err != nil {
-				return err
-			}
-			radius := fmt.Sprintf("programs with %s lose %s: their certificates end within %s and are not renewed",
-				strings.Join(e.Selectors, ", "), e.SPIFFEID, seconds(e.TTLSeconds))
-			if dryRun {
-				value := map[string]any{"name": e.Name, "removed": false, "dry_run": true}
-				return a.say(cmd, answer{value: value, table: func(w io.Writer) { row(w, radius) }})
-			}
-			if err := a.confirm(cmd.Context(), c, yes, radius); err != nil {
-				return err
-			}
-			return a.change(func(ctx context.Context, c *client.Client) (answer, error) {
-				err := c.RemoveEntry(ctx, e.Name)
-				return answer{value: map[string]any{"name": e.Name, "removed": true}, table: func(w io.Writer) {
-					row(w, "entry "+e.Name+" is removed")
-				}}, err
-			})(cmd, nil)
+	}, removal{
+		kind: "entry",
+		radius: func(ctx context.Context, c *client.Client, name string) (string, error) {
+			e, err := c.Entry(ctx, name)
+			return fmt.Sprintf("programs with %s lose %s: their certificates end within %s and are not renewed",
+				strings.Join(e.Selectors, ", "), e.SPIFFEID, seconds(e.TTLSeconds)), err
 		},
-	}
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would happen")
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return cmd
+		remove: func(ctx context.Context, c *client.Client, name string) error { return c.RemoveEntry(ctx, name) },
+	})
 }

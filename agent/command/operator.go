@@ -209,46 +209,21 @@ func renewOperator(ctx context.Context, c *client.Client, dir string) (answer, e
 }
 
 func (a *app) operatorRemoveCommand() *cobra.Command {
-	var yes, dryRun bool
-	cmd := &cobra.Command{
+	return a.removing(&cobra.Command{
 		Use:   "remove NAME",
 		Short: "Take an identity back, and close its connections",
 		Long: "No agent that has heard of it accepts the certificate any more, and each closes what is open within a second. An\n" +
 			"agent that is cut off from the core goes by what it knew until the certificate ends, at most an hour.",
 		Example: "  parley operator remove eve --dry-run",
-		Args:    takes("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.connect(cmd)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			ctx, cancel := context.WithTimeout(cmd.Context(), answerLimit)
-			o, err := c.Operator(ctx, args[0])
-			cancel()
-			if err != nil {
-				return err
-			}
-			radius := fmt.Sprintf("%s, with the role %s, added %s by %s, loses its identity: its certificate counts no more, and its open connections "+
-				"are closed within a second", o.Name, o.Role, instant(o.CreatedAt), o.CreatedBy)
-			if dryRun {
-				value := map[string]any{"name": o.Name, "removed": false, "dry_run": true}
-				return a.say(cmd, answer{value: value, table: func(w io.Writer) { row(w, radius) }})
-			}
-			if err := a.confirm(cmd.Context(), c, yes, radius); err != nil {
-				return err
-			}
-			return a.change(func(ctx context.Context, c *client.Client) (answer, error) {
-				err := c.RemoveOperator(ctx, o.Name)
-				return answer{value: map[string]any{"name": o.Name, "removed": true}, table: func(w io.Writer) {
-					row(w, "operator "+o.Name+" is removed")
-				}}, err
-			})(cmd, nil)
+	}, removal{
+		kind: "operator",
+		radius: func(ctx context.Context, c *client.Client, name string) (string, error) {
+			o, err := c.Operator(ctx, name)
+			return fmt.Sprintf("%s, with the role %s, added %s by %s, loses its identity: its certificate counts no more, and its open connections "+
+				"are closed within a second", o.Name, o.Role, instant(o.CreatedAt), o.CreatedBy), err
 		},
-	}
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would happen")
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return cmd
+		remove: func(ctx context.Context, c *client.Client, name string) error { return c.RemoveOperator(ctx, name) },
+	})
 }
 
 // identityDir is the directory of the identity to use, "" when none is named.

@@ -30,6 +30,8 @@ var endpointNotes = map[string]string{
 	"DELETE /parley/v1/kv/*":           "`cas=REV` or `prefix`",
 	"POST /parley/v1/txn":              "`{\"compare\":[{\"key\",\"target\",\"relation\",\"number\",\"value\"}],\"then\":[{\"op\",\"key\",\"value\",\"flags\",\"cas\",\"session\"}],\"else\":[...]}`; `target` is revision, create_revision, version or value; `relation` is =, !=, < or >; `op` is put, delete, delete_prefix, get, get_existing, get_tree, lock, unlock, check_revision, check_session or check_absent",
 	"POST /parley/v1/token":            "`{\"ttl\",\"uses\",\"node\",\"role\",\"core\",\"replace\"}`, all optional",
+	"GET /parley/v1/admissions":        "`stale`",
+	"POST /parley/v1/admission":        "`{\"name\",\"kind\",\"authorities\",\"names\",\"suffix\",\"role\",\"core\",\"replace\"}`; `authorities` is the text of a file: certificates (PEM) or public keys of SSH",
 	"POST /parley/v1/operator":         "`{\"role\",\"csr\",\"replace\"}`; `csr` is a certificate request (PKCS #10, DER, base64) that names the operator",
 	"GET /parley/v1/operators":         "`stale`",
 	"GET /parley/v1/operator/*":        "`stale`",

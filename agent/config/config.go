@@ -42,6 +42,9 @@ type Config struct {
 	// File that holds the join token. Ignored once this agent has joined, so it may stay here.
 	TokenFile string `toml:"token_file" example:"/etc/parley/token"`
 
+	// How this host proves who it is when it joins without a token.
+	Attest Attest `toml:"attest"`
+
 	// Token is the join token itself, from a flag. It is never read from the file.
 	Token string `toml:"-"`
 
@@ -89,6 +92,27 @@ type Config struct {
 
 	// Logging, to standard error.
 	Log Log `toml:"log"`
+}
+
+// Attest configures how a host joins by a certificate that an authority outside of the cluster has given it.
+type Attest struct {
+	// What this host shows: token, a join token; x509, a certificate below an authority that an admission of the cluster names
+	// (parley admission add); or ssh, an OpenSSH host certificate. It does not matter once this agent has joined.
+	Kind string `toml:"kind" default:"token" check:"oneof:token x509 ssh"`
+
+	// The certificate: PEM, with those between it and its authority, or like ssh_host_ed25519_key-cert.pub. Its name is the name
+	// that this agent gets.
+	CertFile string `toml:"cert_file" example:"/etc/ssh/ssh_host_ed25519_key-cert.pub" check:"absolute"`
+
+	// Its private key.
+	KeyFile string `toml:"key_file" example:"/etc/ssh/ssh_host_ed25519_key" check:"absolute"`
+
+	// The trust domain of the cluster.
+	TrustDomain string `toml:"trust_domain" example:"example.org"`
+
+	// Hashes of the cluster's roots, as parley init and parley ca status print them. Nothing is sent to an agent
+	// that is not below one of them.
+	Roots []string `toml:"roots" example:"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"`
 }
 
 // Mesh configures the port that agents use among themselves.

@@ -204,7 +204,7 @@ func TestExample(t *testing.T) {
 func TestExampleValues(t *testing.T) {
 	c := Default()
 	for _, f := range fields(&c) {
-		if example, ok := f.tag.Lookup("example"); ok && f.key != "http.allow_interfaces" && f.key != "identity.workload_api" {
+		if example, ok := f.tag.Lookup("example"); ok && f.key != "http.allow_interfaces" && f.key != "identity.workload_api" && !strings.HasPrefix(f.key, "attest.") {
 			if err := f.parse(example); err != nil {
 				t.Errorf("%s: %v", f.key, err)
 			}
@@ -220,6 +220,29 @@ func TestExampleValues(t *testing.T) {
 			if err := f.parse(f.tag.Get("example")); err != nil {
 				t.Error(err)
 			}
+		}
+	}
+	attested := Default() // so do those of a host that joins by a certificate
+	attested.DataDir, attested.Attest.Kind = c.DataDir, "ssh"
+	for _, f := range fields(&attested) {
+		if example, ok := f.tag.Lookup("example"); ok && strings.HasPrefix(f.key, "attest.") {
+			if err := f.parse(example); err != nil {
+				t.Errorf("%s: %v", f.key, err)
+			}
+		}
+	}
+	if err := attested.Validate(); err != nil {
+		t.Error(err)
+	}
+	for what, spoil := range map[string]func(*Config){
+		"attest.key_file": func(c *Config) { c.Attest.KeyFile = "" }, "attest.roots": func(c *Config) { c.Attest.Roots = []string{"00"} },
+		"token_file": func(c *Config) { c.TokenFile = "/t" }, "attest.cert_file": func(c *Config) { c.Attest.Kind = AttestToken },
+		"attest.kind": func(c *Config) { c.Identity.Source = SourceWorkloadAPI },
+	} {
+		bad := attested
+		spoil(&bad)
+		if err := bad.Validate(); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%v, want something about %s", err, what)
 		}
 	}
 	if err := other.Validate(); err != nil {

@@ -69,6 +69,7 @@ func (c *Config) check(p *problems) {
 	}
 	c.checkTimeScale(p)
 	c.checkSource(p)
+	c.checkAttest(p)
 }
 
 // checkTimeScale keeps a lab's haste out of clusters: alerts would fire and end before anybody looked.

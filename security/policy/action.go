@@ -55,6 +55,8 @@ const (
 	TokenCreate     Action = "token.create"     // POST /parley/v1/token
 	TokenList       Action = "token.list"       // GET /parley/v1/tokens
 	TokenRevoke     Action = "token.revoke"     // DELETE /parley/v1/token/ID
+	AdmissionRead   Action = "admission.read"   // GET /parley/v1/admissions
+	AdmissionWrite  Action = "admission.write"  // POST and DELETE /parley/v1/admission: which hosts join by whose certificates
 	CoreWrite       Action = "core.write"       // POST /parley/v1/core/allow, size, hold
 	NodeRole        Action = "node.role"        // change what an agent may do
 	OperatorRead    Action = "operator.read"    // GET /parley/v1/operators
@@ -121,6 +123,8 @@ var needs = map[Action]Role{
 	TokenCreate:     Operator,
 	TokenList:       Operator,
 	TokenRevoke:     Operator,
+	AdmissionRead:   Operator,
+	AdmissionWrite:  Operator,
 	CoreWrite:       Operator,
 	NodeRole:        Operator,
 	OperatorRead:    Operator,
