@@ -32,7 +32,7 @@ type RecoverOptions struct {
 	Known *View
 	// KnownEpoch is the newest epoch that was proven to the node, which may be later than that of both.
 	KnownEpoch Epoch
-	// Backup says that the state may be much older than the last that the cluster did: no join token and
+	// Backup says that the state may be much older than the last that the cluster did: no join token, no admission and
 	// no session of it counts any more.
 	Backup  bool
 	EventID [16]byte
@@ -76,6 +76,7 @@ func Recover(v *View, o RecoverOptions) (*Machine, error) {
 	}
 	if o.Backup {
 		a.voidTokens()
+		a.voidAdmissions()
 		a.endSessions()
 	}
 	event := EventAppend{ID: o.EventID, Node: o.Node, Kind: EventRecovered, Subject: o.Node, Message: o.Message, Origin: at.Stamp}
@@ -286,6 +287,13 @@ func (v *View) WithoutTokens() *View {
 func (a *applying) voidTokens() {
 	for _, t := range rows(a.s, TableToken, func(r *record) (Token, error) { return decodeToken(r.row) }) {
 		a.set(TableToken, t.ID, nil)
+	}
+}
+
+// voidAdmissions ends all: which of them were ended since nobody knows.
+func (a *applying) voidAdmissions() {
+	for _, x := range rows(a.s, TableAdmission, func(r *record) (Admission, error) { return decodeAdmission(r.row) }) {
+		a.set(TableAdmission, x.Name, nil)
 	}
 }
 

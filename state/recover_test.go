@@ -10,7 +10,7 @@ import (
 func beforeLoss(t *testing.T) *Machine {
 	t.Helper()
 	m := testGenesis()
-	apply(t, m, stampAt(1000), TokenCreate{Token: testToken(1)}, TokenCreate{Token: testToken(2)}, testJoin(1, "a2"),
+	apply(t, m, stampAt(1000), TokenCreate{Token: testToken(1)}, TokenCreate{Token: testToken(2)}, AdmissionSet{Admission: testAdmission("own")}, testJoin(1, "a2"),
 		Put{Key: "k", Value: []byte("value")}, Put{Key: "gone"}, Delete{Key: "gone"},
 		SessionCreate{testSession(1)}, Lock{Key: "lock", Session: testSession(1).ID.String(), Value: []byte("held")},
 		CoreGrant{Node: "a2", Allow: true}, CoreAssign{Node: "a2"}, fullRegister())
@@ -57,6 +57,9 @@ func TestRecover(t *testing.T) {
 	if at.Index < was.Index+RecoverRevisions || at.Revision < was.Revision+RecoverRevisions || at.Term < was.Term+RecoverTerms || at.Stamp <= was.Stamp {
 		t.Errorf("position %+v after %+v", at, was)
 	}
+	if n := len(v.Admissions()); n != 0 {
+		t.Errorf("%d admissions still count", n)
+	}
 	if len(v.Tokens()) != 0 || len(v.Sessions()) != 0 {
 		t.Errorf("%d tokens and %d sessions still count", len(v.Tokens()), len(v.Sessions()))
 	}
@@ -94,7 +97,7 @@ func TestRecoverKeepsTokens(t *testing.T) {
 	o := recoverOptions()
 	o.Backup = false
 	v := mustRecover(t, beforeLoss(t).View(), o)
-	if len(v.Tokens()) != 2 || len(v.Sessions()) != 1 {
+	if len(v.Tokens()) != 2 || len(v.Sessions()) != 1 || len(v.Admissions()) != 1 {
 		t.Errorf("%d tokens, %d sessions", len(v.Tokens()), len(v.Sessions()))
 	}
 	if kv, _ := v.Get("lock"); kv.Session == "" {
