@@ -31,7 +31,7 @@ func (a *Agent) apiOptions() api.Options {
 			LinkMatrix: func(ctx context.Context) (api.LinkMatrix, error) { return a.matrix.get(ctx, a.linkMatrix) },
 			NodeStatus: a.nodeStatus,
 			Check:      a.check, Scrub: a.apiScrub, AcceptTail: a.acceptTail, ApplyStatus: a.applyStatus, Quarantine: a.quarantine,
-			RenewSession: a.sessions.renew, WriteSnapshot: a.writeSnapshot, Leave: a.leave, SignOperator: a.signOperator, CAStatus: a.caStatus, UseTokenKey: a.useTokenKey,
+			RenewSession: a.sessions.renew, WriteSnapshot: a.writeSnapshot, Leave: a.leave, Certifies: a.certifiesHere, SignOperator: a.signOperator, CAStatus: a.caStatus, UseTokenKey: a.useTokenKey,
 			CARequest: a.requestAuthority, CAExternal: a.useAuthority, CAReseal: a.resealByRecoveryKey,
 			Identities: api.Identities{Show: a.showIdentities, Explain: a.explainIdentity},
 		},

@@ -62,6 +62,14 @@ func (a *Agent) identifyTLS(cs tls.ConnectionState) (api.Caller, error) {
 	return caller, nil
 }
 
+// certifiesHere is certifies for those who ask this agent itself.
+func (a *Agent) certifiesHere() error {
+	if err := a.certifies(); err != nil {
+		return fromWire(err)
+	}
+	return nil
+}
+
 // signOperator signs with this core member's own issuer. Who asks has made sure that the key is bound.
 func (a *Agent) signOperator(req security.OperatorRequest) (chain [][]byte, notAfter time.Time, err error) {
 	if err := a.certifies(); err != nil {

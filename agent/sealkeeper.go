@@ -271,6 +271,10 @@ func (a *Agent) resealByRecoveryKey(ctx context.Context, text []byte) error {
 		return withoutTPM(err)
 	}
 	at, held := v.Authority(), sealsFor(v, a.ids.Node)
+	if held.sealed == nil && held.next == nil {
+		return api.Errorf(api.CodeConflict, "the root was never sealed for %s, so there is nothing to seal anew", a.ids.Node).
+			WithHint("the leader seals it for a host that comes into the core; parley ca status says who holds it up")
+	}
 	cmd := state.SealKeySet{Node: a.ids.Node, Key: to, Signing: at.Signing, Next: at.Next}
 	if held.sealed != nil {
 		root, err := openByRecoveryKey(v, key)

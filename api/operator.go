@@ -71,6 +71,11 @@ func (s *Service) BindOperator(ctx context.Context, caller Caller, csr []byte, r
 	if failed != nil {
 		return Applied{}, OperatorSVID{}, failed
 	}
+	if s.local.Certifies != nil {
+		if err := s.local.Certifies(); err != nil {
+			return Applied{}, OperatorSVID{}, err // before a key is bound that nobody would certify
+		}
+	}
 	done, err := s.Execute(ctx, caller, state.OperatorBind{Name: req.Name, Role: role, KeyHash: req.KeyHash, Replace: replace})
 	if err != nil {
 		if refused := AsError(err); refused.Code == CodeExists {

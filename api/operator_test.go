@@ -139,6 +139,20 @@ func TestBoundAndNotSigned(t *testing.T) {
 	}
 }
 
+// Where another authority certifies, no key is bound that nobody would certify.
+func TestNotBoundWhereNothingIsSigned(t *testing.T) {
+	c := newFake(t, 1, 1)
+	o := c.agents["a1"].options()
+	o.Local.Certifies = func() error { return Errorf(CodeDenied, "another authority certifies") }
+	_, _, err := New(o).BindOperator(t.Context(), operator, requestOf(t, "eve"), policy.Local, false)
+	if codeOf(err) != CodeDenied {
+		t.Errorf("got %v", err)
+	}
+	if rows := c.agents["a1"].hub.View().Operators(); len(rows) != 0 {
+		t.Errorf("operators: %v", rows)
+	}
+}
+
 // Nobody gives a role above the own: not by the table of actions, not beside it, and not through an agent with less.
 func TestNobodyCreatesAboveItself(t *testing.T) {
 	for _, have := range policy.Roles() {

@@ -96,6 +96,8 @@ type Local struct {
 	Scrub func(ctx context.Context, node string, bytesPerSecond int64) (ScrubReport, error)
 	// AcceptTail is an operator's word that the end of this agent's log is to be taken as it is; false: it is not in doubt.
 	AcceptTail func(ctx context.Context) (accepted bool, err error)
+	// Certifies returns why this cluster signs no identities, if it does not. nil: it does.
+	Certifies func() error
 	// SignOperator signs the certificate of an operator with this agent's own issuer. unavailable: it has none.
 	SignOperator func(security.OperatorRequest) (chain [][]byte, notAfter time.Time, err error)
 	// CAStatus is where the roots are, by the leader's measurement if there is a leader.
