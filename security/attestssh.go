@@ -62,9 +62,7 @@ func strongSSH(key ssh.PublicKey, format string) error {
 	switch k := crypto.CryptoPublicKey().(type) {
 	case *ecdsa.PublicKey, ed25519.PublicKey:
 	case *rsa.PublicKey:
-		if k.N.BitLen() < minRSABits {
-			return fmt.Errorf("an RSA key of %d bits: at least %d are wanted", k.N.BitLen(), minRSABits)
-		}
+		return checkRSA(k)
 	default:
 		return errors.New("the key is of a kind that is not used here: use Ed25519, ECDSA or RSA")
 	}

@@ -15,8 +15,18 @@ import (
 	"time"
 )
 
-// minRSABits is the least that an RSA key in evidence must have.
-const minRSABits = 2048
+// An RSA key in evidence has to be strong, and must not take long to verify by.
+const (
+	minRSABits = 2048
+	maxRSABits = 8192
+)
+
+func checkRSA(key *rsa.PublicKey) error {
+	if bits := key.N.BitLen(); bits < minRSABits || bits > maxRSABits {
+		return fmt.Errorf("an RSA key of %d bits: %d to %d are wanted", bits, minRSABits, maxRSABits)
+	}
+	return nil
+}
 
 // x509Evidence is a certificate for a host (RFC 5280) and those between it and its authority.
 type x509Evidence struct {
@@ -48,10 +58,7 @@ func signatureOf(key crypto.PublicKey) (x509.SignatureAlgorithm, error) {
 	case ed25519.PublicKey:
 		return x509.PureEd25519, nil
 	case *rsa.PublicKey:
-		if k.N.BitLen() < minRSABits {
-			return 0, fmt.Errorf("an RSA key of %d bits: at least %d are wanted", k.N.BitLen(), minRSABits)
-		}
-		return x509.SHA256WithRSAPSS, nil
+		return x509.SHA256WithRSAPSS, checkRSA(k)
 	}
 	return 0, errors.New("the key is of a kind that is not used here: use ECDSA, Ed25519 or RSA")
 }
