@@ -163,7 +163,7 @@ func (c *coreRunner) open() error {
 
 // build opens the store of a Raft id and makes its node; nothing runs yet.
 func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
-	st, err := openStore(c.dir, c.ids.ClusterID, raftID, c.cfg.SegmentMiB, c.log.Named("storage"))
+	st, err := openLoaded(c.dir, c.ids.ClusterID, raftID, c.cfg.SegmentMiB, c.log.Named("storage"))
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +171,8 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 	if err != nil { // without one it works, and others cannot remind it of what it has promised
 		c.log.Warn("no key to sign what this member holds", zap.Error(err))
 	}
-	machine := &replica{machine: state.NewMachine(), views: c.views, digests: c.digests, spoil: &c.spoil}
+	machine := &replica{machine: state.NewMachine(), views: c.views, digests: c.digests, spoil: &c.spoil, loaded: st.loaded}
+	st.loaded = nil
 	c.plantMemoryFault(machine)
 	machine.fenced.Store(c.fencing != nil)
 	guard, err := c.guard(st, machine, raftID)

@@ -87,6 +87,7 @@ type replica struct {
 	views   *viewSwitch
 	digests *digestRing
 	sweep   state.Sweep
+	loaded  *loadedState        // taken by the first Restore, if that is of it; nil: nothing is
 	journal *storage.Journal    // nil: none is kept
 	wrong   func(reason string) // tells the node that the state is; from any goroutine
 
@@ -173,7 +174,11 @@ func beside(work func()) (wait func()) {
 }
 
 func (r *replica) Restore(src io.Reader, index, term uint64) error {
-	if err := r.machine.RestoreBeside(src, beside); err != nil {
+	loaded := r.loaded
+	r.loaded = nil
+	if loaded != nil && loaded.index == index && loaded.term == term {
+		r.machine.Adopt(loaded.machine)
+	} else if err := r.machine.RestoreBeside(src, beside); err != nil {
 		return fmt.Errorf("restore snapshot at index %d: %w", index, err)
 	}
 	v := r.machine.View()

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/consensus"
+	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/storage"
 )
 
@@ -18,6 +19,7 @@ type store struct {
 	recovered storage.Recovered
 	snapshots *storage.Snapshots
 	journal   *storage.Journal // of what is being applied; nil: none
+	loaded    *loadedState     // of the newest snapshot; nil: it was not, or was taken
 }
 
 // warmBytes is what of the newest snapshot is read once at a start, and not twice. A larger one is.
@@ -25,16 +27,67 @@ const warmBytes = 256 << 20
 
 // openStore opens log and snapshots. New segments of the log have so many MiB.
 func openStore(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, log *zap.Logger) (*store, error) {
-	id := mustID(clusterID)
-	snapshots, err := storage.OpenSnapshots(storage.SnapshotOptions{FS: dir.fs, Dir: dir.path, ClusterID: id, WarmBytes: warmBytes, Log: log})
+	s, err := openSnapshots(dir, clusterID, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.openLog(dir, clusterID, raftID, segmentMiB, log); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// openLoaded is openStore for a member that is about to run: the newest snapshot is loaded while the log is read.
+func openLoaded(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, log *zap.Logger) (*store, error) {
+	s, err := openSnapshots(dir, clusterID, log)
+	if err != nil {
+		return nil, err
+	}
+	wait := beside(s.load)
+	err = s.openLog(dir, clusterID, raftID, segmentMiB, log)
+	wait()
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func openSnapshots(dir *dataDir, clusterID string, log *zap.Logger) (*store, error) {
+	snapshots, err := storage.OpenSnapshots(storage.SnapshotOptions{FS: dir.fs, Dir: dir.path, ClusterID: mustID(clusterID), WarmBytes: warmBytes, Log: log})
 	if err != nil {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
-	l, recovered, err := storage.OpenLog(storage.LogOptions{FS: dir.fs, Dir: dir.path, ClusterID: id, RaftID: raftID, SegmentBytes: int64(segmentMiB) << 20, Log: log})
+	return &store{snapshots: snapshots}, nil
+}
+
+func (s *store) openLog(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, log *zap.Logger) (err error) {
+	s.log, s.recovered, err = storage.OpenLog(storage.LogOptions{FS: dir.fs, Dir: dir.path, ClusterID: mustID(clusterID), RaftID: raftID, SegmentBytes: int64(segmentMiB) << 20, Log: log})
 	if err != nil {
-		return nil, fmt.Errorf("open log: %w", err)
+		return fmt.Errorf("open log: %w", err)
 	}
-	return &store{log: l, recovered: recovered, snapshots: snapshots}, nil
+	return nil
+}
+
+// load restores a machine from the newest snapshot. If that fails nothing is loaded: consensus tries again, and says why.
+func (s *store) load() {
+	meta, manifest, ok := s.snapshots.Latest()
+	if !ok {
+		return
+	}
+	r, err := snapshotStore{s.snapshots}.Open(manifest)
+	if err != nil {
+		return
+	}
+	m := state.NewMachine()
+	if err := errors.Join(m.RestoreBeside(r, beside), r.Close()); err == nil {
+		s.loaded = &loadedState{machine: m, index: meta.Index, term: meta.Term}
+	}
+}
+
+// loadedState is what the snapshot at an index held, verified.
+type loadedState struct {
+	machine     *state.Machine
+	index, term uint64
 }
 
 func (s *store) close() error {
@@ -74,6 +127,9 @@ func (s snapshotStore) Save(ref consensus.SnapshotRef, write func(io.Writer) err
 	meta := storage.SnapshotMeta{Index: ref.Index, Term: ref.Term, Chain: ref.Chain, ConfState: ref.ConfState}
 	return s.Snapshots.Save(meta, write)
 }
+
+// Open leaves the sum of the whole to the state, which holds one of its own.
+func (s snapshotStore) Open(manifest []byte) (io.ReadCloser, error) { return s.OpenSummed(manifest) }
 
 func (s snapshotStore) Parse(manifest []byte) (consensus.SnapshotRef, error) {
 	meta, err := storage.ParseManifest(manifest)

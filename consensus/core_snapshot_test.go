@@ -61,6 +61,53 @@ func TestUnusedSnapshot(t *testing.T) {
 	}
 }
 
+// TestFetchingLearner: a learner that answers, and for which only a snapshot will do, is no stalled member while a large one may
+// be written and fetched. It was: the plan dropped it as dead, and added it again, which called for a newer snapshot; one of
+// 1 GiB was never ready in time. The patience ends, and one that gets entries has none of it.
+func TestFetchingLearner(t *testing.T) {
+	s, leader := alone(t, func(c *coreConfig) { c.snapshotEntries, c.trailingEntries = 1000, 1 })
+	const learner = 2
+	s.add(learner)
+	changed := leader.ask(&request{change: &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{
+		{Type: raftpb.ConfChangeAddLearnerNode.Enum(), NodeId: new(uint64(learner))},
+	}}}, (*core).changeCore)
+	s.settle()
+	s.tick(4 * leader.core.cfg.electionTicks)
+	if *changed == nil || (*changed).err != nil || !leader.core.status().Progress[learner].caughtUp(leader.core.commit) {
+		t.Fatalf("a learner was added: %s, %+v", describeOutcome(*changed), leader.core.status().Progress[learner])
+	}
+	wait := func(timeouts int) Progress {
+		for range timeouts * leader.core.cfg.electionTicks {
+			leader.core.heard[learner] = leader.core.ticks + 1 // as if it answered heartbeats
+			s.tick(1)
+		}
+		return leader.core.status().Progress[learner]
+	}
+	write := func(times int) {
+		for range times {
+			leader.propose("k", "v")
+			s.settle()
+		}
+	}
+	s.cut[[2]uint64{leader.id, learner}] = true
+	write(1)
+	if p := wait(2 * stalledTimeouts); p.Healthy() {
+		t.Errorf("control: entries would do, and it takes none: %+v", p)
+	}
+	leader.core.cfg.snapshotEntries = 5
+	write(20)
+	if p := wait(2 * stalledTimeouts); !p.Healthy() || p.Match >= leader.core.log.offset {
+		t.Errorf("only a snapshot does, the log begins behind %d: %+v", leader.core.log.offset, p)
+	}
+	if p := wait(fetchTimeouts); p.Healthy() {
+		t.Errorf("it fetches for ever: %+v", p)
+	}
+	clear(s.cut)
+	if p := wait(4); !p.Healthy() || !p.caughtUp(leader.core.commit) {
+		t.Errorf("it has caught up: %+v", p)
+	}
+}
+
 // TestLongReplay: a start that applied a long log again is followed by a snapshot, so that the next start does not have to:
 // a member that ends again and again is back as fast as the first time. A short log is left as it is.
 func TestLongReplay(t *testing.T) {

@@ -59,9 +59,15 @@ func (p Progress) caughtUp(commit uint64) bool {
 // stalledTimeouts is how many election timeouts a member may be behind without moving.
 const stalledTimeouts = 4
 
-// advance is how far a member's log was when it last moved, or was complete, and when (tick) that was.
+// fetchTimeouts is for how many election timeouts a learner may do without the entries that only a snapshot has: ten minutes with
+// the defaults. The leader first writes a snapshot that names the learner, which is then fetched and installed, and a large one
+// takes a while. Who is taken for dead meanwhile is dropped and added again, which calls for a newer snapshot, for ever.
+const fetchTimeouts = 1200
+
+// advance is how far a member's log was when it last moved, or was complete, and when (tick) that was. A learner that needs
+// a snapshot has not stood still since then, for so many ticks.
 type advance struct {
-	match, at uint64
+	match, at, fetching uint64
 }
 
 // watchProgress notes, as leader, whose log moves. It is called at each tick.
@@ -72,9 +78,16 @@ func (c *core) watchProgress() {
 	}
 	c.visitProgress(func(id uint64, pr tracker.Progress) {
 		if last, ok := c.moved[id]; !ok || pr.Match > last.match || pr.Match >= c.commit {
-			c.moved[id] = advance{pr.Match, c.ticks}
+			c.moved[id] = advance{match: pr.Match, at: c.ticks}
+		} else if c.fetches(id, pr) && last.fetching < uint64(fetchTimeouts*c.cfg.electionTicks) {
+			c.moved[id] = advance{pr.Match, c.ticks, last.fetching + 1}
 		}
 	})
+}
+
+// fetches reports whether only a snapshot helps a learner. No quorum counts on one, so patience costs no safety.
+func (c *core) fetches(id uint64, pr tracker.Progress) bool {
+	return pr.Match < c.log.offset && slices.Contains(c.conf.GetLearners(), id)
 }
 
 func (c *core) stalled(id uint64) bool {

@@ -131,6 +131,12 @@ func (m *Machine) RestoreBeside(r io.Reader, beside Beside) error {
 	return nil
 }
 
+// Adopt makes the state that another machine was restored to this one's. The other must not be used any more.
+func (m *Machine) Adopt(restored *Machine) {
+	m.s, m.view, m.book = restored.s, nil, nil
+	restored.s, restored.view, restored.book = nil, nil, nil
+}
+
 // applying is one entry being applied, to a copy of the machine's store.
 type applying struct {
 	s       *store

@@ -214,11 +214,26 @@ func (s *Snapshots) Damage() error {
 // Open streams a snapshot's content. Every chunk is verified before any of it is returned, and io.EOF
 // means that the whole is right. Errors wrap ErrManifest or ErrChunk. Close it.
 func (s *Snapshots) Open(manifest []byte) (io.ReadCloser, error) {
-	return s.openWith(manifest, runtime.GOMAXPROCS(0))
+	r, err := s.openWith(manifest, runtime.GOMAXPROCS(0))
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// OpenSummed is Open for content that holds a sum of itself, which the reader checks: every chunk is verified, and that they
+// are the ones which Save read back is known from their names, but nobody adds up the whole once more.
+func (s *Snapshots) OpenSummed(manifest []byte) (io.ReadCloser, error) {
+	r, err := s.openWith(manifest, runtime.GOMAXPROCS(0))
+	if err != nil {
+		return nil, err
+	}
+	r.summed = true
+	return r, nil
 }
 
 // openWith is Open with so many workers.
-func (s *Snapshots) openWith(manifest []byte, workers int) (io.ReadCloser, error) {
+func (s *Snapshots) openWith(manifest []byte, workers int) (*chunkReader, error) {
 	m, err := s.decode(manifest)
 	if err != nil {
 		return nil, err

@@ -223,6 +223,12 @@ func TestReaderNeverServesABadChunk(t *testing.T) {
 	if _, err := s.Chunk(m.chunks[2].name); !errors.Is(err, ErrChunk) {
 		t.Errorf("Chunk = %v, want ErrChunk", err)
 	}
+	summed, err := s.OpenSummed(manifest)
+	mustNil(t, err)
+	if _, err := io.Copy(io.Discard, summed); !errors.Is(err, ErrChunk) {
+		t.Errorf("OpenSummed: %v, want ErrChunk", err)
+	}
+	mustNil(t, summed.Close())
 	// Intact chunks that are not the whole that the manifest promises.
 	m.whole[0] ^= 1
 	m.chunks = m.chunks[:2]

@@ -97,8 +97,9 @@ func (a *app) serve(ctx context.Context, cfg config.Config, first func(*zap.Logg
 			log.Warn("systemd was not notified", zap.String("state", state), zap.Error(err))
 		}
 	}
+	ready := make(chan struct{})
 	running, err := agent.New(cfg, agent.Options{
-		Log: log, Version: readBuildInfo().Version, Ready: func() { tell("READY=1") },
+		Log: log, Version: readBuildInfo().Version, Ready: func() { tell("READY=1"); close(ready) },
 	})
 	if err != nil {
 		return err
@@ -110,7 +111,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config, first func(*zap.Logg
 	defer signal.Stop(signals)
 	ended := make(chan error, 1)
 	go func() { ended <- running.Run(ctx) }()
-	go a.paceCollections(ctx)
+	go a.paceCollections(ctx, ready)
 	return supervise(signals, ended, log, func() {
 		tell("STOPPING=1")
 		stop()

@@ -18,6 +18,53 @@ const (
 	collectMost  = 400
 )
 
+// A start keeps most of what it allocates, and each collection marks all of it again, for which a load that uses every
+// processor waits. So the heap of one that starts may grow more, in proportion, while it is small; what it needed besides goes
+// back to the system afterwards.
+const (
+	startLook  = 50 * time.Millisecond
+	startBytes = 512 << 20        // a heap of that size is collected as usual
+	startMost  = 10 * time.Second // one that is not ready by then waits for something else
+)
+
+// starting says whether a start is still under way: until a second after the agent was ready, as it then applies its log.
+func starting(heap uint64, since, sinceReady time.Duration) bool {
+	return heap < startBytes && since < startMost && sinceReady < collectEvery
+}
+
+// collectAtStart sets what the collector goes by during a start, and returns after it, or when ctx ends.
+func collectAtStart(ctx context.Context, ready <-chan struct{}) {
+	debug.SetGCPercent(collectMost)
+	defer debug.SetGCPercent(collectUsual)
+	began, readyAt := time.Now(), time.Now()
+	heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	ticker := time.NewTicker(startLook)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := time.Now()
+		if !closed(ready) {
+			readyAt = now
+		}
+		if metrics.Read(heap); !starting(heap[0].Value.Uint64(), now.Sub(began), now.Sub(readyAt)) {
+			return
+		}
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // collectPercent says by how much of itself the live heap may grow.
 func collectPercent(allocated, live uint64) int {
 	if allocated < collectBusy {
@@ -26,15 +73,17 @@ func collectPercent(allocated, live uint64) int {
 	return int(min(max(collectRoom*100/max(live, 1), collectUsual), collectMost)) //nolint:gosec // at most 400
 }
 
-// paceCollections sets what the collector goes by until ctx ends. Who has set GOGC knows better.
-func (a *app) paceCollections(ctx context.Context) {
+// paceCollections sets what the collector goes by until ctx ends; ready is closed when the agent is. Who has set GOGC
+// knows better.
+func (a *app) paceCollections(ctx context.Context, ready <-chan struct{}) {
 	if a.getenv("GOGC") != "" {
 		return
 	}
+	collectAtStart(ctx, ready)
 	defer debug.SetGCPercent(collectUsual)
 	read := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}}
 	metrics.Read(read)
-	before, now := read[0].Value.Uint64(), collectUsual
+	before, now, givenBack := read[0].Value.Uint64(), collectUsual, false
 	ticker := time.NewTicker(collectEvery)
 	defer ticker.Stop()
 	for {
@@ -42,6 +91,10 @@ func (a *app) paceCollections(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		}
+		if !givenBack && closed(ready) {
+			givenBack = true
+			debug.FreeOSMemory() // in this goroutine: the others go on
 		}
 		metrics.Read(read)
 		allocated := read[0].Value.Uint64()

@@ -29,7 +29,7 @@ func BenchmarkRestart(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	l := startLab(b, lab.Options{Agents: 3, Core: true, ReplaceAfter: time.Hour})
+	l := startLab(b, lab.Options{Agents: 3, Core: true, ReplaceAfter: time.Hour, Settings: map[string]string{"safe_mode.window": killedOften}})
 	clients := clientsOf(b, l)
 	whole(b, clients)
 	leader, err := l.Agent(agentInRole(b, clients, "leader"))
