@@ -8,6 +8,11 @@ import (
 )
 
 func (c Put) apply(a *applying) Result {
+	if c.Compare == nil { // nothing keeps it from being written
+		old, _ := a.s.kvToPut(c.Key)
+		a.put(c, old)
+		return Result{}
+	}
 	old, exists := a.s.kv(c.Key)
 	if res, ok := a.compare(c.Key, old, exists, c.Compare); !ok {
 		return res

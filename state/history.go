@@ -55,9 +55,19 @@ func (s *store) keep(key string, at uint64, before *record, row []byte) {
 		s.put(r)
 	}
 	// Version counts from 1 again after a deletion.
-	if before.table != TableKV || row != nil && rowVersion(row)%HistoryVersions == 0 {
+	if before.table != TableKV || row != nil && rowVersion(row)%HistoryVersions == 0 && !s.short(key, row) {
 		s.trim(key, at)
 	}
+}
+
+// short reports whether a key has no more than HistoryVersions, without looking at them: it is of that age, and was not there
+// before. To walk so many rows that were written long ago costs more than the put.
+func (s *store) short(key string, row []byte) bool {
+	if rowVersion(row) > HistoryVersions {
+		return false
+	}
+	_, older := s.get(TableHistory, historyKey(rowCreated(row), key))
+	return !older
 }
 
 // trim forgets all but the newest versions of a key, whose row or tombstone is of revision at.
@@ -68,7 +78,7 @@ func (s *store) trim(key string, at uint64) {
 			return
 		}
 		if at = r.revision; n >= HistoryVersions {
-			s.remove(TableHistory, r.key)
+			s.drop(r)
 		}
 	}
 }
@@ -174,6 +184,13 @@ func rowVersion(row []byte) uint64 {
 	r := openRow(row)
 	r.uvarint() // flags
 	r.uvarint() // create revision
+	return r.uvarint()
+}
+
+// rowCreated is rowVersion for the create revision.
+func rowCreated(row []byte) uint64 {
+	r := openRow(row)
+	r.uvarint() // flags
 	return r.uvarint()
 }
 

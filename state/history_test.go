@@ -57,6 +57,48 @@ func TestHistoryIsWhatWas(t *testing.T) {
 	})
 }
 
+// A key that is said to be short without a look at its versions has no more than may stay, whatever was done to it before;
+// so nothing is kept that would have been forgotten. And one that was only ever put is short until it has more.
+func TestShortHasNothingToForget(t *testing.T) {
+	isShort := func(m *Machine, key string) (short, there bool) {
+		r, there := m.s.get(TableKV, key)
+		return there && m.s.short(key, r.row), there
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		m := testGenesis()
+		for i, n := range rapid.SliceOfN(rapid.IntRange(0, 11), 1, 80).Draw(rt, "commands") {
+			var c Command = Put{Key: "a"}
+			switch n {
+			case 0:
+				c = Delete{Key: "a"}
+			case 1:
+				c = Txn{Then: []Op{{Kind: OpDelete, Key: "a"}, {Kind: OpPut, Key: "a"}}}
+			case 2:
+				c = Txn{Then: []Op{{Kind: OpPut, Key: "a"}, {Kind: OpPut, Key: "a"}}}
+			case 3:
+				c = KVPurge{Key: "a"}
+			}
+			apply(t, m, stampAt(i), c)
+			short, _ := isShort(m, "a")
+			if versions, _ := m.View().History("a"); short && len(versions)-1 > HistoryVersions {
+				rt.Fatalf("short with %d versions before the one that it has", len(versions)-1)
+			}
+		}
+	})
+	m := testGenesis()
+	for n := 1; n <= HistoryVersions+1; n++ {
+		do(t, m, Put{Key: "a"}, CodeOK)
+		if short, _ := isShort(m, "a"); short != (n <= HistoryVersions) {
+			t.Errorf("short is %v after %d puts", short, n)
+		}
+	}
+	do(t, m, Delete{Key: "a"}, CodeOK)
+	do(t, m, Put{Key: "a"}, CodeOK)
+	if short, there := isShort(m, "a"); short || !there {
+		t.Error("a key that was there before is short")
+	}
+}
+
 // checkHistory compares with what was seen, oldest first. A key whose first trace is a deletion was made and deleted by one
 // command, so that nobody knows what was before.
 func checkHistory(t *rapid.T, v *View, key string, was []KV) {

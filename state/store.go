@@ -148,12 +148,19 @@ func (s *store) remove(t Table, key string) *record {
 	if t == TableTombstone && s.tables[t].rows == 0 {
 		return nil // the common case of every put
 	}
-	old := s.tree.remove(t, key)
-	if old != nil {
-		s.account(old, -1)
-		s.note(old, nil)
+	old, found := s.tree.get(t, key)
+	if !found {
+		return nil
 	}
+	s.drop(old)
 	return old
+}
+
+// drop removes a record that is there.
+func (s *store) drop(old *record) {
+	s.tree.drop(old)
+	s.account(old, -1)
+	s.note(old, nil)
 }
 
 // account adds r to the sum of its class and its table's count, or takes it out.

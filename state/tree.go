@@ -20,15 +20,21 @@ import (
 //
 // The nodes are wide enough for few levels, and narrow enough that a copy is cheap: 31 was faster than 63 with small batches
 // and no slower with large ones.
+// Two short cuts keep a put from descending more than once, and are forgotten as soon as a node is split or loses an item:
+// the place of the record that find has found, which set takes if it is of the same key, and the leaves that ended a table
+// when they were last written to. What belongs behind such a leaf's last record, and is of its table, belongs into it.
 type tree struct {
 	root    *node // nil for an empty tree
 	edition uint64
+	found   **record    // in a node of this edition
+	ends    [ends]*node // leaves of this edition, by table
 }
 
 const (
 	maxItems = 31
 	minItems = 10           // below that a node is joined with one beside it
 	endSplit = maxItems - 3 // from there on an item is at the end of a node
+	ends     = 4            // ends of tables that are remembered, by the remainder: those of requests and of history differ
 )
 
 // node is a leaf, or has children: the first has what is before the first item, and so on.
@@ -111,19 +117,71 @@ func (t *tree) get(table Table, key string) (*record, bool) {
 	return nil, false
 }
 
+// find is get of a record that is about to be replaced: a set of the same key that follows need not search again. It copies
+// the nodes on the way, as that set would have.
+func (t *tree) find(table Table, key string) (*record, bool) {
+	if t.root == nil {
+		return nil, false
+	}
+	head := headOf(key)
+	t.root = t.own(t.root)
+	for n := t.root; ; {
+		i, found := n.search(table, head, key)
+		if found {
+			t.found = &n.items[i]
+			return n.items[i], true
+		}
+		if n.children == nil {
+			return nil, false
+		}
+		n = t.child(n, i)
+	}
+}
+
+// forget gives up the short cuts, before places change.
+func (t *tree) forget() { t.found, t.ends = nil, [ends]*node{} }
+
+// replace is set where find was.
+func (t *tree) replace(r *record) (old *record) {
+	place := t.found
+	if t.found = nil; place == nil || (*place).table != r.table || (*place).key != r.key {
+		return nil
+	}
+	old, *place = *place, r
+	return old
+}
+
+// append is set at the end of a table, if the leaf there is known and has room.
+func (t *tree) append(r *record) bool {
+	n := t.ends[r.table%ends]
+	if n == nil || n.count == maxItems {
+		return false
+	}
+	if last := n.items[n.count-1]; last.table != r.table || !recordLess(last, r) {
+		return false
+	}
+	n.items[n.count] = r
+	n.count++
+	return true
+}
+
 // set returns the record that r replaces, nil if there was none.
 func (t *tree) set(r *record) (old *record) {
+	if old = t.replace(r); old != nil || t.append(r) {
+		return old
+	}
 	if t.root == nil {
 		t.root = &node{edition: t.edition}
 	}
 	t.root = t.own(t.root)
-	old, middle, right := t.insert(t.root, r)
+	old, middle, right := t.insert(t.root, r, nil)
 	t.grow(middle, right)
 	return old
 }
 
 // load adds a record that is behind all others.
 func (t *tree) load(r *record) {
+	t.forget()
 	if t.root == nil {
 		t.root = &node{edition: t.edition}
 	}
@@ -141,18 +199,27 @@ func (t *tree) grow(middle *record, right *node) {
 	t.root = root
 }
 
-// insert returns what was replaced, or, if the node had to be split, what belongs behind it.
-func (t *tree) insert(n *node, r *record) (old, middle *record, right *node) {
+// insert returns what was replaced, or, if the node had to be split, what belongs behind it. next is the record behind the
+// node, nil if there is none.
+func (t *tree) insert(n *node, r, next *record) (old, middle *record, right *node) {
 	i, found := n.search(r.table, r.head, r.key)
 	if found {
 		old, n.items[i] = n.items[i], r
 		return old, nil, nil
 	}
 	if n.children == nil {
-		middle, right = t.add(n, i, r, nil)
+		switch middle, right = t.add(n, i, r, nil); {
+		case right != nil:
+			t.forget()
+		case i == n.count-1 && (next == nil || next.table != r.table):
+			t.ends[r.table%ends] = n
+		}
 		return nil, middle, right
 	}
-	if old, middle, right = t.insert(t.child(n, i), r); right != nil {
+	if i < n.count {
+		next = n.items[i]
+	}
+	if old, middle, right = t.insert(t.child(n, i), r, next); right != nil {
 		middle, right = t.add(n, i, middle, right)
 	}
 	return old, middle, right
@@ -246,6 +313,13 @@ func (t *tree) remove(table Table, key string) *record {
 	if !found {
 		return nil
 	}
+	t.drop(old)
+	return old
+}
+
+// drop removes a record that is there.
+func (t *tree) drop(old *record) {
+	t.forget()
 	t.root = t.own(t.root)
 	t.cut(t.root, old)
 	switch root := t.root; {
@@ -255,7 +329,6 @@ func (t *tree) remove(table Table, key string) *record {
 	default:
 		t.root = root.children[0]
 	}
-	return old
 }
 
 // cut removes a record that is there. In the place of one that has children around it comes the one before it.

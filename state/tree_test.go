@@ -39,6 +39,17 @@ func TestTreeIsASortedList(t *testing.T) {
 				got = at.remove(table, key)
 				delete(model, string(rune(table))+key)
 			} else {
+				if rnd.IntN(2) == 0 {
+					if found, _ := at.find(table, key); found != want {
+						t.Fatalf("seed %d, step %d: found %v, want %v", seed, step, found, want)
+					}
+					if other := model[string(rune(table))+"1"]; other != nil && rnd.IntN(4) == 0 {
+						again := *other // what is set next need not be what was found
+						at.set(&again)
+						model[string(rune(table))+"1"] = &again
+						want = model[string(rune(table))+key]
+					}
+				}
 				r := &record{table: table, head: headOf(key), key: key}
 				got = at.set(r)
 				model[string(rune(table))+key] = r

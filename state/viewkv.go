@@ -120,6 +120,15 @@ func (s *store) prefixRevision(prefix string) (found bool, revision uint64) {
 
 func (r *record) kv() KV { return must(decodeKV(r.key, r.revision, r.row)) }
 
+// kvToPut is kv of a key that is written next.
+func (s *store) kvToPut(key string) (KV, bool) {
+	r, ok := s.tree.find(TableKV, key)
+	if !ok {
+		return KV{}, false
+	}
+	return r.kv(), true
+}
+
 func (s *store) kv(key string) (KV, bool) {
 	r, ok := s.get(TableKV, key)
 	if !ok {
