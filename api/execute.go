@@ -45,7 +45,7 @@ func (s *Service) execute(ctx context.Context, caller Caller, request RequestID,
 		if busy != nil {
 			return Applied{}, busy
 		}
-		defer s.gate.leave(began)
+		defer func() { s.gate.leave(began, ctx.Err() == nil) }()
 	}
 	done, err := o.carryOut(ctx)
 	if err != nil {

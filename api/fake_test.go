@@ -247,6 +247,11 @@ func (a *fakeAgent) doPropose(ctx context.Context, command []byte) (Proposed, er
 	if a.propose != nil {
 		return a.propose(ctx, command)
 	}
+	return a.apply(command)
+}
+
+// apply does it at once, as whoever leads.
+func (a *fakeAgent) apply(command []byte) (Proposed, error) {
 	c := a.cluster
 	c.mu.Lock()
 	defer c.mu.Unlock()

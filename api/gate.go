@@ -13,13 +13,19 @@ import (
 // would have come.
 //
 // The bound follows Little's law: as many may be under way as are done in the time that a write should take. While writes
-// are slower than that it falls, while they are faster it rises, and only while somebody waits: a gate that nobody waits at
-// has nothing to learn. What a write should take is gateTarget, or a few times what the fastest took lately where the disk
-// itself is slow: there more at once are not slower, and share its syncs.
+// are slower than that it falls; while they are faster it rises, if somebody waits. What a write should take is gateTarget,
+// or a few times what the fastest took lately where the disk itself is slow: there more at once are not slower, and share
+// its syncs. It is gateSlowest at most: a gate that began under an overload has never seen a fast one. A write whose caller
+// gave up is not one that was done, or a core that only works for who has gone would look like a fast one.
 //
 // Who waits is served in turn by identity, so that one with thousands of requests does not keep another from its one. Of one
 // identity the newest goes first: the oldest has the least time left, and whoever sent it may have given up. A request that
-// waited for gatePatience is refused as busy with nothing done.
+// waited for as long as its patience is refused as busy with nothing done. To be refused costs both ends about what a write does,
+// and then its caller is back. So refusals are kept to a quarter of what is done: the more wait for each place, the longer is
+// their patience, between gatePatience and gatePatienceMax.
+//
+// So an accepted write takes at most gatePatienceMax here and, once the bound has settled, about what one should take behind
+// it; 99 of 100 take far less.
 //
 // The naive gate, a fixed number with refusals beyond it, was there before: on a machine that does a fifth of what the number
 // was made for, each write took five times as long, and the refusals took half of the processor.
@@ -33,6 +39,7 @@ type gate struct {
 		waiting    int
 		lines      map[string]*line
 		turn       []string // identities of lines, the next first
+		rate       float64  // writes a second in the window before
 		window
 	}
 }
@@ -52,7 +59,8 @@ type waiter struct {
 // window is what was done since the bound was set last.
 type window struct {
 	began   time.Duration
-	done    int
+	left    int
+	done    int           // of those, the others' callers gave up
 	took    time.Duration // all of them together
 	pressed bool          // somebody waited
 	fastest [2]time.Duration
@@ -64,10 +72,14 @@ const (
 	gateMin      = 64
 	gateMax      = 8192
 	gateTarget   = 250 * time.Millisecond
+	gateSlowest  = time.Second // longest that a write should take where disks are slow
 	gateWindow   = 100 * time.Millisecond
 	gateMemory   = 30 * time.Second // of how fast writes can be
-	gatePatience = 500 * time.Millisecond
-	maxGateWaits = 16_384 // in all; one identity has maxConcurrent
+	gateRefusals = 0.25             // of the writes that are done
+	maxGateWaits = 16_384           // in all; one identity has maxConcurrent
+
+	gatePatience    = 500 * time.Millisecond
+	gatePatienceMax = 2 * time.Second
 )
 
 func newGate(now func() time.Duration) *gate {
@@ -79,11 +91,11 @@ func newGate(now func() time.Duration) *gate {
 // enter waits for a place, and refuses when that takes too long. Each success needs one leave with the moment that it
 // returned.
 func (g *gate) enter(ctx context.Context, who string) (began time.Duration, failed *Error) {
-	w, failed := g.take(who)
+	w, longest, failed := g.take(who)
 	if w == nil {
 		return g.now(), failed
 	}
-	patience := time.NewTimer(gatePatience - rand.N(gatePatience/4)) //nolint:gosec // spreads load, guards nothing
+	patience := time.NewTimer(longest - rand.N(longest/4)) //nolint:gosec // spreads load, guards nothing
 	defer patience.Stop()
 	select {
 	case <-w.granted:
@@ -97,17 +109,17 @@ func (g *gate) enter(ctx context.Context, who string) (began time.Duration, fail
 	return g.now(), nil // it was let in at that moment
 }
 
-// take takes a place, or a place to wait at.
-func (g *gate) take(who string) (*waiter, *Error) {
+// take takes a place, or a place to wait at and how long to wait there.
+func (g *gate) take(who string) (*waiter, time.Duration, *Error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.mu.waiting == 0 && g.mu.open < g.mu.limit {
 		g.mu.open++
-		return nil, nil
+		return nil, 0, nil
 	}
 	g.mu.pressed = true
 	if g.mu.waiting >= maxGateWaits {
-		return nil, Errorf(CodeBusy, "%d writes wait for a place already", g.mu.waiting)
+		return nil, 0, Errorf(CodeBusy, "%d writes wait for a place already", g.mu.waiting)
 	}
 	l := g.mu.lines[who]
 	if l == nil {
@@ -118,7 +130,15 @@ func (g *gate) take(who string) (*waiter, *Error) {
 	w := &waiter{granted: make(chan struct{})}
 	l.add(w)
 	g.mu.waiting++
-	return w, nil
+	return w, patience(g.mu.waiting, g.mu.rate), nil
+}
+
+// patience is how long one of so many waits where so many writes are done a second: if all give up after that, as many do as
+// gateRefusals allows.
+func patience(waiting int, perSecond float64) time.Duration {
+	allowed := max(1, gateRefusals*perSecond) // before the first window there is no rate
+	longest := min(float64(waiting)/allowed, gatePatienceMax.Seconds())
+	return max(gatePatience, time.Duration(longest*float64(time.Second)))
 }
 
 // giveUp takes a waiter out, or reports that it was let in.
@@ -138,13 +158,16 @@ func (g *gate) giveUp(who string, w *waiter) bool {
 	return true
 }
 
-// leave gives a place back.
-func (g *gate) leave(began time.Duration) {
+// leave gives a place back. done: the write was answered before its caller gave up.
+func (g *gate) leave(began time.Duration, done bool) {
 	now := g.now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.mu.open--
-	g.mu.limit = g.mu.judge(now, now-began, g.mu.limit)
+	if g.mu.count(now-began, done); now-g.mu.began >= gateWindow {
+		g.mu.rate = float64(g.mu.done) / (now - g.mu.began).Seconds()
+		g.mu.limit = g.mu.judge(now, g.mu.limit)
+	}
 	for g.mu.open < g.mu.limit && g.mu.waiting > 0 {
 		if w := g.next(); w != nil {
 			w.let = true
@@ -195,15 +218,18 @@ func (l *line) newest() *waiter {
 	return nil
 }
 
-// judge counts one that took so long, and returns the bound from now on.
-func (w *window) judge(now, took time.Duration, limit int) int {
-	w.done++
+// count takes one in that took so long.
+func (w *window) count(took time.Duration, done bool) {
+	w.left++
 	w.took += took
-	span := now - w.began
-	if span < gateWindow {
-		return limit
+	if done {
+		w.done++
 	}
-	mean := w.took / time.Duration(w.done)
+}
+
+// judge ends the window, and returns the bound from now on.
+func (w *window) judge(now time.Duration, limit int) int {
+	span, mean := now-w.began, w.took/time.Duration(w.left)
 	if now-w.turned > gateMemory {
 		w.fastest, w.turned = [2]time.Duration{w.fastest[1], 0}, now
 	}
@@ -212,11 +238,11 @@ func (w *window) judge(now, took time.Duration, limit int) int {
 			w.fastest[i] = mean
 		}
 	}
-	if w.pressed {
-		target := max(gateTarget, 3*min(w.fastest[0], w.fastest[1]))
-		fits := int(float64(w.done) * float64(target) / float64(span))
-		limit = min(max((limit+fits)/2, gateMin), gateMax)
+	target := min(max(gateTarget, 3*min(w.fastest[0], w.fastest[1])), gateSlowest)
+	fits := min(max(int(float64(w.done)*float64(target)/float64(span)), gateMin), gateMax)
+	if w.pressed || mean > target && fits < limit {
+		limit = max((limit+fits)/2, gateMin)
 	}
-	w.began, w.done, w.took, w.pressed = now, 0, 0, false
+	w.began, w.done, w.left, w.took, w.pressed = now, 0, 0, 0, false
 	return limit
 }

@@ -13,6 +13,7 @@ import (
 // slowCore does one write after the other, each in the same time, whether its caller still waits or not.
 type slowCore struct {
 	queue chan chan struct{}
+	each  time.Duration
 }
 
 const (
@@ -22,18 +23,20 @@ const (
 )
 
 func newSlowCore(ctx context.Context) *slowCore {
-	c := &slowCore{queue: make(chan chan struct{}, 1<<20)}
-	go func() {
-		for ctx.Err() == nil {
-			select {
-			case done := <-c.queue:
-				time.Sleep(coreEach)
-				close(done)
-			case <-ctx.Done():
-			}
-		}
-	}()
+	c := &slowCore{queue: make(chan chan struct{}, 1<<20), each: coreEach}
+	go c.run(ctx)
 	return c
+}
+
+func (c *slowCore) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		select {
+		case done := <-c.queue:
+			time.Sleep(c.each)
+			close(done)
+		case <-ctx.Done():
+		}
+	}
 }
 
 // write is one write by way of a gate, or without one; it reports whether it was done in time.
@@ -45,7 +48,7 @@ func (c *slowCore) write(ctx context.Context, g *gate, who string) bool {
 		if busy != nil {
 			return false
 		}
-		defer g.leave(began)
+		defer func() { g.leave(began, ctx.Err() == nil) }()
 	}
 	done := make(chan struct{})
 	c.queue <- done
@@ -176,10 +179,10 @@ func TestGateLimits(t *testing.T) {
 			t.Errorf("beyond all places: %v after %v", busy, time.Since(at))
 		}
 		waiters.Wait()
-		if n := refused.Load(); n != maxGateWaits || time.Since(at) > gatePatience {
+		if n := refused.Load(); n != maxGateWaits || time.Since(at) > gatePatienceMax {
 			t.Errorf("%d of %d refused within %v", n, maxGateWaits, time.Since(at))
 		}
-		g.leave(held)
+		g.leave(held, true)
 		if g.mu.open != 0 || g.mu.waiting != 0 || len(g.mu.lines) != 0 {
 			t.Errorf("%d open, %d waiting, %d lines are left", g.mu.open, g.mu.waiting, len(g.mu.lines))
 		}

@@ -160,7 +160,7 @@ func (b *bench) overloadPath(ctx context.Context, c cluster, p path, name string
 	if err != nil {
 		return err
 	}
-	began := time.Now()
+	began, own := time.Now(), load.Self()
 	out, err := load.Open(ctx, load.Arrivals{Clients: clients, Op: op, Keys: b.keys, Rate: factor * peak.PerSecond(), Warm: 2 * warm, Span: 2 * b.span})
 	if err != nil {
 		return fmt.Errorf("overload, %s: %w", name, err)
@@ -169,11 +169,12 @@ func (b *bench) overloadPath(ctx context.Context, c cluster, p path, name string
 	if err != nil {
 		return err
 	}
-	seconds := out.Elapsed.Seconds()
+	seconds, generator := out.Elapsed.Seconds(), load.Self().Since(own)
 	note := fmt.Sprintf("peak %.0f/s by %d clients; %.0f/s came due, %.0f/s found a free one of %d clients, %.0f/s were refused as busy, %.0f/s failed; "+
-		"the servers used %.0f %% of a core at the peak and %.0f %% beyond it",
+		"the servers used %.0f %% of a core at the peak and %.0f %% beyond it, the load generator %.0f and %.0f %%",
 		peak.PerSecond(), saturating, float64(out.Due)/seconds, float64(out.Sent)/seconds, len(clients), float64(out.Busy)/seconds, float64(out.Failed)/seconds,
-		100*peak.Servers.CPU.Seconds()/peak.Elapsed.Seconds(), 100*after.Since(before).CPU.Seconds()/time.Since(began).Seconds())
+		100*peak.Servers.CPU.Seconds()/peak.Elapsed.Seconds(), 100*after.Since(before).CPU.Seconds()/time.Since(began).Seconds(),
+		100*peak.Client.CPU.Seconds()/peak.Elapsed.Seconds(), 100*generator.CPU.Seconds()/time.Since(began).Seconds())
 	if out.First != nil {
 		note += fmt.Sprintf(" (%v)", out.First)
 	}
