@@ -154,7 +154,7 @@ func loadOrCreateHost(dir string) (*security.Host, error) {
 func (i *issuer) serveJoin(ctx context.Context, conn *tls.Conn, peer transport.Peer) {
 	server := security.NewJoinServer(i.admitOrRelay)
 	server.Rekey, server.Attest = i.rekeyOrRelay, i.attestOrRelay
-	if err := server.Serve(ctx, net.Conn(conn), peer); err != nil {
+	if err := server.Serve(ctx, net.Conn(conn), conn.ConnectionState().NegotiatedProtocol, peer); err != nil {
 		i.log.Debug("join connection ended without an answer", zap.Error(err))
 	}
 }

@@ -95,7 +95,7 @@ func (a *Agent) handler(kind api.Listener) http.Handler {
 func (a *Agent) newMesh(socks *sockets, rpc *transport.Server) *transport.Mesh {
 	mesh := transport.NewMesh(transport.MeshOptions{
 		Listener: socks.meshTCP,
-		TLS:      a.source.ServerTLS(transport.ALPNRPC, transport.ALPNRaft, transport.ALPNJoin, transport.ALPNGossip),
+		TLS:      a.source.ServerTLS(transport.ALPNRPC, transport.ALPNRaft, transport.ALPNJoin, transport.ALPNRekey, transport.ALPNGossip),
 		Identify: a.source.Identify,
 		Standing: a.source.Standing,
 		Live:     a.live,
@@ -106,6 +106,7 @@ func (a *Agent) newMesh(socks *sockets, rpc *transport.Server) *transport.Mesh {
 	mesh.Handle(transport.ALPNRaft, a.greeted(true, func(ctx context.Context, conn *tls.Conn, peer transport.Peer) { a.core.servePeer(ctx, conn, peer) }))
 	mesh.Handle(transport.ALPNGossip, func(ctx context.Context, conn *tls.Conn, peer transport.Peer) { a.gossip.ServeTCP(ctx, conn, peer) })
 	mesh.Handle(transport.ALPNJoin, a.issuer.serveJoin)
+	mesh.Handle(transport.ALPNRekey, a.issuer.serveJoin)
 	return mesh
 }
 

@@ -8,7 +8,7 @@
 //	host, err := security.LoadHost(dir)
 //	src, err := security.NewSource(security.SourceOptions{Dir: dir, TrustDomain: td, Node: node,
 //		Host: host, Now: clock.System, HostKeyOf: view.HostKeyOf})
-//	listener.TLS = src.ServerTLS(transport.ALPNRPC, transport.ALPNRaft, transport.ALPNJoin)
+//	listener.TLS = src.ServerTLS(transport.ALPNRPC, transport.ALPNRaft, transport.ALPNJoin, transport.ALPNRekey)
 //	tls.Client(conn, src.ClientTLS("web1", transport.ALPNRPC))
 //	go security.NewRenewer(security.RenewerOptions{Source: src, Renew: askTheCore}).Run(ctx)
 //

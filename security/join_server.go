@@ -10,7 +10,8 @@ import (
 	"github.com/parley-mesh/parley/transport"
 )
 
-// JoinServer answers joiners, and agents that renew by their host key, on connections of transport.ALPNJoin. Any agent can: the handler admits
+// JoinServer answers joiners on connections of transport.ALPNJoin, and agents that renew by their host key on those of
+// transport.ALPNRekey. Neither is answered on the other's. Any agent can: the handler admits
 // the host where this agent leads the core, and passes the request on to the leader otherwise. Safe
 // for concurrent use; how many connections there are is limited where they are accepted.
 type JoinServer struct {
@@ -32,10 +33,10 @@ func NewJoinServer(handle func(ctx context.Context, r JoinRequest) (JoinResponse
 	return &JoinServer{handle: handle}
 }
 
-// Serve reads one request from conn, answers it and closes conn. peer must be zero: an agent that has
+// Serve reads one request of those that belong to alpn from conn, answers it and closes conn. peer must be zero: an agent that has
 // a certificate has nothing to join. The error is for the log: why no host was admitted or renewed,
 // whether it was told or not.
-func (s *JoinServer) Serve(ctx context.Context, conn net.Conn, peer transport.Peer) error {
+func (s *JoinServer) Serve(ctx context.Context, conn net.Conn, alpn string, peer transport.Peer) error {
 	defer conn.Close() //nolint:errcheck // the answer was flushed, or there is nothing to save
 	ctx, cancel := context.WithTimeout(ctx, joinDeadline)
 	defer cancel()
@@ -48,18 +49,22 @@ func (s *JoinServer) Serve(ctx context.Context, conn net.Conn, peer transport.Pe
 	if err != nil {
 		return fmt.Errorf("serve join: %w", err)
 	}
-	answer, refused := s.dispatch(ctx, data)
+	answer, refused := s.dispatch(ctx, alpn, data)
 	if err := errors.Join(refused, writeFrame(conn, answer)); err != nil {
 		return fmt.Errorf("serve join: %w", err)
 	}
 	return nil
 }
 
-// dispatch returns the answer that belongs to the kind of request.
-func (s *JoinServer) dispatch(ctx context.Context, data []byte) (any, error) {
-	switch requestTag(data) {
-	case rekeyTag:
+// dispatch returns the answer that belongs to the kind of request, if that is one of alpn.
+func (s *JoinServer) dispatch(ctx context.Context, alpn string, data []byte) (any, error) {
+	if alpn == transport.ALPNRekey {
 		return s.answerRekey(ctx, data)
+	}
+	switch requestTag(data) {
+	case rekeyTag: // an agent that is older than the protocol; another one, as old as itself, may answer it
+		err := NewRekeyError(RekeyUnavailable, "renewals by host key are asked for on "+transport.ALPNRekey+": update this agent")
+		return rekeyAnswer{Error: err}, err
 	case attestTag:
 		return s.answerAttest(ctx, data)
 	}

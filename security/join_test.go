@@ -90,7 +90,7 @@ func (d *door) serve(raw net.Conn) {
 		return answer(n, r)
 	})
 	server.Attest = d.attest
-	d.note(server.Serve(d.t.Context(), conn, peer))
+	d.note(server.Serve(d.t.Context(), conn, conn.ConnectionState().NegotiatedProtocol, peer))
 }
 
 func (d *door) note(err error) {
@@ -539,7 +539,7 @@ func TestJoinFrames(t *testing.T) {
 	client, server := net.Pipe()
 	defer client.Close()
 	js := NewJoinServer(func(context.Context, JoinRequest) (JoinResponse, error) { return JoinResponse{}, nil })
-	if err := js.Serve(t.Context(), server, transport.Peer{ID: w.first().ID(), Node: "a1"}); err == nil {
+	if err := js.Serve(t.Context(), server, transport.ALPNJoin, transport.Peer{ID: w.first().ID(), Node: "a1"}); err == nil {
 		t.Error("an agent was served")
 	}
 	// A silent joiner is cut off with its context.
@@ -547,7 +547,7 @@ func TestJoinFrames(t *testing.T) {
 	defer client.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(10*time.Millisecond, cancel)
-	if err := js.Serve(ctx, server, transport.Peer{}); err == nil {
+	if err := js.Serve(ctx, server, transport.ALPNJoin, transport.Peer{}); err == nil {
 		t.Error("a silent joiner was served")
 	}
 }

@@ -46,7 +46,7 @@ func ways(t *testing.T, w *world, judge *Source, good *tls.Certificate) []way {
 	if err := o.prepare(); err != nil {
 		t.Fatal(err)
 	}
-	dials := map[string]*tls.Config{"dial, join": o.clientTLS(w.td), "dial, rekey": judge.ClientTLS("", transport.ALPNJoin)}
+	dials := map[string]*tls.Config{"dial, join": o.clientTLS(w.td), "dial, rekey": judge.ClientTLS("", transport.ALPNRekey)}
 	for _, alpn := range []string{transport.ALPNRPC, transport.ALPNRaft, transport.ALPNGossip} {
 		dials["dial, "+alpn] = judge.ClientTLS("", alpn)
 	}
@@ -183,14 +183,14 @@ func TestNegativesEverywhere(t *testing.T) {
 	t.Logf("%d certificates were refused", refused)
 }
 
-// TestDowngradeOfPublicListeners: who shows no certificate, a joiner or a reader of the bundle, speaks TLS 1.3 as well. The control
+// TestDowngradeOfPublicListeners: who shows no certificate, a joiner, a host that rekeys or a reader of the bundle, speaks TLS 1.3 as well. The control
 // is that.
 func TestDowngradeOfPublicListeners(t *testing.T) {
 	judge := newWorld(t, testTD).first()
 	for name, server := range map[string]struct {
 		config *tls.Config
 		alpn   string
-	}{"join": {meshServer(judge), transport.ALPNJoin}, "bundle endpoint by SPIFFE": {judge.BundleTLS(), "h2"}} {
+	}{"join": {meshServer(judge), transport.ALPNJoin}, "rekey": {meshServer(judge), transport.ALPNRekey}, "bundle endpoint by SPIFFE": {judge.BundleTLS(), "h2"}} {
 		for version, in := range map[uint16]bool{tls.VersionTLS10: false, tls.VersionTLS11: false, tls.VersionTLS12: false, tls.VersionTLS13: true} {
 			client := &tls.Config{InsecureSkipVerify: true, MaxVersion: version, NextProtos: []string{server.alpn}} //nolint:gosec // what is to be refused
 			if s, c := connect(t, server.config, client); (s.err == nil && c.err == nil) != in {

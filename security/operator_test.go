@@ -123,7 +123,7 @@ var tcpDoors = []listenerOf{
 }
 
 func meshServer(s *Source) *tls.Config {
-	return s.ServerTLS(transport.ALPNRPC, transport.ALPNRaft, transport.ALPNJoin, transport.ALPNGossip)
+	return s.ServerTLS(transport.ALPNRPC, transport.ALPNRaft, transport.ALPNJoin, transport.ALPNRekey, transport.ALPNGossip)
 }
 
 // knock shows cert at a door of judge.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/parley-mesh/parley/transport"
@@ -96,6 +97,9 @@ func (o *RekeyOptions) attempt(ctx context.Context, addr string, req RekeyReques
 	ctx, cancel := context.WithTimeout(ctx, rekeyDeadline)
 	defer cancel()
 	data, err := exchange(ctx, o.Dial, addr, o.Source.rekeyTLS(), req)
+	if speaksNone(err) {
+		return nil, fmt.Errorf("the agent there is older than %s, update it or name others with --join: %w", transport.ALPNRekey, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -122,9 +126,16 @@ func (o *RekeyOptions) attempt(ctx context.Context, addr string, req RekeyReques
 	return answer.Response.Chain, nil
 }
 
+// speaksNone tells whether the other side's alert says that it speaks none of the protocols that it was offered (RFC 7301,
+// section 3.2). crypto/tls has no type for an alert that came over TCP.
+func speaksNone(err error) bool {
+	var remote *net.OpError
+	return errors.As(err, &remote) && remote.Op == "remote error" && strings.Contains(remote.Err.Error(), "no application protocol")
+}
+
 // rekeyTLS judges the other side as every dial does, and shows nothing.
 func (s *Source) rekeyTLS() *tls.Config {
-	c := s.ClientTLS("", transport.ALPNJoin)
+	c := s.ClientTLS("", transport.ALPNRekey)
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &tls.Certificate{}, nil }
 	return c
 }

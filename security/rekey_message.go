@@ -18,7 +18,7 @@ const (
 	ContinuityWindow = 30 * 24 * time.Hour
 
 	rekeyVersion = 1
-	// rekeyTag tells a renewal from a join, which has no tag, on transport.ALPNJoin.
+	// rekeyTag tells a renewal from a join, which has no tag, whichever connection it comes by.
 	rekeyTag = "rekey"
 	// maxLastCerts are the last certificate and its issuer.
 	maxLastCerts = 2

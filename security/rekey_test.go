@@ -167,7 +167,7 @@ func (s *renewing) serve(ctx context.Context, raw net.Conn) {
 		s.mu.Unlock()
 		return answer(r)
 	}
-	_ = server.Serve(ctx, conn, transport.Peer{})
+	_ = server.Serve(ctx, conn, conn.ConnectionState().NegotiatedProtocol, transport.Peer{})
 }
 
 func (s *renewing) asked() int {

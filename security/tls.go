@@ -63,21 +63,26 @@ func (s *Source) meshTLS(operators func(alpn string) bool, protos ...string) *tl
 }
 
 // ServerTLS is for the mesh's TCP port. It serves protos only, and wants an agent's certificate except
-// for transport.ALPNJoin, where the peer has none yet. A peer that offers that protocol beside others
-// is not taken for a joiner. An operator's certificate opens transport.ALPNRPC and nothing else.
+// for transport.ALPNJoin, where the peer has none yet, and transport.ALPNRekey, where its own has ended and is not asked
+// for. A peer that offers one of the two beside any other protocol is judged as an agent. An operator's certificate opens transport.ALPNRPC and nothing else.
 func (s *Source) ServerTLS(protos ...string) *tls.Config {
-	mesh := slices.DeleteFunc(slices.Clone(protos), func(p string) bool { return p == transport.ALPNJoin })
+	mesh := slices.DeleteFunc(slices.Clone(protos), transport.Bare)
 	agents := s.meshTLS(overRPC, mesh...)
 	if len(mesh) == len(protos) {
 		return agents
 	}
-	joiners := s.joinServerTLS()
+	bare := make(map[string]*tls.Config, 2)
+	if slices.Contains(protos, transport.ALPNJoin) {
+		bare[transport.ALPNJoin] = s.joinServerTLS()
+	}
+	if slices.Contains(protos, transport.ALPNRekey) {
+		bare[transport.ALPNRekey] = s.rekeyServerTLS()
+	}
 	agents.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		offers := func(p string) bool { return slices.Contains(hello.SupportedProtos, p) }
-		if offers(transport.ALPNJoin) && !slices.ContainsFunc(mesh, offers) {
-			return joiners, nil
+		if len(hello.SupportedProtos) != 1 {
+			return nil, nil // agents
 		}
-		return nil, nil // agents
+		return bare[hello.SupportedProtos[0]], nil // nil: agents
 	}
 	return agents
 }
@@ -105,6 +110,14 @@ func (s *Source) joinServerTLS() *tls.Config {
 	return c
 }
 
+// rekeyServerTLS asks the peer for nothing: what proves a host whose certificate has ended is in its request. The host
+// has the roots.
+func (s *Source) rekeyServerTLS() *tls.Config {
+	c := s.baseTLS()
+	c.NextProtos = []string{transport.ALPNRekey}
+	return c
+}
+
 // ClientTLS is for dialling node, or with "" any agent of the trust domain, over TCP or QUIC, for the
 // one protocol alpn. A peer that speaks another one is refused.
 func (s *Source) ClientTLS(node, alpn string) *tls.Config {
@@ -122,13 +135,13 @@ func (s *Source) ClientTLS(node, alpn string) *tls.Config {
 }
 
 // Identify tells who is at the other end of a connection whose handshake one of this source's
-// configurations has completed, and thereby verified. A joiner is the zero Peer.
+// configurations has completed, and thereby verified. A joiner, or a host that rekeys, is the zero Peer.
 func (s *Source) Identify(cs tls.ConnectionState) (transport.Peer, error) {
 	if !cs.HandshakeComplete {
 		return transport.Peer{}, errors.New("the handshake is not complete")
 	}
 	if len(cs.PeerCertificates) == 0 {
-		if cs.NegotiatedProtocol == transport.ALPNJoin {
+		if transport.Bare(cs.NegotiatedProtocol) {
 			return transport.Peer{}, nil
 		}
 		return transport.Peer{}, ErrNoCertificate

@@ -20,7 +20,7 @@ import (
 	"github.com/parley-mesh/parley/transport"
 )
 
-var meshProtos = []string{transport.ALPNRPC, transport.ALPNRaft, transport.ALPNJoin}
+var meshProtos = []string{transport.ALPNRPC, transport.ALPNRaft, transport.ALPNJoin, transport.ALPNRekey}
 
 // Two agents of a cluster connect, and each knows who the other one is.
 func TestMutualTLS(t *testing.T) {

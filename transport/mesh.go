@@ -59,7 +59,7 @@ type ConnHandler = func(ctx context.Context, conn *tls.Conn, peer Peer)
 
 // Mesh owns the mesh TCP port. It accepts, shakes hands within limits, and gives each connection
 // to the handler of its ALPN protocol. A connection without a protocol, or with one that has no
-// handler, is refused, and so is one without a certificate, except for ALPNJoin.
+// handler, is refused, and so is one without a certificate, except for ALPNJoin and ALPNRekey.
 type Mesh struct {
 	options  MeshOptions
 	handlers map[string]ConnHandler
@@ -262,7 +262,7 @@ func (m *Mesh) identify(state tls.ConnectionState) (Peer, error) {
 		return Peer{}, fmt.Errorf("%w: %q", errNoProtocol, state.NegotiatedProtocol)
 	}
 	if len(state.PeerCertificates) == 0 {
-		if state.NegotiatedProtocol == ALPNJoin {
+		if Bare(state.NegotiatedProtocol) {
 			return Peer{}, nil
 		}
 		return Peer{}, errNoCertificate
