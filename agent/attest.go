@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -80,61 +79,20 @@ func (a *Agent) attestOptions() (o security.AttestOptions, err error) {
 // attestOrRelay gives a host a token on a core member and passes the request one hop on elsewhere. The request is signed as a
 // whole and what is secret in the answer is sealed to the host, so the relay can neither change nor use it.
 func (i *issuer) attestOrRelay(ctx context.Context, req security.AttestRequest) (security.AttestResponse, error) {
-	resp, err := i.attestHereOrElsewhere(ctx, req)
+	resp, err := hereOrRelayed[security.AttestRequest, security.AttestResponse, security.JoinError](ctx, i, methodAttest, req, i.attest)
 	if err != nil {
 		i.log.Warn("gave no token for a certificate", zap.String("kind", req.Kind), zap.Error(err))
 	}
 	return resp, err
 }
 
-func (i *issuer) attestHereOrElsewhere(ctx context.Context, req security.AttestRequest) (security.AttestResponse, error) {
-	if i.authority.Load() != nil && i.agent.views.ownLog() {
-		return i.attest(ctx, req)
-	}
-	body, err := json.Marshal(req)
-	if err != nil {
-		return security.AttestResponse{}, err
-	}
-	failure := errors.New("no core member is known")
-	for _, node := range i.agent.book.coreSources() {
-		raw, err := i.agent.pool.Call(ctx, node, methodAttest, body)
-		var answer relayedAttest
-		if err == nil {
-			err = json.Unmarshal(raw, &answer)
-		}
-		switch {
-		case err != nil:
-			failure = fmt.Errorf("ask %s: %w", node, err)
-		case answer.Error != nil:
-			return security.AttestResponse{}, answer.Error
-		default:
-			return answer.Response, nil
-		}
-	}
-	return security.AttestResponse{}, failure
-}
-
-// relayedAttest is a core member's answer to an agent that relays an attestation.
-type relayedAttest struct {
-	Response security.AttestResponse
-	Error    *security.JoinError
-}
-
-// serveForwardedAttest answers a host for another agent, which may be any: the request proves itself. It never relays.
+// serveForwardedAttest answers a host for another agent, which may be any.
 func (i *issuer) serveForwardedAttest(ctx context.Context, _ transport.Peer, body []byte) ([]byte, error) {
 	req, err := security.DecodeAttestRequest(body)
 	if err != nil {
-		return nil, &transport.Error{Code: api.CodeInvalid, Message: err.Error()}
+		return nil, malformed(err)
 	}
-	if i.authority.Load() == nil || !i.agent.views.ownLog() {
-		return nil, errNotIssuing
-	}
-	resp, err := i.attest(ctx, req)
-	answer := relayedAttest{Response: resp}
-	if err != nil && !errors.As(err, &answer.Error) {
-		return nil, toWire(err)
-	}
-	return json.Marshal(answer)
+	return answerRelayed[security.AttestRequest, security.AttestResponse, security.JoinError](ctx, i, req, i.attest)
 }
 
 // attest checks what the host shows and makes a token for one join by the name in its certificate, by one Raft write.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -162,61 +161,20 @@ func (i *issuer) serveJoin(ctx context.Context, conn *tls.Conn, peer transport.P
 // admitOrRelay admits a host on a core member and passes the request one hop on elsewhere. The
 // request's proofs cover all of it, so the relay can neither change nor use it.
 func (i *issuer) admitOrRelay(ctx context.Context, req security.JoinRequest) (security.JoinResponse, error) {
-	resp, err := i.admitHereOrElsewhere(ctx, req)
+	resp, err := hereOrRelayed[security.JoinRequest, security.JoinResponse, security.JoinError](ctx, i, methodJoin, req, i.admit)
 	if err != nil {
 		i.log.Warn("did not admit an agent", zap.String("node", req.Leaf.Node), zap.String("addr", req.Address), zap.Error(err))
 	}
 	return resp, err
 }
 
-func (i *issuer) admitHereOrElsewhere(ctx context.Context, req security.JoinRequest) (security.JoinResponse, error) {
-	if i.authority.Load() != nil && i.agent.views.ownLog() {
-		return i.admit(ctx, req)
-	}
-	body, err := json.Marshal(req)
-	if err != nil {
-		return security.JoinResponse{}, err
-	}
-	failure := errors.New("no core member is known")
-	for _, node := range i.agent.book.coreSources() {
-		raw, err := i.agent.pool.Call(ctx, node, methodJoin, body)
-		if err != nil {
-			failure = err
-			continue
-		}
-		var answer relayedJoin
-		if err := json.Unmarshal(raw, &answer); err != nil {
-			return security.JoinResponse{}, err
-		}
-		if answer.Error != nil {
-			return security.JoinResponse{}, answer.Error
-		}
-		return answer.Response, nil
-	}
-	return security.JoinResponse{}, failure
-}
-
-// relayedJoin is a core member's answer to an agent that relays a join.
-type relayedJoin struct {
-	Response security.JoinResponse
-	Error    *security.JoinError
-}
-
-// serveForwardedJoin admits a host for another agent. It never relays.
+// serveForwardedJoin admits a host for another agent.
 func (i *issuer) serveForwardedJoin(ctx context.Context, _ transport.Peer, body []byte) ([]byte, error) {
 	req, err := security.DecodeJoinRequest(body)
 	if err != nil {
-		return nil, &transport.Error{Code: api.CodeInvalid, Message: err.Error()}
+		return nil, malformed(err)
 	}
-	if i.authority.Load() == nil || !i.agent.views.ownLog() {
-		return nil, errNotIssuing
-	}
-	resp, err := i.admit(ctx, req)
-	answer := relayedJoin{Response: resp}
-	if err != nil && !errors.As(err, &answer.Error) {
-		return nil, toWire(err)
-	}
-	return json.Marshal(answer)
+	return answerRelayed[security.JoinRequest, security.JoinResponse, security.JoinError](ctx, i, req, i.admit)
 }
 
 // admit checks the proofs, redeems the token by one Raft write, and signs the first certificate.

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -10,7 +9,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/parley-mesh/parley/api"
 	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/transport"
 )
@@ -62,58 +60,20 @@ func (b *book) helpers(configured []string) []string {
 
 // rekeyOrRelay renews a host by its key on a core member and passes the request one hop on elsewhere.
 func (i *issuer) rekeyOrRelay(ctx context.Context, req security.RekeyRequest) (security.RekeyResponse, error) {
-	if i.authority.Load() != nil && i.agent.views.ownLog() {
-		return i.rekey(req)
-	}
-	body, err := json.Marshal(req)
-	if err != nil {
-		return security.RekeyResponse{}, err
-	}
-	failure := errors.New("no core member is known")
-	for _, node := range i.agent.book.coreSources() {
-		raw, err := i.agent.pool.Call(ctx, node, methodRekey, body)
-		var answer relayedRekey
-		if err == nil {
-			err = json.Unmarshal(raw, &answer)
-		}
-		switch {
-		case err != nil:
-			failure = fmt.Errorf("ask %s: %w", node, err)
-		case answer.Error != nil:
-			return security.RekeyResponse{}, answer.Error
-		default:
-			return answer.Response, nil
-		}
-	}
-	return security.RekeyResponse{}, failure
+	return hereOrRelayed[security.RekeyRequest, security.RekeyResponse, security.RekeyError](ctx, i, methodRekey, req, i.rekey)
 }
 
-// relayedRekey is a core member's answer to an agent that relays a renewal.
-type relayedRekey struct {
-	Response security.RekeyResponse
-	Error    *security.RekeyError
-}
-
-// serveForwardedRekey renews a host for another agent, which may be any: the request proves itself. It
-// never relays.
-func (i *issuer) serveForwardedRekey(_ context.Context, _ transport.Peer, body []byte) ([]byte, error) {
+// serveForwardedRekey renews a host for another agent, which may be any.
+func (i *issuer) serveForwardedRekey(ctx context.Context, _ transport.Peer, body []byte) ([]byte, error) {
 	req, err := security.DecodeRekeyRequest(body)
 	if err != nil {
-		return nil, &transport.Error{Code: api.CodeInvalid, Message: err.Error()}
+		return nil, malformed(err)
 	}
-	if i.authority.Load() == nil || !i.agent.views.ownLog() {
-		return nil, errNotIssuing
-	}
-	resp, err := i.rekey(req)
-	answer := relayedRekey{Response: resp}
-	if err != nil && !errors.As(err, &answer.Error) {
-		return nil, toWire(err)
-	}
-	return json.Marshal(answer)
+	return answerRelayed[security.RekeyRequest, security.RekeyResponse, security.RekeyError](ctx, i, req, i.rekey)
 }
 
 // rekey judges by applied state alone, as an ordinary renewal does, and writes nothing.
-func (i *issuer) rekey(req security.RekeyRequest) (security.RekeyResponse, error) {
+func (i *issuer) rekey(_ context.Context, req security.RekeyRequest) (security.RekeyResponse, error) {
 	resp, err := i.signByHostKey(req)
 	if err != nil {
 		i.log.Warn("did not renew an agent by its host key", zap.String("node", req.Leaf.Node), zap.Error(err))

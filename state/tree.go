@@ -20,6 +20,7 @@ import (
 //
 // The nodes are wide enough for few levels, and narrow enough that a copy is cheap: 31 was faster than 63 with small batches
 // and no slower with large ones.
+//
 // Two short cuts keep a put from descending more than once, and are forgotten as soon as a node is split or loses an item:
 // the place of the record that find has found, which set takes if it is of the same key, and the leaves that ended a table
 // when they were last written to. What belongs behind such a leaf's last record, and is of its table, belongs into it.
