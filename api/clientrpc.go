@@ -77,7 +77,7 @@ func (s *Service) handleClient(ctx context.Context, caller Caller, method string
 		answered := observe(m.route)
 		defer func() { answered(statusOf(err), false) }()
 	}
-	err = Errorf(CodeInternal, "the agent failed while it answered") // stays if serve panics
+	err = errPanicked // stays if serve panics
 	who := caller.identity()
 	if !s.concurrent.acquire(who) {
 		return nil, Errorf(CodeTooMany, "%d requests are open for this caller", s.concurrent.each)
@@ -88,6 +88,8 @@ func (s *Service) handleClient(ctx context.Context, caller Caller, method string
 	}
 	return m.serve(ctx, s, caller, body)
 }
+
+var errPanicked = Errorf(CodeInternal, "the agent failed while it answered")
 
 func statusOf(err error) int {
 	if err == nil {

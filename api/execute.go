@@ -28,10 +28,12 @@ func (s *Service) Execute(ctx context.Context, caller Caller, cmd state.Command)
 // are also request_reused, and request_forgotten when it cannot be known whether the command was done.
 func (s *Service) ExecuteOnce(ctx context.Context, caller Caller, request RequestID, cmd state.Command) (done Applied, err error) {
 	answered := s.observeWrite(caller, cmd)
-	err = Errorf(CodeOutcomeUnknown, "the agent failed while it wrote") // stays if execute panics
+	err = errPanickedWriting // stays if execute panics
 	defer func() { answered(ctx, err) }()
 	return s.execute(ctx, caller, request, cmd)
 }
+
+var errPanickedWriting = Errorf(CodeOutcomeUnknown, "the agent failed while it wrote")
 
 func (s *Service) execute(ctx context.Context, caller Caller, request RequestID, cmd state.Command) (Applied, error) {
 	if err := s.mayExecute(caller, cmd); err != nil {

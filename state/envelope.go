@@ -33,7 +33,11 @@ func Encode(e Envelope, clusterVersion uint32) ([]byte, error) {
 		return nil, fmt.Errorf("cluster version %d is beyond this agent's %d: upgrade the agents first",
 			v, Version)
 	}
-	b := binary.AppendUvarint(make([]byte, 0, 128), uint64(k))
+	size := 128 + len(e.Caller) + len(e.Via)
+	if c, ok := e.Command.(Put); ok {
+		size += len(c.Key) + len(c.Value)
+	}
+	b := binary.AppendUvarint(make([]byte, 0, size), uint64(k))
 	b = binary.AppendUvarint(b, spec.version)
 	b = appendString(b, e.Caller)
 	b = appendString(b, e.Via)

@@ -86,7 +86,7 @@ func (m *Machine) ApplyGuarded(index, term uint64, at clock.Stamp, commands [][]
 		m.book = newRequestBook(m.s)
 	}
 	m.book.amid = true
-	a := &applying{s: m.s.edit(), index: index, term: term, at: at, book: m.book, journal: m.journal[:0]}
+	a := &applying{s: m.s.edit(), index: index, term: term, at: at, book: m.book, journal: m.journal[:0], room: roomFor(decoded)}
 	if len(commands) > 0 {
 		a.changes = make([]Change, 0, len(commands)) // most change one row
 	}
@@ -149,6 +149,7 @@ type applying struct {
 	journal journal
 
 	book *requestBook
+	room requestRoom
 }
 
 // run does one command as one step of the revision, if it changes anything.

@@ -148,8 +148,13 @@ func (a *applying) refuseRequest(code Code, format string, args ...any) []byte {
 
 // remember adds the row, and returns the answer. It is no change that anybody else is told of.
 func (a *applying) remember(id, content [16]byte, res Result) (answer []byte) {
-	row, answer := encodeRequest(request{id: id, content: content, at: a.at}, &res)
-	a.s.apply(Change{Table: TableRequest, Key: requestKey(a.index, a.place), Row: row, Revision: a.s.at.Revision})
+	row, answer := encodeRequest(&a.room, request{id: id, content: content, at: a.at}, &res)
+	key := a.room.key(a.index, a.place)
+	r := a.room.record()
+	r.table, r.key, r.head, r.revision, r.row = TableRequest, key, headOf(key), a.s.at.Revision, row
+	r.hash = hashRow(r.table, r.key, r.revision, row)
+	a.s.tables[TableRequest].revision = max(a.s.tables[TableRequest].revision, r.revision)
+	a.s.put(r)
 	if len(a.book.places) == 0 {
 		a.book.oldest = a.at
 	}
@@ -204,8 +209,8 @@ type request struct {
 
 // encodeRequest returns the row of a request that is answered so, and the answer, which is a part of the row if it is small
 // enough to be kept.
-func encodeRequest(q request, res *Result) (row, answer []byte) {
-	row = newRow(len(q.id) + len(q.content) + sizeUvarint(uint64(q.at)) + res.size())
+func encodeRequest(room *requestRoom, q request, res *Result) (row, answer []byte) {
+	row = append(room.row(1+len(q.id)+len(q.content)+sizeUvarint(uint64(q.at))+res.size()), rowFormat)
 	row = append(row, q.id[:]...)
 	row = append(row, q.content[:]...)
 	row = binary.AppendUvarint(row, uint64(q.at))

@@ -202,3 +202,43 @@ func TestHeadsAreInTheOrderOfKeys(t *testing.T) {
 		}
 	}
 }
+
+// A search by the heads of a node ends where one by its records does, whatever the keys have in common.
+func TestHeadsFindTheSamePlace(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(2, 1))
+	letters := func(most int) string {
+		b := make([]byte, rnd.IntN(most+1))
+		for i := range b {
+			b[i] = "\x00ab\xff"[rnd.IntN(4)]
+		}
+		return string(b)
+	}
+	for range 3000 {
+		prefix, tables := strings.Repeat("p", rnd.IntN(maxSkip+12)), 1+rnd.IntN(2)
+		draw := func() (Table, string) { return Table(1 + rnd.IntN(tables)), prefix + letters(10) }
+		model := map[string]*record{}
+		for range 1 + rnd.IntN(maxItems) {
+			table, key := draw()
+			model[string(rune(table))+key] = &record{table: table, head: headOf(key), key: key}
+		}
+		n := &node{}
+		n.count = copy(n.items[:], sorted(model))
+		for range 40 {
+			table, key := draw()
+			switch r := n.items[rnd.IntN(n.count)]; rnd.IntN(4) {
+			case 0:
+				table, key = r.table, r.key
+			case 1:
+				table, key = Table(rnd.IntN(4)), key[:rnd.IntN(len(key)+1)]
+			case 2:
+				key = letters(40)
+			}
+			n.heads = nil
+			want, there := n.search(table, headOf(key), key)
+			n.heads = n.makeHeads()
+			if got, found := n.search(table, headOf(key), key); got != want || found != there {
+				t.Fatalf("%d %q among %d behind %q: place %d, %v, want %d, %v", table, key, n.count, prefix, got, found, want, there)
+			}
+		}
+	}
+}

@@ -25,7 +25,7 @@ type serverConn struct {
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
 	answers atomic.Int64 // bytes of those that wait for the peer to read
-	jobs    chan job     // capacity 0: taken by a handler's goroutine that is idle, or a new one is started
+	workers workers
 
 	// mu guards the calls. Nothing waits, sends or calls out while it is held.
 	mu struct {
@@ -52,7 +52,6 @@ func newServerConn(s *Server, conn net.Conn, peer Peer) *serverConn {
 		peer:   peer,
 		log:    s.options.Log.With(zap.String("peer", peer.Node)),
 	}
-	c.jobs = make(chan job)
 	c.base, c.cancel = context.WithCancel(context.Background())
 	c.mu.calls = make(map[uint64]*serverCall)
 	return c
@@ -64,6 +63,7 @@ func (c *serverConn) run(ctx context.Context) {
 	err := c.read()
 	c.fail(err)
 	c.cancel()
+	c.workers.end()
 	c.tasks.Wait()
 	if err := c.err; !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, errClosed) {
 		c.log.Info("rpc connection ended", zap.Error(err))

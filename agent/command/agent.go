@@ -53,6 +53,9 @@ func (a *app) agentCommand() *cobra.Command {
 				return err
 			}
 			cfg.Token = token
+			if a.slacken != nil {
+				a.slacken()
+			}
 			return a.serve(cmd.Context(), cfg, func(*zap.Logger) {})
 		},
 	}

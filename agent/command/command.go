@@ -41,11 +41,13 @@ type app struct {
 	wait     time.Duration // --wait
 
 	readOnly bool // the agent is to refuse what would change something; no flag, runbooks set it
+
+	slacken func() // before an agent runs in this process; nil: it takes the process as it is
 }
 
 // Main runs the command that os.Args names and returns the process's exit code.
 func Main() int {
-	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv}
+	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv, slacken: slacken}
 	return a.run(context.Background(), os.Args[1:])
 }
 
