@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/parley-mesh/parley/agent/config"
 	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/storage"
 )
 
 // TestMain has more tests run beside each other than there are processors: those that say so mostly wait. The race detector
@@ -242,6 +244,27 @@ func TestInitChecksFirst(t *testing.T) {
 	}
 	if _, err := Init(t.Context(), InitOptions{DataDir: dir, TrustDomain: long[1:], Name: "a1"}); err != nil {
 		t.Errorf("with the longest trust domain: %v", err)
+	}
+}
+
+// TestInitWithoutSpace: nobody runs init again but who called it, so its error promises no retry, says what to do, and the next
+// one finds nothing of this one. (It said that the agent retries by itself, of which there is none yet.)
+func TestInitWithoutSpace(t *testing.T) {
+	dir, err := openDataDir(filepath.Join(t.TempDir(), "d"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, full := range []error{storage.ErrNoSpace, syscall.ENOSPC, syscall.EDQUOT} {
+		if err := os.MkdirAll(dir.join("identity"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		failed := unfound(dir, fmt.Errorf("make the log: %w", full))
+		if strings.Contains(failed.Error(), "retries") || !strings.Contains(Hint(failed), "free at least 200 MiB") || !strings.Contains(Hint(failed), "run parley init again") {
+			t.Errorf("%v: %v, hint %q", full, failed, Hint(failed))
+		}
+		if _, err := os.Stat(dir.join("identity")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%v: the identity is left: %v", full, err)
+		}
 	}
 }
 

@@ -125,7 +125,7 @@ func unfound(dir *dataDir, err error) error {
 	if errors.Is(err, tpm.ErrUnavailable) {
 		return withHint(err, "nothing was kept; name the TPM as identity.tpm and let this user open it, or set identity.key_store to file")
 	}
-	if errors.Is(err, storage.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) {
+	if errors.Is(err, storage.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return withHint(err, "nothing was kept; free at least 200 MiB for the data directory, then run parley init again")
 	}
 	return err

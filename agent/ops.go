@@ -72,7 +72,7 @@ func (w *watcher) moment() ops.Moment { return ops.Moment{Elapsed: w.elapsed(), 
 
 // observer counts requests and writes.
 func (w *watcher) observer() api.Observer {
-	return api.Observer{Request: w.registry.Request, Write: w.observeWrite}
+	return api.Observer{Request: w.registry.Request, Write: w.observeWrite, Gate: w.registry.Gate}
 }
 
 func (w *watcher) observeWrite(probe bool) func(status int, abandoned bool) {

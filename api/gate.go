@@ -18,6 +18,10 @@ import (
 // its syncs. It is gateSlowest at most: a gate that began under an overload has never seen a fast one. A write whose caller
 // gave up is not one that was done, or a core that only works for who has gone would look like a fast one.
 //
+// Writes may also be slow because the machine does something else, with few of them under way as with many. There each step down
+// does less, what is done fits into an even lower bound, and so on down to gateMin. So a step down is taken back that does less
+// than a larger bound did (see lower), while writes take no longer than gateSlowest.
+//
 // Who waits is served in turn by identity, so that one with thousands of requests does not keep another from its one. Of one
 // identity the newest goes first: the oldest has the least time left, and whoever sent it may have given up. A request that
 // waited for as long as its patience is refused as busy with nothing done. To be refused costs both ends about what a write does,
@@ -30,7 +34,8 @@ import (
 // The naive gate, a fixed number with refusals beyond it, was there before: on a machine that does a fifth of what the number
 // was made for, each write took five times as long, and the refusals took half of the processor.
 type gate struct {
-	now func() time.Duration // never stepping
+	now    func() time.Duration                // never stepping
+	waited func(d time.Duration, refused bool) // is told of each that found no place at once
 
 	mu struct {
 		sync.Mutex // nothing is called under it
@@ -63,8 +68,25 @@ type window struct {
 	done    int           // of those, the others' callers gave up
 	took    time.Duration // all of them together
 	pressed bool          // somebody waited
+	around  bool          // one that was let in since has come back: they show what the bound does
 	fastest [2]time.Duration
 	turned  time.Duration // when the older of fastest was forgotten
+	best    best
+	held    time.Duration // until then the bound stays, for a lower one was worse
+	up      bool          // the next try is a larger one
+	blind   bool          // for a test's control: best is not looked at
+}
+
+// best is the bound under which most was done lately, of those under which writes took no longer than gateSlowest.
+type best struct {
+	rate  float64
+	limit int
+	at    time.Duration
+}
+
+// lately is the rate as it counts now: it is forgotten little by little.
+func (b best) lately(now time.Duration) float64 {
+	return b.rate * max(0, 1-(now-b.at).Seconds()/gateRecall.Seconds())
 }
 
 const (
@@ -75,6 +97,9 @@ const (
 	gateSlowest  = time.Second // longest that a write should take where disks are slow
 	gateWindow   = 100 * time.Millisecond
 	gateMemory   = 30 * time.Second // of how fast writes can be
+	gateRecall   = 10 * time.Second // of how many are done under another bound
+	gateLoses    = 0.9              // of what was done under a larger bound: then the larger one was right
+	gateHold     = time.Second      // with the larger one, before another is tried
 	gateRefusals = 0.25             // of the writes that are done
 	maxGateWaits = 16_384           // in all; one identity has maxConcurrent
 
@@ -83,7 +108,7 @@ const (
 )
 
 func newGate(now func() time.Duration) *gate {
-	g := &gate{now: now}
+	g := &gate{now: now, waited: func(time.Duration, bool) {}}
 	g.mu.limit, g.mu.lines, g.mu.began, g.mu.turned = gateFirst, make(map[string]*line), now(), now()
 	return g
 }
@@ -93,8 +118,13 @@ func newGate(now func() time.Duration) *gate {
 func (g *gate) enter(ctx context.Context, who string) (began time.Duration, failed *Error) {
 	w, longest, failed := g.take(who)
 	if w == nil {
+		if failed != nil {
+			g.waited(0, true)
+		}
 		return g.now(), failed
 	}
+	came := g.now()
+	defer func() { g.waited(g.now()-came, failed != nil) }()
 	patience := time.NewTimer(longest - rand.N(longest/4)) //nolint:gosec // spreads load, guards nothing
 	defer patience.Stop()
 	select {
@@ -164,8 +194,8 @@ func (g *gate) leave(began time.Duration, done bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.mu.open--
-	if g.mu.count(now-began, done); now-g.mu.began >= gateWindow {
-		g.mu.rate = float64(g.mu.done) / (now - g.mu.began).Seconds()
+	if g.mu.count(began, now, done); g.mu.over(now) {
+		g.mu.rate = g.mu.perSecond(now)
 		g.mu.limit = g.mu.judge(now, g.mu.limit)
 	}
 	for g.mu.open < g.mu.limit && g.mu.waiting > 0 {
@@ -218,18 +248,29 @@ func (l *line) newest() *waiter {
 	return nil
 }
 
-// count takes one in that took so long.
-func (w *window) count(took time.Duration, done bool) {
+// count takes one in that began then and ends now.
+func (w *window) count(began, now time.Duration, done bool) {
 	w.left++
-	w.took += took
+	w.took += now - began
+	w.around = w.around || began >= w.began
 	if done {
 		w.done++
 	}
 }
 
+// over says whether the window may be judged: somebody has come back who began under the bound as it is, or that takes long.
+func (w *window) over(now time.Duration) bool {
+	span := now - w.began
+	return span >= gateWindow && (w.around || !w.pressed) || span >= gateTarget
+}
+
+func (w *window) perSecond(now time.Duration) float64 {
+	return float64(w.done) / (now - w.began).Seconds()
+}
+
 // judge ends the window, and returns the bound from now on.
 func (w *window) judge(now time.Duration, limit int) int {
-	span, mean := now-w.began, w.took/time.Duration(w.left)
+	mean, rate := w.took/time.Duration(w.left), w.perSecond(now)
 	if now-w.turned > gateMemory {
 		w.fastest, w.turned = [2]time.Duration{w.fastest[1], 0}, now
 	}
@@ -239,10 +280,38 @@ func (w *window) judge(now time.Duration, limit int) int {
 		}
 	}
 	target := min(max(gateTarget, 3*min(w.fastest[0], w.fastest[1])), gateSlowest)
-	fits := min(max(int(float64(w.done)*float64(target)/float64(span)), gateMin), gateMax)
-	if w.pressed || mean > target && fits < limit {
-		limit = max((limit+fits)/2, gateMin)
+	fits := min(max(int(rate*target.Seconds()), gateMin), gateMax)
+	switch {
+	case mean > target && fits <= limit:
+		limit = w.lower(now, mean, rate, limit, fits)
+	case w.pressed:
+		limit = (limit + fits) / 2
 	}
-	w.began, w.done, w.left, w.took, w.pressed = now, 0, 0, 0, false
+	w.began, w.done, w.left, w.took, w.pressed, w.around = now, 0, 0, 0, false, false
 	return limit
+}
+
+// lower is the bound while writes take longer than they should. If they wait for each other a lower one does as many, sooner. If it
+// is the machine that lets them wait, however few they are, it does fewer and no sooner: then the bound goes back to where most was
+// done, stays there for a while, and tries a larger one next.
+func (w *window) lower(now, mean time.Duration, rate float64, limit, fits int) int {
+	lower := max((limit+fits)/2, gateMin)
+	if mean > gateSlowest || !w.pressed || w.blind {
+		return lower
+	}
+	before := w.best
+	if rate >= before.lately(now) {
+		w.best = best{rate, limit, now}
+	}
+	switch {
+	case now < w.held:
+		return limit
+	case limit < before.limit && rate < gateLoses*before.lately(now):
+		w.held, w.up = now+gateHold, true
+		return before.limit
+	case w.up || lower == limit:
+		w.up = false
+		return min(limit+limit/2, gateMax)
+	}
+	return lower
 }

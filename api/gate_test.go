@@ -160,6 +160,14 @@ func TestGateLimits(t *testing.T) {
 		began := time.Now()
 		g := newGate(func() time.Duration { return time.Since(began) })
 		g.mu.limit = 1
+		var told, longest atomic.Int64 // what is counted
+		g.waited = func(d time.Duration, refused bool) {
+			if !refused {
+				t.Error("a refusal counts as let in")
+			}
+			told.Add(1)
+			longest.Store(max(longest.Load(), int64(d)))
+		}
 		held, busy := g.enter(t.Context(), "holder")
 		if busy != nil {
 			t.Fatal(busy)
@@ -185,6 +193,9 @@ func TestGateLimits(t *testing.T) {
 		g.leave(held, true)
 		if g.mu.open != 0 || g.mu.waiting != 0 || len(g.mu.lines) != 0 {
 			t.Errorf("%d open, %d waiting, %d lines are left", g.mu.open, g.mu.waiting, len(g.mu.lines))
+		}
+		if n, d := told.Load(), time.Duration(longest.Load()); n != maxGateWaits+1 || d < gatePatience || d > gatePatienceMax {
+			t.Errorf("%d refusals were counted, after %v at the most", n, d)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/parley-mesh/parley/state"
 )
@@ -17,6 +18,8 @@ type Observer struct {
 	// Write begins when a command is to be executed for somebody outside, or is a probe. Abandoned means that the
 	// caller went away before the answer.
 	Write func(probe bool) (answered func(status int, abandoned bool))
+	// Gate ends the wait of a write that found no place among those under way; refused ones were not let in, and did nothing.
+	Gate func(waited time.Duration, refused bool)
 }
 
 // noRouteName stands for all paths that lead nowhere.

@@ -186,7 +186,7 @@ func New(o Options) *Service {
 	if o.Elapsed == nil {
 		o.Elapsed = clock.Boottime
 	}
-	return &Service{
+	s := &Service{
 		local: o.Local, options: o, log: o.Log,
 		concurrent: newLimiter(o.Concurrent),
 		watches:    newLimiter(o.Watches),
@@ -202,6 +202,10 @@ func New(o Options) *Service {
 		issues:     newPacer(issueRate, issueBurst, o.Elapsed),
 		barrier:    barrier{limit: o.LeaderWait},
 	}
+	if o.Observe.Gate != nil {
+		s.gate.waited = o.Observe.Gate
+	}
+	return s
 }
 
 // Local returns what the Service was built on, for the dialects that serve beside it.

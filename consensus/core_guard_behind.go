@@ -23,7 +23,13 @@ type behind struct {
 	index    uint64   // of the entry; 0: it waits for nothing
 	appliers []uint64 // who has applied it, by the leader's word
 	asked    int      // counts the questions: they are asked in turn
+	failed   int      // fetches, one after the other
+	askAt    uint64   // tick before which nobody is asked, after such a failure
 }
+
+// behindPauses is the longest pause after a fetch that failed, in election timeouts. The first is one, and each further one twice as
+// long as that before it.
+const behindPauses = 32
 
 const (
 	noteBehindAsk noteKind = 9  // index 8: has it got a snapshot at or behind that entry?
@@ -37,7 +43,13 @@ func (c *core) outrun(index uint64, appliers []uint64) {
 		return
 	}
 	appliers = slices.DeleteFunc(slices.Clone(appliers), func(id uint64) bool { return id == raft.None || id == c.cfg.id })
-	g.behind = behind{index: index, appliers: appliers, asked: g.behind.asked}
+	if len(appliers) == 0 {
+		return // nobody could be asked: those that were named before are, and the leader looks into it again
+	}
+	if g.behind.index != index {
+		g.behind = behind{index: index}
+	}
+	g.behind.appliers = appliers
 	c.out.changed = true
 	c.yieldTo(appliers)
 	c.drain()
@@ -61,7 +73,7 @@ func (c *core) askBehind() {
 	if b.index > 0 && (g.stop == nil || g.stop.index != b.index) {
 		*b = behind{} // it went on
 	}
-	if b.index == 0 || c.snaps.installing || len(b.appliers) == 0 {
+	if b.index == 0 || c.snaps.installing || c.ticks < b.askAt {
 		return
 	}
 	c.tell(b.appliers[b.asked%len(b.appliers)], noteBehindAsk, binary.BigEndian.AppendUint64(nil, b.index))
@@ -118,12 +130,17 @@ func (c *core) hearBehind(from uint64, body []byte) error {
 	return nil
 }
 
-// installedBehind ends the fetch of such a snapshot. If it failed the next one is asked.
+// installedBehind ends the fetch of such a snapshot. If it failed the next one is asked, after a pause: each try may read a whole
+// snapshot from a peer that has its own work.
 func (c *core) installedBehind(err error) {
 	c.snaps.behind = false
 	if err == nil {
 		c.beginBehind()
+		return
 	}
+	b := &c.guard.behind
+	b.askAt = c.ticks + uint64(min(1<<min(b.failed, 16), behindPauses)*c.cfg.electionTicks)
+	b.failed++
 }
 
 // beginBehind ends this life. The next one begins with a snapshot behind what this one stopped at.

@@ -110,3 +110,50 @@ func TestBehindTakesNothingElse(t *testing.T) {
 		t.Errorf("it begins again with %+v", need)
 	}
 }
+
+// TestBehindPausesAfterFailures: who cannot fetch the snapshot that it is offered asks again, more and more seldom, until it can.
+// (It once began the next fetch with the next question, four times an election timeout.)
+func TestBehindPausesAfterFailures(t *testing.T) {
+	s, index := outrunSim(t)
+	s.nodes[1].core.snaps.retryAt = 0
+	s.withheld = map[uint64]int{}
+	timeouts := func(n int) { s.tick(n * s.nodes[2].core.cfg.electionTicks) }
+	timeouts(64)
+	for id, n := range s.withheld {
+		if n < 3 || n > 9 { // after 1, 2, 4, 8, 16 and 32 election timeouts
+			t.Errorf("node %d fetched %d times within 64 election timeouts", id, n)
+		}
+	}
+	if len(s.withheld) != 2 {
+		t.Fatalf("not prepared: these have fetched: %v", s.withheld)
+	}
+	clear(s.withheld)
+	timeouts(3 * behindPauses)
+	for _, id := range []uint64{2, 3} {
+		if n := s.withheld[id]; n < 2 || n > 4 {
+			t.Errorf("node %d fetched %d times within three of the longest pauses", id, n)
+		}
+	}
+	s.withheld = nil
+	timeouts(behindPauses + 4)
+	s.begunBehind(t, index)
+}
+
+// TestOutrunByNobody: a note that names nobody but its reader does not take the place of one that names somebody. (It once did, and
+// the reader had nobody to ask from then on.)
+func TestOutrunByNobody(t *testing.T) {
+	s, index := outrunSim(t)
+	s.nodes[2].do(func() {
+		c := s.nodes[2].core
+		if err := c.hearOutrun(c.leader, encodeOutrun(index, []uint64{2, 0})); err != nil {
+			t.Error(err)
+		}
+		c.outrun(index, nil)
+		if got := c.guard.behind.appliers; !slices.Equal(got, []uint64{1}) {
+			t.Errorf("it asks %v", got)
+		}
+	})
+	s.nodes[1].core.snaps.retryAt = 0
+	s.tick(200)
+	s.begunBehind(t, index)
+}

@@ -19,24 +19,25 @@ import (
 // sim is a cluster of cores without goroutines: every queue is a slice and somebody decides what
 // happens next, a script or a seed. It checks after every step what must hold always.
 type sim struct {
-	t       testing.TB
-	rnd     *rand.Rand
-	now     time.Time
-	ids     []uint64
-	nodes   map[uint64]*simNode
-	net     []packet
-	cut     map[[2]uint64]bool
-	dropped func(packet) bool // what the network loses besides; nil: nothing
-	tune    func(*coreConfig)
-	doubt   map[uint64]string // why the disk of a node says that its end is in doubt
-	leader  map[uint64]uint64 // by term
-	log     map[uint64]string // by index: what everybody must apply there
-	acked   uint64            // highest acknowledged index
-	sent    map[string]string // acknowledged key -> value
-	broken  []string
-	held    **outcome // of a script's request that is not waited for
-	noSync  bool      // a control: the disks lie about syncs
-	noRead  bool      // a control: leaders answer reads from what they have applied
+	withheld map[uint64]int // nil: chunks of snapshots can be fetched; else how often each node has asked for one in vain
+	t        testing.TB
+	rnd      *rand.Rand
+	now      time.Time
+	ids      []uint64
+	nodes    map[uint64]*simNode
+	net      []packet
+	cut      map[[2]uint64]bool
+	dropped  func(packet) bool // what the network loses besides; nil: nothing
+	tune     func(*coreConfig)
+	doubt    map[uint64]string // why the disk of a node says that its end is in doubt
+	leader   map[uint64]uint64 // by term
+	log      map[uint64]string // by index: what everybody must apply there
+	acked    uint64            // highest acknowledged index
+	sent     map[string]string // acknowledged key -> value
+	broken   []string
+	held     **outcome // of a script's request that is not waited for
+	noSync   bool      // a control: the disks lie about syncs
+	noRead   bool      // a control: leaders answer reads from what they have applied
 }
 
 type packet struct {
@@ -339,6 +340,10 @@ func (n *simNode) install(t *installTask) error {
 	return n.snaps.Install(context.Background(), t.ref.Manifest, func(_ context.Context, hash [32]byte) ([]byte, error) {
 		if n.s.cut[[2]uint64{t.from, n.id}] {
 			return nil, errors.New("unreachable")
+		}
+		if n.s.withheld != nil {
+			n.s.withheld[n.id]++
+			return nil, errors.New("it has lost that chunk")
 		}
 		return n.s.nodes[t.from].snaps.chunk(hash)
 	})

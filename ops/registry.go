@@ -33,6 +33,7 @@ type Registry struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	gate     map[bool]prometheus.Observer // by whether it refused
 	elapsed  func() time.Duration
 	series   sync.Map // of answer to its *series, so that a request need not hash and compare labels
 }
@@ -62,12 +63,17 @@ func NewRegistry(o RegistryOptions) *Registry {
 			Buckets: requestBuckets,
 		}, []string{"route", "code"}),
 	}
+	gate := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "parley_gate_wait_seconds", Help: "Time that writes waited which found no place among those under way, until they were let in or refused.",
+		Buckets: requestBuckets,
+	}, []string{"result"})
+	r.gate = map[bool]prometheus.Observer{false: gate.WithLabelValues("let_in"), true: gate.WithLabelValues("refused")}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "parley_build_info", Help: "Always 1; the label names the version.", ConstLabels: prometheus.Labels{"version": o.Version},
 	})
 	build.Set(1)
 	r.registry.MustRegister(
-		r.requests, r.seconds, build, newBoardCollector(o.Board, o.Counters),
+		r.requests, r.seconds, gate, build, newBoardCollector(o.Board, o.Counters),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return r
@@ -90,6 +96,11 @@ func (r *Registry) Request(route string) func(status int, blocking bool) {
 			s.seconds.Observe((r.elapsed() - began).Seconds())
 		}
 	}
+}
+
+// Gate counts a write that had to wait for its place, or was refused one.
+func (r *Registry) Gate(waited time.Duration, refused bool) {
+	r.gate[refused].Observe(waited.Seconds())
 }
 
 func (r *Registry) seriesOf(a answer) *series {

@@ -113,6 +113,17 @@ func TestRegistryTimesRequests(t *testing.T) {
 	}
 }
 
+// Writes that wait at the gate are counted by what came of it, from 0 on.
+func TestRegistryCountsTheGate(t *testing.T) {
+	r, _ := testRegistry(&Board{})
+	wantLines(t, scrape(t, r), `parley_gate_wait_seconds_count{result="let_in"} 0`, `parley_gate_wait_seconds_count{result="refused"} 0`)
+	r.Gate(20*time.Millisecond, false)
+	r.Gate(2*time.Second, true)
+	r.Gate(2*time.Second, true)
+	wantLines(t, scrape(t, r), `parley_gate_wait_seconds_count{result="let_in"} 1`, `parley_gate_wait_seconds_sum{result="refused"} 4`,
+		`parley_gate_wait_seconds_bucket{result="refused",le="1"} 0`, `parley_gate_wait_seconds_bucket{result="refused",le="5"} 2`)
+}
+
 // slowCollector keeps a scrape waiting.
 type slowCollector struct{ entered, release chan struct{} }
 

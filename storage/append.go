@@ -131,6 +131,9 @@ func (l *Log) writeFrame(f *frameHeader, entries []*raftpb.Entry) ([]link, error
 			return nil, err
 		}
 	}
+	if err := l.nameActive(); err != nil {
+		return nil, err
+	}
 	added := make([]link, len(entries))
 	after := link{f.before, f.prevTerm}
 	buf := append(l.buf[:0], make([]byte, frameHeaderBytes)...)

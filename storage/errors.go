@@ -8,8 +8,9 @@ import (
 )
 
 // ErrNoSpace is returned, wrapped, when the file system or a quota is full. Nothing was acknowledged;
-// the same call can be made again once there is space.
-var ErrNoSpace = errors.New("no space left on the data directory's file system; free space, the agent retries by itself")
+// the same call can be made again once there is space. Whether that happens by itself, or what an operator has to do, only the
+// caller knows, and says.
+var ErrNoSpace = errors.New("no space left on the data directory's file system")
 
 // ErrClosed is returned by a Log after Close.
 var ErrClosed = errors.New("log is closed")

@@ -61,6 +61,7 @@ type Log struct {
 	chainer  *chainer
 	segments []segment // the last one is active
 	active   *activeSegment
+	unnamed  bool // the anchor does not say yet that the active segment is there
 	tip      tip
 	hard     hardState // the latest given to us; ahead of tip.hard while held back
 	buf      []byte    // for frames
@@ -261,10 +262,22 @@ func (l *Log) activateNext(ctx context.Context) error {
 	if old == nil {
 		return nil // the first: open writes the anchor
 	}
+	l.unnamed = true
 	if err := old.file.Close(); err != nil {
 		return classify("close", old.path, err)
 	}
-	return l.anchor.begin(next.number, l.tip)
+	return l.nameActive()
+}
+
+// nameActive has the anchor say that the active segment is there. It comes before the first frame in it, also where there was
+// no room for it when the segment was begun.
+func (l *Log) nameActive() error {
+	if !l.unnamed {
+		return nil
+	}
+	err := l.anchor.begin(l.active.number, l.tip)
+	l.unnamed = err != nil
+	return err
 }
 
 // takeSpare returns a prepared segment, making one if there is none.

@@ -574,6 +574,36 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// The disk was full at the moment when the anchor was to say that there is another segment. The next write says it first: without, the
+// loss of that segment, acknowledged writes in it, would go unnoticed.
+func TestSegmentIsNamedOnceThereIsRoom(t *testing.T) {
+	fill := func(fsys *Mem) (log *Log, failed error) {
+		log, _ = openTestLog(t, fsys)
+		for index := uint64(1); len(log.segments) == 1; index++ {
+			failed = log.Append([]*raftpb.Entry{newEntry(1, index, make([]byte, 5000))}, nil, true)
+		}
+		return log, failed
+	}
+	fsys := NewMem()
+	log, failed := fill(fsys)
+	mustNil(t, failed)
+	ops := fsys.Ops()
+	at := len(ops) - 1
+	for at > 0 && ops[at] != (Op{"write", filepath.Join(dataDir, anchorName)}) {
+		at--
+	}
+	fsys = NewMem()
+	fsys.Inject(at, FaultNoSpace)
+	last := log.tip.index
+	if log, failed = fill(fsys); !errors.Is(failed, ErrNoSpace) || log.tip.index != last-1 {
+		t.Fatalf("not prepared: %v, %d entries, want %d", failed, log.tip.index, last-1)
+	}
+	put(t, log, 1, 5000)
+	mustNil(t, fsys.Remove(log.active.path))
+	mustNil(t, fsys.SyncDir(filepath.Dir(log.active.path)))
+	_ = wantDamage(t, fsys.Crash(LoseUnsynced, 0), "lost "+log.active.path)
+}
+
 func TestSpaceComesBack(t *testing.T) {
 	for _, how := range []string{"limit lifted", "compaction"} {
 		fsys := NewMem()

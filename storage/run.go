@@ -42,7 +42,7 @@ func (l *Log) loop(ctx context.Context, due chan struct{}, step func(context.Con
 		case ctx.Err() != nil || errors.Is(err, ErrClosed):
 			return nil
 		case errors.Is(err, ErrNoSpace):
-			l.log.Warn("log could not prepare for its next writes", zap.Error(err))
+			l.log.Warn("log could not prepare for its next writes, trying again", zap.Error(err))
 			raise(due)
 			if pause(ctx, spaceRetry) != nil {
 				return nil

@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -140,49 +143,131 @@ const (
 	factor     = 10
 )
 
+// rounds of peak and overload, one after the other: a machine that gives the servers less for a while gives less to both.
+const rounds = 3
+
+// beyond is what was measured of a path at the peak and beyond it, in all rounds together.
+type beyond struct {
+	peak, over    spent
+	out           load.Outcome
+	kept, keptCPU []float64 // of each round
+}
+
+// spent is what processes took in some time, in which so many writes were done. What they waited is how long their threads wanted to
+// run and did not: where the load generator did, other programs had its processor, and what is measured is not the servers.
+type spent struct {
+	servers, own, serversWaited, ownWaited, span time.Duration
+	done                                         int
+}
+
+func (s *spent) add(other spent) {
+	s.servers += other.servers
+	s.own += other.own
+	s.serversWaited += other.serversWaited
+	s.ownWaited += other.ownWaited
+	s.span += other.span
+	s.done += other.done
+}
+
+// perCPU is how many writes were done in a second of the servers' processor time.
+func (s spent) perCPU() float64 { return float64(s.done) / max(s.servers, time.Microsecond).Seconds() }
+
+func (s spent) String() string {
+	share := func(d time.Duration) float64 { return 100 * d.Seconds() / s.span.Seconds() }
+	return fmt.Sprintf("%.0f/s, %.0f us of processor each (servers run %.0f %% of the time and wait for a processor %.0f %%, the load generator %.0f and %.0f %%)",
+		float64(s.done)/s.span.Seconds(), 1e6*s.servers.Seconds()/float64(max(s.done, 1)),
+		share(s.servers), share(s.serversWaited), share(s.own), share(s.ownWaited))
+}
+
 func (b *bench) overloadPath(ctx context.Context, c cluster, p path, name string) error {
-	op := load.Put(b.value)
-	few, closeFew, err := p.connect(ctx, saturating)
-	if err != nil {
-		return fmt.Errorf("overload, %s: connect: %w", name, err)
+	var sum beyond
+	for n := range rounds {
+		peak, err := b.peak(ctx, c, p)
+		if err != nil {
+			return fmt.Errorf("overload, %s: peak: %w", name, err)
+		}
+		over, out, err := b.beyondPeak(ctx, c, p, float64(peak.done)/peak.span.Seconds(), report.Cell{What: report.Overload, Clients: n + 1, Side: name})
+		if err != nil {
+			return fmt.Errorf("overload, %s: %w", name, err)
+		}
+		sum.add(peak, over, out)
 	}
-	peak, err := load.Closed(ctx, load.Loop{Clients: few, Op: op, Keys: b.keys, Warm: warm, Span: b.span, Pids: c.Pids()})
-	closeFew()
+	b.note(sum.measure(name))
+	return nil
+}
+
+// peak is what so many clients do that the core is busy all the time.
+func (b *bench) peak(ctx context.Context, c cluster, p path) (spent, error) {
+	clients, closeAll, err := b.led(ctx, p, saturating)
 	if err != nil {
-		return fmt.Errorf("overload, %s: peak: %w", name, err)
-	}
-	clients, closeAll, err := p.connect(ctx, saturating*factor)
-	if err != nil {
-		return fmt.Errorf("overload, %s: connect: %w", name, err)
+		return spent{}, err
 	}
 	defer closeAll()
-	before, err := load.Processes(c.Pids())
-	if err != nil {
+	servers, own := load.Waited(c.Pids()...), load.Waited(os.Getpid())
+	s, err := load.Closed(ctx, load.Loop{Clients: clients, Op: load.Put(b.value), Keys: b.keys, Warm: warm, Span: b.span / 2, Pids: c.Pids()})
+	return spent{s.Servers.CPU, s.Client.CPU, load.Waited(c.Pids()...) - servers, load.Waited(os.Getpid()) - own, s.Elapsed, len(s.Latencies)}, err
+}
+
+// led connects once there is a leader: one that was overloaded may have lost the lead.
+func (b *bench) led(ctx context.Context, p path, n int) (clients []load.Client, closeAll func(), err error) {
+	err = until(ctx, "no leader takes connections", func() error {
+		clients, closeAll, err = p.connect(ctx, n)
 		return err
-	}
-	began, own := time.Now(), load.Self()
-	out, err := load.Open(ctx, load.Arrivals{Clients: clients, Op: op, Keys: b.keys, Rate: factor * peak.PerSecond(), Warm: 2 * warm, Span: 2 * b.span})
+	})
+	return clients, closeAll, err
+}
+
+// beyondPeak asks for so many times as much as is done at the peak.
+func (b *bench) beyondPeak(ctx context.Context, c cluster, p path, peak float64, cell report.Cell) (over spent, out load.Outcome, err error) {
+	clients, closeAll, err := b.led(ctx, p, saturating*factor)
 	if err != nil {
-		return fmt.Errorf("overload, %s: %w", name, err)
+		return over, out, err
 	}
-	after, err := load.Processes(c.Pids())
+	defer closeAll()
+	stopProfile, err := b.profile(ctx, c, cell)
 	if err != nil {
-		return err
+		return over, out, fmt.Errorf("profile: %w", err)
 	}
-	seconds, generator := out.Elapsed.Seconds(), load.Self().Since(own)
-	note := fmt.Sprintf("peak %.0f/s by %d clients; %.0f/s came due, %.0f/s found a free one of %d clients, %.0f/s were refused as busy, %.0f/s failed; "+
-		"the servers used %.0f %% of a core at the peak and %.0f %% beyond it, the load generator %.0f and %.0f %%",
-		peak.PerSecond(), saturating, float64(out.Due)/seconds, float64(out.Sent)/seconds, len(clients), float64(out.Busy)/seconds, float64(out.Failed)/seconds,
-		100*peak.Servers.CPU.Seconds()/peak.Elapsed.Seconds(), 100*after.Since(before).CPU.Seconds()/time.Since(began).Seconds(),
-		100*peak.Client.CPU.Seconds()/peak.Elapsed.Seconds(), 100*generator.CPU.Seconds()/time.Since(began).Seconds())
-	if out.First != nil {
-		note += fmt.Sprintf(" (%v)", out.First)
+	defer stopProfile()
+	var edges []load.Usage    // of the servers, then of this process
+	var waits []time.Duration // as edges
+	var at []time.Time
+	var failed error
+	out, err = load.Open(ctx, load.Arrivals{
+		Clients: clients, Op: load.Put(b.value), Keys: b.keys, Rate: factor * peak, Warm: 2 * warm, Span: b.span,
+		Edge: func() {
+			servers, err := load.Processes(c.Pids())
+			failed = errors.Join(failed, err)
+			edges, waits, at = append(edges, servers, load.Self()), append(waits, load.Waited(c.Pids()...), load.Waited(os.Getpid())), append(at, time.Now())
+		},
+	})
+	if err := errors.Join(err, failed); err != nil {
+		return over, out, err
 	}
-	b.note(report.Measure{What: report.Overload, Side: name, Note: note, Values: map[string]float64{
-		report.Kept:      out.Goodput() / peak.PerSecond(),
-		report.PerSecond: out.Goodput(),
-		report.P50:       report.Milliseconds(report.Quantile(out.Accepted, 0.5)),
-		report.P99:       report.Milliseconds(report.Quantile(out.Accepted, 0.99)),
-	}})
-	return nil
+	return spent{edges[2].Since(edges[0]).CPU, edges[3].Since(edges[1]).CPU, waits[2] - waits[0], waits[3] - waits[1], at[1].Sub(at[0]), out.Done}, out, nil
+}
+
+func (s *beyond) add(peak, over spent, out load.Outcome) {
+	s.peak.add(peak)
+	s.over.add(over)
+	s.out.Add(out)
+	s.kept = append(s.kept, float64(over.done)/over.span.Seconds()/(float64(peak.done)/peak.span.Seconds()))
+	s.keptCPU = append(s.keptCPU, over.perCPU()/peak.perCPU())
+}
+
+func (s *beyond) measure(name string) report.Measure {
+	slices.Sort(s.out.Accepted)
+	seconds := s.out.Elapsed.Seconds()
+	note := fmt.Sprintf("peak by %d clients %v; beyond it %v; %.0f/s came due, %.0f/s found a free one of %d clients, %.0f/s were refused as busy, %.0f/s failed",
+		saturating, s.peak, s.over, float64(s.out.Due)/seconds, float64(s.out.Sent)/seconds, saturating*factor, float64(s.out.Busy)/seconds, float64(s.out.Failed)/seconds)
+	if s.out.First != nil {
+		note += fmt.Sprintf(" (%v)", s.out.First)
+	}
+	return report.Measure{What: report.Overload, Side: name, Note: note, Values: map[string]float64{
+		report.Kept:      report.Median(s.kept),
+		report.KeptCPU:   report.Median(s.keptCPU),
+		report.PerSecond: float64(s.over.done) / s.over.span.Seconds(),
+		report.P50:       report.Milliseconds(report.Quantile(s.out.Accepted, 0.5)),
+		report.P99:       report.Milliseconds(report.Quantile(s.out.Accepted, 0.99)),
+	}}
 }

@@ -196,6 +196,7 @@ func outcomeUnknown(t *testing.T, l *lab.Lab, leader string) {
 // TestRolesAtTheDoors: what an anonymous caller, an agent of a small role, a web page and another user
 // of the host may do; and https, which takes an agent's certificate and nothing else.
 func TestRolesAtTheDoors(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 4, ReplaceAfter: 10 * time.Minute})
 	_, ticket := newToken(t, l, client.TokenSpec{Role: "discovery"})
 	dir := filepath.Join(shortDir(t), "d")

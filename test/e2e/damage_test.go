@@ -89,6 +89,7 @@ func fewFrames(t *testing.T, path string) bool { return framesEnd(t, path) < 64*
 // started again. Each damage is named in its log and in the timeline, and healed with nobody's help while the writes go
 // on; at the end all have the same digest and nothing that was acknowledged is lost.
 func TestDamageMatrix(t *testing.T) {
+	t.Parallel() // its limits are wide
 	l := startLab(t, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute, Settings: map[string]string{"core.segment_mib": "16", "safe_mode.window": killedOften}})
 	clients := clientsOf(t, l)
 	whole(t, clients)

@@ -8,8 +8,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,13 +42,8 @@ func TestStoppedLeaderHoldsNoLease(t *testing.T) {
 // TestStoppedLeaderControl: the same with a program whose leases last for some ticks of its loop instead of some time: the
 // loop sees no tick while it is stopped. Stale reads are found.
 func TestStoppedLeaderControl(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "parley")
-	build := exec.Command("go", "build", "-tags", "mutants", "-o", path, "../../cmd/agent")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the program with mistakes: %v\n%s", err, out)
-	}
 	t.Setenv("PLANTED_MUTANT", "lease-ticks-after-pause")
-	l := startProgram(t, path, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute})
+	l := startProgram(t, mistaken(t, "mutants"), lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute})
 	h, _ := stopLeaders(t, l, 2*time.Second, 2*time.Second)
 	if h.staleReads() == 0 {
 		t.Errorf("no stale read in %d operations", h.completed())

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -31,7 +30,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
 	program = filepath.Join(dir, "parley")
-	args := []string{"build", "-o", program}
+	args := []string{"-o", program}
 	if flag.Parse(); *flagMutant != "" {
 		if !slices.Contains(mutant.All, mutant.Name(*flagMutant)) {
 			fmt.Fprintf(os.Stderr, "-mutant %s: package mutant has none of this name\n", *flagMutant)
@@ -51,8 +50,7 @@ func run(m *testing.M) int {
 	if said != "" {
 		fmt.Println(said)
 	}
-	build := exec.Command("go", append(args, "../../cmd/agent")...)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build := buildProgram(args...)
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "build the program:", err)

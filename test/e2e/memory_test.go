@@ -7,10 +7,8 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,26 +16,10 @@ import (
 	"github.com/parley-mesh/parley/ops/lab"
 )
 
-// faulty is the program with faults of memory and processor that a file in the data directory asks for.
-var faulty = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(filepath.Dir(program), "parley-memoryfault")
-	build := exec.Command("go", "build", "-tags", "memoryfault", "-o", path, "../../cmd/agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("build with faults: %w: %s", err, out)
-	}
-	return path, err
-})
-
 // startFaulty runs a core of three that compares its states each second.
 func startFaulty(t *testing.T) (*lab.Lab, map[string]*client.Client) {
 	t.Helper()
-	binary, err := faulty()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := startProgram(t, binary, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute, Settings: map[string]string{"core.checkpoint_every": "1s"}})
+	l := startProgram(t, mistaken(t, "memoryfault"), lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute, Settings: map[string]string{"core.checkpoint_every": "1s"}})
 	clients := clientsOf(t, l)
 	whole(t, clients)
 	return l, clients

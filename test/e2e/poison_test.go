@@ -3,9 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -17,23 +14,11 @@ import (
 // poisonLimit is how long a command that crashes the core may stop it.
 const poisonLimit = 60 * time.Second
 
-// poisonProgram builds the program with commands that crash it.
-func poisonProgram(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "parley")
-	build := exec.Command("go", "build", "-tags", "poison", "-o", path, "../../cmd/agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the program with poison: %v\n%s", err, out)
-	}
-	return path
-}
-
 // startPoisonLab runs three core members, each of which is started again two seconds after it ended, as the unit in deploy
 // has systemd do: a lab restarts nobody.
 func startPoisonLab(t *testing.T) *lab.Lab {
 	t.Helper()
-	l := startProgram(t, poisonProgram(t), lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute})
+	l := startProgram(t, mistaken(t, "poison"), lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute})
 	ctx, cancel := context.WithCancel(context.Background())
 	var keepers sync.WaitGroup
 	for _, a := range l.Agents {

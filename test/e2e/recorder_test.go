@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -19,18 +18,6 @@ import (
 	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/ops/lab"
 )
-
-// mistakenProgram builds the program with its mistakes; PLANTED_MUTANT says which one an agent has.
-func mistakenProgram(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "parley")
-	build := exec.Command("go", "build", "-tags", "mutants", "-o", path, "../../cmd/agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the program with mistakes: %v\n%s", err, out)
-	}
-	return path
-}
 
 // writeUntil has many write at once until done, or for a minute. What becomes of the writes does not matter.
 func writeUntil(t *testing.T, clients map[string]*client.Client, done func(ctx context.Context) error) {
@@ -115,8 +102,8 @@ func TestBundlesReplay(t *testing.T) {
 // alert fires, and the bundle has what led to it: it replays to the same event each time, and to none by a program without the
 // mistake. The verify steps hold once the bundle was taken, the program was replaced, and the recordings were forgotten.
 func TestRunbookHeisenbug(t *testing.T) {
-	t.Setenv("PLANTED_MUTANT", "rare-misorder")
-	mistaken := mistakenProgram(t)
+	t.Setenv("PLANTED_MUTANT", "rare-misorder") // which of the mistakes an agent has
+	mistaken := mistaken(t, "mutants")
 	l := startLab(t, lab.Options{Agents: 3, ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
 	whole(t, clients)

@@ -83,13 +83,17 @@ func standing(t testing.TB, l *lab.Lab) string {
 	var text strings.Builder
 	for _, a := range l.Agents {
 		c := clientOf(t, a)
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		members, err := c.Members(ctx)
-		status, statusErr := c.Status(ctx)
-		cancel()
-		if err != nil || statusErr != nil {
-			t.Fatalf("%s does not answer: %v, %v", a.Name, err, statusErr)
-		}
+		var members []client.Member
+		var status client.Status
+		eventually(t, 20*time.Second, a.Name+" says how it stands, and who leads", func(ctx context.Context) (err error) {
+			if members, err = c.Members(ctx); err != nil {
+				return err
+			}
+			if status, err = c.Status(ctx); err == nil && status.Core.Leader == nil {
+				err = errors.New("nobody leads") // an election is under way
+			}
+			return err
+		})
 		fmt.Fprintf(&text, "%s revision %d public %s all %s leads %s:", a.Name, status.Digest.Revision,
 			status.Digest.Public, status.Digest.All, *status.Core.Leader)
 		for _, m := range members {

@@ -61,6 +61,7 @@ func TestReplacedHostIsCutOff(t *testing.T) {
 
 // TestReplaceWantsAName: a token that replaces nobody is refused, and the command for one that does has the name.
 func TestReplaceWantsAName(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 2})
 	c := clientOf(t, l.Agents[0])
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)

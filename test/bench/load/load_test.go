@@ -80,14 +80,31 @@ func TestClosedFails(t *testing.T) {
 // what is due waits for nobody is why it differs from a closed loop.
 func TestOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var edges []time.Duration
+		began := time.Now()
 		o, err := Open(t.Context(), Arrivals{
 			Clients: clients(5, slow{takes: 10 * time.Millisecond}), Op: Get(3), Keys: Keys(10), Rate: 1000, Warm: 100 * time.Millisecond, Span: time.Second,
+			Edge: func() { edges = append(edges, time.Since(began).Round(10*time.Millisecond)) },
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
+		if o.Done < 400 || o.Done > 510 || len(edges) != 2 || edges[0] != 100*time.Millisecond || edges[1] != 1100*time.Millisecond {
+			t.Errorf("%d were done between %v", o.Done, edges)
+		}
 		if o.Due < 990 || o.Due > 1010 || o.Sent < 400 || o.Sent > 510 || o.Failed+o.Busy != 0 || len(o.Accepted) != o.Sent {
 			t.Errorf("got %d due, %d sent, %d accepted, %d busy, %d failed", o.Due, o.Sent, len(o.Accepted), o.Busy, o.Failed)
+		}
+	})
+}
+
+// Who has no answer after another span is given up, and that is no error of the loop.
+func TestOpenGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		o, err := Open(t.Context(), Arrivals{Clients: clients(2, slow{takes: time.Hour}), Op: Get(3), Keys: Keys(10), Rate: 1000, Span: time.Second})
+		if took := time.Since(began); err != nil || took > 2*time.Second+10*time.Millisecond || o.Done+len(o.Accepted) > 0 {
+			t.Errorf("after %v %d were done, %v", took, o.Done, err)
 		}
 	})
 }

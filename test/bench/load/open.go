@@ -19,6 +19,8 @@ type Arrivals struct {
 	Rate    float64 // a second
 	Warm    time.Duration
 	Span    time.Duration
+	// Edge is called when the span begins and when it ends, to read what the servers have used; nil is not called.
+	Edge func()
 }
 
 // Outcome is what became of an open loop's requests that were due in its span.
@@ -26,6 +28,7 @@ type Outcome struct {
 	Elapsed time.Duration
 	Due     int
 	Sent    int
+	Done    int // acknowledged within the span, whenever they were due
 	Busy    int // refused at once
 	Failed  int // anything else: no answer in time, for instance
 	// Accepted has how long each acknowledged request took from the moment when it was due.
@@ -41,6 +44,7 @@ const pace = time.Millisecond
 
 // Open runs an open loop.
 func Open(ctx context.Context, a Arrivals) (Outcome, error) {
+	asked := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	due := make(chan time.Time) // no queue: who is free takes it, else it is not sent
@@ -53,6 +57,9 @@ func Open(ctx context.Context, a Arrivals) (Outcome, error) {
 			for at := range due {
 				counts := phase.Load() == measuring
 				err := a.Op(ctx, c, a.Keys[random.IntN(len(a.Keys))])
+				if err == nil && phase.Load() == measuring {
+					tallies[i].Done++
+				}
 				if counts && ctx.Err() == nil {
 					tallies[i].count(err, time.Since(at))
 				}
@@ -65,10 +72,10 @@ func Open(ctx context.Context, a Arrivals) (Outcome, error) {
 	wait.Wait()
 	late.Stop()
 	for _, t := range tallies {
-		sum.add(t)
+		sum.Add(t)
 	}
 	slices.Sort(sum.Accepted)
-	return sum, context.Cause(ctx)
+	return sum, context.Cause(asked)
 }
 
 // handOut makes requests due until warm-up and span are over.
@@ -83,8 +90,8 @@ func (a Arrivals) handOut(ctx context.Context, due chan<- time.Time, phase *atom
 		if now.After(end) {
 			break
 		}
-		if now.Sub(began) >= a.Warm {
-			phase.Store(measuring)
+		if now.Sub(began) >= a.Warm && phase.CompareAndSwap(warming, measuring) {
+			a.edge()
 		}
 		wanted := int(a.Rate * now.Sub(began).Seconds())
 		for ; made < wanted; made++ {
@@ -101,8 +108,16 @@ func (a Arrivals) handOut(ctx context.Context, due chan<- time.Time, phase *atom
 			}
 		}
 	}
+	phase.Store(over)
+	a.edge()
 	sum.Elapsed = a.Span
 	return sum
+}
+
+func (a Arrivals) edge() {
+	if a.Edge != nil {
+		a.Edge()
+	}
 }
 
 func (o *Outcome) count(err error, took time.Duration) {
@@ -119,7 +134,12 @@ func (o *Outcome) count(err error, took time.Duration) {
 	}
 }
 
-func (o *Outcome) add(other Outcome) {
+// Add takes another one in, of the same loop or of one like it. The latencies are no longer in order.
+func (o *Outcome) Add(other Outcome) {
+	o.Elapsed += other.Elapsed
+	o.Due += other.Due
+	o.Sent += other.Sent
+	o.Done += other.Done
 	o.Busy += other.Busy
 	o.Failed += other.Failed
 	o.Accepted = append(o.Accepted, other.Accepted...)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -47,6 +48,25 @@ func Processes(pids []int) (Usage, error) {
 		sum.PeakBytes += u.PeakBytes
 	}
 	return sum, nil
+}
+
+// Waited is how long the threads of these processes that still run have wanted a processor and had none.
+func Waited(pids ...int) time.Duration {
+	var sum time.Duration
+	for _, pid := range pids {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid)) //nolint:errcheck // the pattern is good
+		for _, name := range threads {
+			var ran, waited int64
+			stat, err := os.ReadFile(name) //nolint:gosec // of a process of ours
+			if err != nil {
+				continue // it has ended
+			}
+			if n, err := fmt.Sscan(string(stat), &ran, &waited); n == 2 && err == nil {
+				sum += time.Duration(waited)
+			}
+		}
+	}
+	return sum
 }
 
 // parse reads /proc/PID/stat, where the name may hold anything and ends with the last bracket, and /proc/PID/status.

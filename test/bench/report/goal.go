@@ -36,6 +36,7 @@ const (
 	CPUTime   = "cpu_ms"
 	Share     = "cpu_percent"
 	Kept      = "goodput_of_peak"
+	KeptCPU   = "goodput_of_peak_per_cpu_second"
 )
 
 // Goal is a ratio that has to be reached. Of two figures of which more is better it is ours to the baseline's, otherwise

@@ -122,7 +122,7 @@ func (r Result) others(b *strings.Builder) {
 
 var otherMetrics = []struct{ metric, format string }{
 	{Took, "%s ms"}, {CPUTime, "%s ms of processor time"}, {Share, "%s %% of a core for all three"}, {RSS, "%s MiB for all three"},
-	{Kept, "%s of the peak is done"}, {PerSecond, "%s a second"}, {P50, "p50 %s ms"}, {P99, "p99 %s ms"},
+	{Kept, "%s of the peak is done"}, {KeptCPU, "%s of it for as much processor time"}, {PerSecond, "%s a second"}, {P50, "p50 %s ms"}, {P99, "p99 %s ms"},
 }
 
 func (r Result) note(c Cell) string {
