@@ -45,6 +45,9 @@ func (a *app) agentCommand() *cobra.Command {
 			"  parley agent --join 10.0.0.1:8310 --token-file /etc/parley/token",
 		Args: noSuchCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if a.slacken != nil {
+				a.slacken() // before anything is read: a configuration that comes through a pipe is there once
+			}
 			if token != "" && cmd.Flags().Changed("token-file") {
 				return usageError("keep --token-file", "--token and --token-file exclude each other")
 			}
@@ -53,9 +56,6 @@ func (a *app) agentCommand() *cobra.Command {
 				return err
 			}
 			cfg.Token = token
-			if a.slacken != nil {
-				a.slacken()
-			}
 			return a.serve(cmd.Context(), cfg, func(*zap.Logger) {})
 		},
 	}
