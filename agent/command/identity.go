@@ -89,8 +89,8 @@ func (a *app) entryAddCommand() *cobra.Command {
 		Use:   "add NAME",
 		Short: "Say which programs get an identity",
 		Long: "A program gets the identity if all selectors hold for it. Each is KIND:VALUE with uid, gid, group, unit (of\n" +
-			"systemd), cgroup, path or sha256 (of the program's file); one of them has to be uid, unit or cgroup, because the\n" +
-			"others can be had by any user who runs the same program. The identity is spiffe://TRUST-DOMAIN/svc/NAME unless\n" +
+			"systemd), invocation (of that unit: one run of it), cgroup, path or sha256 (of the program's file); one of them has\n" +
+			"to be uid, unit or cgroup, because the others can be had by any user who runs the same program. The identity is spiffe://TRUST-DOMAIN/svc/NAME unless\n" +
 			"--id says otherwise. It is there within milliseconds, on every agent or on those that --node names.",
 		Example: "  parley identity entry add web --selector unit:web.service\n" +
 			"  parley identity entry add batch --id /team/batch --selector uid:1001 --selector path:/usr/bin/batch --ttl 10m\n" +
