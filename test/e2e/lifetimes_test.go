@@ -231,6 +231,13 @@ func TestCertificatesOutliveTheQuorum(t *testing.T) {
 	if err := errors.Join(<-refusals, l.refusesRegistrations(left)); err != nil {
 		t.Error(err)
 	}
+	for _, a := range left {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		if s, err := l.clients[a.Name].CA(ctx); err != nil || s.Measured || len(s.Roots) != 1 {
+			t.Errorf("%s says of the roots %+v, %v: want what it knows, and that nothing is measured", a.Name, s, err)
+		}
+		cancel()
+	}
 	for _, p := range []*spiffeProgram{l.caller, l.server} {
 		if len(p.serials) < 4 {
 			t.Errorf("the program on %s had %d certificates in three lives", p.agent.Name, len(p.serials))
