@@ -370,6 +370,10 @@ func TestFetchSaysWhy(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(dir, "*.pem")); left != nil {
 		t.Errorf("denied, and there is %v", left)
 	}
+	// The bug: the last try was cut off by the end of the wait, and its failure took the place of the reason.
+	if code, _, errs := w.parley(t.Context(), "x509", "--wait", "1s"); code != exitDenied || !strings.Contains(errs, "no identity is registered") {
+		t.Errorf("--wait in vain: exit %d, %s", code, errs)
+	}
 	time.AfterFunc(300*time.Millisecond, func() { w.issue("web") })
 	if code, _, errs := w.parley(t.Context(), "x509", "--write", dir, "--wait", "20s"); code != 0 {
 		t.Errorf("--wait for an entry: exit %d, %s", code, errs)
