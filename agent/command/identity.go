@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -66,7 +68,7 @@ func (a *app) identityExplainCommand() *cobra.Command {
 func tableExplanation(w io.Writer, e client.IdentityExplanation) {
 	row(w, fmt.Sprintf("Found of process %d:", e.PID))
 	for _, s := range e.Selectors {
-		row(w, "  "+s)
+		row(w, "  "+plainly(s))
 	}
 	if len(e.Entries) == 0 {
 		row(w, "No entry holds: the process gets no identity.")
@@ -77,9 +79,18 @@ func tableExplanation(w io.Writer, e client.IdentityExplanation) {
 	for _, near := range e.Nearest {
 		row(w, fmt.Sprintf("Not %s, by the entry %s:", near.SPIFFEID, near.Name))
 		for _, d := range near.Differences {
-			row(w, "  "+d)
+			row(w, "  "+plainly(d))
 		}
 	}
+}
+
+// plainly is a text as it can be shown: in quotes if it has anything but printable characters. A user names his programs as he
+// likes, and must not write lines of his own, or colours, to the terminal of who looks at them.
+func plainly(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) || !utf8.ValidString(s) {
+		return strconv.Quote(s)
+	}
+	return s
 }
 
 func (a *app) entryAddCommand() *cobra.Command {
@@ -90,8 +101,9 @@ func (a *app) entryAddCommand() *cobra.Command {
 		Short: "Say which programs get an identity",
 		Long: "A program gets the identity if all selectors hold for it. Each is KIND:VALUE with uid, gid, group, unit (of\n" +
 			"systemd), invocation (of that unit: one run of it), cgroup, path or sha256 (of the program's file); one of them has\n" +
-			"to be uid, unit or cgroup, because the others can be had by any user who runs the same program. The identity is spiffe://TRUST-DOMAIN/svc/NAME unless\n" +
-			"--id says otherwise. It is there within milliseconds, on every agent or on those that --node names.",
+			"to be uid, unit or cgroup, because the others can be had by any user who runs the same program. The identity is\n" +
+			"spiffe://TRUST-DOMAIN/svc/NAME unless --id says otherwise. It is there within milliseconds, on every agent or on\n" +
+			"those that --node names.",
 		Example: "  parley identity entry add web --selector unit:web.service\n" +
 			"  parley identity entry add batch --id /team/batch --selector uid:1001 --selector path:/usr/bin/batch --ttl 10m\n" +
 			"  parley identity entry add web --selector uid:1002 --service web --replace",
