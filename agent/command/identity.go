@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -84,6 +85,16 @@ func tableExplanation(w io.Writer, e client.IdentityExplanation) {
 	}
 }
 
+// unknownNodes are the nodes of an entry that no agent has the name of, perhaps by a typing error. Without members nothing is known.
+func unknownNodes(nodes []string, members []client.Member) (unknown []string) {
+	for _, node := range nodes {
+		if len(members) > 0 && !slices.ContainsFunc(members, func(m client.Member) bool { return m.Name == node }) {
+			unknown = append(unknown, node)
+		}
+	}
+	return unknown
+}
+
 // plainly is a text as it can be shown: in quotes if it has anything but printable characters. A user names his programs as he
 // likes, and must not write lines of his own, or colours, to the terminal of who looks at them.
 func plainly(s string) string {
@@ -121,9 +132,20 @@ func (a *app) entryAddCommand() *cobra.Command {
 			spec.TTLSeconds, spec.JWTTTLSeconds = uint64(ttl/time.Second), uint64(jwtTTL/time.Second)
 			return a.change(func(ctx context.Context, c *client.Client) (answer, error) {
 				e, err := c.SetEntry(ctx, spec)
+				if err != nil {
+					return answer{}, err
+				}
+				var unknown []string
+				if len(e.Nodes) > 0 {
+					members, _ := c.Members(ctx) // the entry is written: who cannot be asked is not warned
+					unknown = unknownNodes(e.Nodes, members)
+				}
 				return answer{value: e, table: func(w io.Writer) {
 					row(w, fmt.Sprintf("%s is for programs with %s", e.SPIFFEID, strings.Join(e.Selectors, ", ")))
-				}}, err
+					for _, node := range unknown {
+						row(w, fmt.Sprintf("no agent is named %s: there it counts once one has joined", node))
+					}
+				}}, nil
 			})(cmd, nil)
 		},
 	}

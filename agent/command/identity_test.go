@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -45,5 +46,16 @@ func TestExplanationIsOfOneProcess(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "  path:/opt/Müller/web\n  uid:1001\n") {
 		t.Errorf("control: a path that can be shown is %s", out.String())
+	}
+}
+
+// Who binds an entry to a node that there is not is told so: the name may be wrong, or the host may join later.
+func TestUnknownNodes(t *testing.T) {
+	members := []client.Member{{Name: "a1"}, {Name: "a2"}}
+	if got := unknownNodes([]string{"a1", "nosuch"}, members); !slices.Equal(got, []string{"nosuch"}) {
+		t.Errorf("got %v", got)
+	}
+	if got := unknownNodes([]string{"a1", "nosuch"}, nil); got != nil {
+		t.Errorf("nobody could be asked: got %v", got)
 	}
 }
