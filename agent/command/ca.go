@@ -46,7 +46,7 @@ func caTable(w io.Writer, s client.CAStatus) {
 	}
 	switch {
 	case !s.Measured:
-		fields(w, "step", "not known: there is no leader")
+		fields(w, "step", "not known: no leader has measured it")
 	case s.Step != "none":
 		fields(w, "step", s.Step+": "+s.Reason)
 	}
