@@ -33,7 +33,7 @@ const anyOfOurs = "*"
 var parts = []string{
 	"api", "api/consul", "api/wire", "clock", "consensus", "membership", "mutant", "mesh/dns", "mesh/health", "mesh/proxy",
 	"mesh/xds", "ops", "ops/runbook", "ops/slo", "runbooks", "security", "security/external", "security/federation", "security/policy",
-	"security/tpm", "security/workload",
+	"security/tpm", "security/workload", "security/invocation",
 	"state", "state/watch", "storage", "transport",
 }
 
@@ -55,13 +55,14 @@ var mayImport = map[string][]string{
 	"security":    {"mutant", "security/policy", "security/tpm", "transport"},
 	"membership":  {"transport"},
 
-	"security/workload":              {"mutant", "security"}, // asks for identities by an interface of its own
-	"security/svidfiles":             nil,                    // files and the standard's own types
-	"security/external":              {"security"},           // brings to a Source what the Workload API of another authority says
-	"security/external/externaltest": {"clock"},              // for tests: another authority, with its Workload API
-	"security/federation":            nil,                    // bundles are the standard's own type
-	"security/tpm":                   nil,                    // a key exchange of the standard library's own kind
-	"security/tpm/tpmtest":           nil,                    // for tests: runs a TPM in software
+	"security/invocation":            nil,                                           // asks systemd, and knows nothing of identities
+	"security/workload":              {"mutant", "security", "security/invocation"}, // asks for identities by an interface of its own
+	"security/svidfiles":             nil,                                           // files and the standard's own types
+	"security/external":              {"security"},                                  // brings to a Source what the Workload API of another authority says
+	"security/external/externaltest": {"clock"},                                     // for tests: another authority, with its Workload API
+	"security/federation":            nil,                                           // bundles are the standard's own type
+	"security/tpm":                   nil,                                           // a key exchange of the standard library's own kind
+	"security/tpm/tpmtest":           nil,                                           // for tests: runs a TPM in software
 
 	"mesh/dns":    {"state", "state/watch"},
 	"mesh/health": {"state", "state/watch"},

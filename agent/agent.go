@@ -106,8 +106,9 @@ type Agent struct {
 	held          held
 	workloadAPI   *workloadAPI
 
-	remoteCore remoteCore
-	ready      atomic.Bool
+	remoteCore  remoteCore
+	leaderWatch leaderWatch
+	ready       atomic.Bool
 
 	renewer     *security.Renewer
 	outside     outside

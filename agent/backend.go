@@ -16,7 +16,7 @@ import (
 func (a *Agent) apiOptions() api.Options {
 	return api.Options{
 		Local: api.Local{
-			Node: a.ids.Node, TrustDomain: a.source.ID().TrustDomain(), Hub: a.hub, HoldsKV: func() bool { return a.core.member() != nil }, Leader: a.leader,
+			Node: a.ids.Node, TrustDomain: a.source.ID().TrustDomain(), Hub: a.hub, HoldsKV: func() bool { return a.core.member() != nil }, Leader: a.leader, Leaderless: a.leaderWatch.get,
 			MembersChanged: a.membersChanged, Starts: func() uint64 { return a.incarnation },
 			Propose: a.propose, ReadIndex: a.readIndex, Call: a.call, RoleOf: a.roleOf, CoreNodes: a.book.coreNodes,
 			ClusterVersion: func() uint32 { return a.held.clusterVersion(a.hub.View()) },

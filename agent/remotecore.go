@@ -47,14 +47,13 @@ func (r *remoteCore) fresh() bool {
 	return last != nil && r.now().Sub(last.at) <= remoteCoreStale
 }
 
-// followCore keeps remoteCore fresh while this agent is outside the core.
+// followCore keeps remoteCore fresh while this agent is outside the core, and counts how long nobody has led it.
 func (a *Agent) followCore(ctx context.Context) error {
 	ticker := newBeat(remoteCoreEvery)
 	defer ticker.stop()
 	for {
-		if a.core.member() == nil {
-			a.askCore(ctx)
-		}
+		led := a.core.member() == nil && a.askCore(ctx)
+		a.lookForLeader(led)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -65,8 +64,8 @@ func (a *Agent) followCore(ctx context.Context) error {
 }
 
 // askCore takes the first answer, that of the supposed leader if there is one. Each node has a short
-// time of its own: a frozen one must not keep the others from being asked.
-func (a *Agent) askCore(ctx context.Context) {
+// time of its own: a frozen one must not keep the others from being asked. It returns whether somebody leads by that answer.
+func (a *Agent) askCore(ctx context.Context) (led bool) {
 	nodes := a.book.coreNodes()
 	if leader, _, ok := a.leaderHint.get(nodes); ok {
 		nodes = append([]string{leader}, nodes...)
@@ -81,8 +80,9 @@ func (a *Agent) askCore(ctx context.Context) {
 		if status.Leader != nil {
 			a.leaderHint.set(*status.Leader)
 		}
-		return
+		return status.Leader != nil
 	}
+	return false
 }
 
 func (a *Agent) askCoreStatus(ctx context.Context, node string) (status api.CoreStatus, err error) {

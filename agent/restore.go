@@ -50,7 +50,8 @@ func OpenRestore(path, file string) (*Restore, error) {
 }
 
 func openRestore(path, file string, now time.Time) (_ *Restore, err error) {
-	born, err := openRebirth(path, "a backup is restored on a host that was a core member when it was taken, with its own keys: name its directory with --data-dir")
+	born, err := openRebirth(path, "a backup is restored on a host that was a core member when it was taken, with its own keys: name its directory with --data-dir; "+
+		"on a host that is new nothing opens the root but the recovery key: --recovery-key FILE, with --name and --advertise")
 	if err != nil {
 		return nil, err
 	}

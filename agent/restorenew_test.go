@@ -218,7 +218,10 @@ func TestRestoreOnNewHostRefuses(t *testing.T) {
 			t.Errorf("%s: %v, hint %q", what, err, Hint(err))
 		}
 	}
-	// A host that is not of the cluster and has no key is told that there is one.
+	// Without the key a new host is told what it lacks; the bug: it was told of --data-dir alone.
+	if _, err := OpenRestore(filepath.Join(t.TempDir(), "new"), file); err == nil || !strings.Contains(Hint(err), "--recovery-key") {
+		t.Errorf("a new host without the recovery key: %v, hint %q", err, Hint(err))
+	}
 	foreign := single(t)
 	if _, err := OpenRestore(foreign.DataDir, file); err == nil {
 		t.Error("a host of another cluster was restored on")

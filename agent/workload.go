@@ -17,6 +17,7 @@ import (
 	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/security/federation"
+	"github.com/parley-mesh/parley/security/invocation"
 	"github.com/parley-mesh/parley/security/workload"
 )
 
@@ -95,7 +96,7 @@ func (a *Agent) openWorkloadSocket(w *workloadAPI, source workload.Source) error
 		return withHint(err, "correct identity.workload_socket in the configuration, or set it to off")
 	}
 	w.socket = l
-	w.server = workload.New(workload.Options{Source: source, Now: clock.System, Log: w.log})
+	w.server = workload.New(workload.Options{Source: source, Now: clock.System, Log: w.log, Bus: invocation.SystemBus})
 	w.log.Info("serving identities to programs of this host", zap.String("path", l.Addr().String()))
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 // Execute applies a command as caller and waits until the leader has applied it. The command is proposed here when
 // this agent leads and forwarded one hop otherwise.
 //
-// It is sent again, at most maxAttempts times within LeaderWait, when it was not proposed (no leader is known, the
+// It is sent again, at most maxAttempts times within LeaderWait (less when the agent knows better, see waitedEnough), when it was not proposed (no leader is known, the
 // asked agent did not lead, or could not be reached), and when the leader was lost on the way: its request id lets the
 // state do it once. Errors are *Error: denied, no_leader, outcome_unknown when ctx or OpTimeout ended first or no
 // leader came to say what became of it, and what the state answered (conflict, exists, ...).
@@ -152,8 +152,8 @@ func (s *Service) forwardExecute(ctx context.Context, leader string, caller Call
 	return done, nil
 }
 
-// withLeader runs ask against the leader until it succeeds, fails for good, or LeaderWait was spent between attempts.
-// Every wait ends with ctx. ask is repeated only after a failure that surely did nothing.
+// withLeader runs ask against the leader until it succeeds, fails for good, or enough was waited between attempts
+// (waitedEnough). Every wait ends with ctx. ask is repeated only after a failure that surely did nothing.
 //
 //  1. a1 has a write while the core elects: known is false, it waits.
 //  2. a1 hears that a2 leads and asks it, but a2 has just lost its term: not_leader, nothing happened.
@@ -162,7 +162,7 @@ func (s *Service) withLeader(ctx context.Context, ask func(leader string, self b
 	var last, leaderless *Error
 	var silent []string // who could not be reached
 	var named string    // the leader by the last answer's word, which may be newer than our own knowledge
-	pause, left := retryPauseFirst, s.options.LeaderWait
+	pause, waited := retryPauseFirst, time.Duration(0)
 	for range maxAttempts {
 		leader, self, known := s.local.Leader()
 		if named != "" && named != s.local.Node && !self {
@@ -187,10 +187,10 @@ func (s *Service) withLeader(ctx context.Context, ask func(leader string, self b
 				}
 			}
 		}
-		if left <= 0 || !sleep(ctx, pause) {
+		if s.waitedEnough(waited) || !sleep(ctx, pause) {
 			break
 		}
-		left -= pause
+		waited += pause
 		pause = min(2*pause, retryPauseMax)
 	}
 	switch {
@@ -200,6 +200,20 @@ func (s *Service) withLeader(ctx context.Context, ask func(leader string, self b
 		return last
 	}
 	return Errorf(CodeNoLeader, "the core has no leader that answers")
+}
+
+// waitedEnough decides whether a request that has waited for so long is refused. A core that loses its leader has another within a
+// second or two, so the request waits for LeaderWait. It does not wait anew for what the agent has seen to be away for as long,
+// nor for what cannot come: then leastWait is enough.
+func (s *Service) waitedEnough(waited time.Duration) bool {
+	if waited >= s.options.LeaderWait {
+		return true
+	}
+	if s.local.Leaderless == nil || waited < leastWait {
+		return false
+	}
+	since, hopeless := s.local.Leaderless()
+	return since >= s.options.LeaderWait || hopeless && since >= hopelessAfter
 }
 
 // anotherCore picks a live core member besides those that could not be reached; if it does not lead, it says who does.

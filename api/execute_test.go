@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 )
@@ -124,6 +125,37 @@ func TestExecuteWaitsForALeader(t *testing.T) {
 	_, err := c.agents["a1"].service.Execute(context.Background(), operator, state.Put{Key: "k"})
 	if e := coded(t, err, CodeNoLeader); e.ExitCode() != 3 || e.Status() != 503 {
 		t.Errorf("no_leader is exit %d status %d, want 3 and 503", e.ExitCode(), e.Status())
+	}
+}
+
+// A write does not wait anew for a leader that its agent has seen to be away for as long, nor, after a second, for one that cannot
+// come. It waits on while an election may be going on, which is the control: the bug was that each waited for five seconds.
+func TestNoWaitForALeaderThatCannotCome(t *testing.T) {
+	const long = 3 * time.Second
+	for what, k := range map[string]struct {
+		since    time.Duration
+		hopeless bool
+		waits    bool
+	}{
+		"a normal election":              {hopelessAfter, false, true},
+		"gossip says so, just now":       {hopelessAfter - 1, true, true},
+		"gossip says so":                 {hopelessAfter, true, false},
+		"without a leader for that long": {long, false, false},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			c := newFake(t, 1, 1)
+			c.setLeader("")
+			o := c.agents["a1"].options()
+			o.LeaderWait, o.OpTimeout = long, 2*long
+			o.Local.Leaderless = func() (time.Duration, bool) { return k.since, k.hopeless }
+			began := clock.Boottime()
+			_, err := New(o).Execute(t.Context(), operator, state.Put{Key: "k"})
+			wantCode(t, err, CodeNoLeader)
+			if took := clock.Boottime() - began; (took >= long) != k.waits || took < leastWait {
+				t.Errorf("refused after %s", took)
+			}
+		})
 	}
 }
 

@@ -20,14 +20,16 @@ import (
 
 // Times and bounds of the Service. Options can change those that tests or small hosts want to change.
 const (
-	leaderWait      = 5 * time.Second       // how long a request waits for a core that has no leader
-	opTimeout       = 10 * time.Second      // a write or a plain read, unless the caller's context ends earlier
-	maxAttempts     = 128                   // times that a request is sent at most; with retryPause it outlasts leaderWait
-	retryPauseFirst = 5 * time.Millisecond  // between attempts, doubling ...
-	retryPauseMax   = 50 * time.Millisecond // ... up to here: an election takes several of these
-	maxWatches      = 1000                  // blocking reads and streams open for one identity
-	maxConcurrent   = 8192                  // requests open for one identity, watches included, and writes that wait at the gate
-	maxForwarded    = 4096                  // requests that one other agent has open here
+	leaderWait      = 5 * time.Second        // how long a core may be without a leader before requests are refused: they wait meanwhile
+	leastWait       = 200 * time.Millisecond // what each of them waits all the same: the election may be over just now
+	hopelessAfter   = time.Second            // how long nobody leads before the word of gossip that nobody can counts
+	opTimeout       = 10 * time.Second       // a write or a plain read, unless the caller's context ends earlier
+	maxAttempts     = 128                    // times that a request is sent at most; with retryPause it outlasts leaderWait
+	retryPauseFirst = 5 * time.Millisecond   // between attempts, doubling ...
+	retryPauseMax   = 50 * time.Millisecond  // ... up to here: an election takes several of these
+	maxWatches      = 1000                   // blocking reads and streams open for one identity
+	maxConcurrent   = 8192                   // requests open for one identity, watches included, and writes that wait at the gate
+	maxForwarded    = 4096                   // requests that one other agent has open here
 )
 
 // Proposed is where a command stands in the log and what it resulted in (state.DecodeResult).
@@ -47,6 +49,9 @@ type Local struct {
 	HoldsKV func() bool
 	// Leader names the leader as far as this agent knows, and whether it is this agent. It must be cheap.
 	Leader func() (node string, self, known bool)
+	// Leaderless is for how long this agent has seen the core without a leader, and whether gossip holds so few of its voters
+	// alive that none can come; 0 and false when it does not know. Nil: it never does.
+	Leaderless func() (since time.Duration, hopeless bool)
 	// Propose appends a command to the log. not_leader means that this agent does not lead and surely did not.
 	Propose func(ctx context.Context, command []byte) (Proposed, error)
 	// ReadIndex confirms leadership with a majority and returns the index that a read must wait for.
@@ -128,7 +133,7 @@ type Options struct {
 	// IdentifyTLS says who is behind the verified client certificate of an https request, by the applied state of now.
 	// Nil refuses all certificates.
 	IdentifyTLS func(tls.ConnectionState) (Caller, error)
-	// LeaderWait bounds the wait for a leader, OpTimeout a whole write or plain read.
+	// LeaderWait bounds how long the core may be without a leader while requests wait for one, OpTimeout a whole write or plain read.
 	LeaderWait, OpTimeout time.Duration
 	// Concurrent and Watches bound what one identity has open.
 	Concurrent, Watches int

@@ -125,7 +125,8 @@ func TestSelectors(t *testing.T) {
 		"group:27": "no selector is", "uid": "not a number", "uid:": "not a number", "uid:x": "not a number", "uid:-1": "not a number", "uid:01": "not a number",
 		"uid:4294967296": "not a number", "uid:1,uid:2": "never both be true", "uid:2,uid:1": "not sorted", "uid:1,uid:1": "there twice", "color:red": "no known kind",
 		"unit:web": "name of a unit", "unit:a/b.service": "name of a unit", "unit:a b.service": "name of a unit", "unit:": "name of a unit",
-		"cgroup:system.slice": "path from the root", "cgroup:/a/../b": "path from the root", "path:x,uid:1": "path from the root", "sha256:00,uid:1": "not a SHA-256",
+		"cgroup:system.slice": "path from the root", "cgroup:/a/../b": "path from the root", "path:x,uid:1": "path from the root", "invocation:01,unit:web.service": "32 digits",
+		"invocation:" + hash[:32]: "no selector is a uid, unit or cgroup", "invocation:" + hash[:32] + ",invocation:" + strings.Repeat("0b", 16) + ",uid:1": "can never both be true", "sha256:00,uid:1": "not a SHA-256",
 		"sha256:" + strings.ToUpper(hash) + ",uid:1": "not a SHA-256", "cgroup:/" + strings.Repeat("a", MaxSelectorBytes): "the limit is",
 	} {
 		list := strings.Split(selectors, ",")
@@ -136,7 +137,7 @@ func TestSelectors(t *testing.T) {
 			t.Errorf("%.60q: %v, want %q", selectors, err, reason)
 		}
 	}
-	for _, list := range [][]string{{"uid:0"}, {"unit:web.service"}, {"cgroup:/"}, {"gid:1", "group:2", "group:3", "path:/x", "sha256:" + hash, "uid:4294967295"}} {
+	for _, list := range [][]string{{"uid:0"}, {"unit:web.service"}, {"cgroup:/"}, {"invocation:" + hash[:32], "unit:web.service"}, {"gid:1", "group:2", "group:3", "path:/x", "sha256:" + hash, "uid:4294967295"}} {
 		if err := CheckSelectors(list); err != nil {
 			t.Errorf("%v: %v", list, err)
 		}

@@ -160,6 +160,8 @@ var selectorKinds = map[string]struct {
 	"cgroup": {checkAbsolute, false, true},
 	"path":   {checkAbsolute, true, false},
 	"sha256": {checkSHA256, true, false},
+	// Of a unit, and changes whenever that is started: beside the unit, whose boundary it is.
+	"invocation": {checkInvocation, true, false},
 }
 
 // CheckSelectors returns nil for the selectors that an entry may have: sorted, each of a known kind with a value that can be
@@ -176,7 +178,7 @@ func CheckSelectors(selectors []string) error {
 		case len(selector) > MaxSelectorBytes:
 			return fmt.Errorf("the selector %.40q... has %d bytes: the limit is %d", selector, len(selector), MaxSelectorBytes)
 		case !known:
-			return fmt.Errorf("the selector %q is of no known kind: use KIND:VALUE with uid, gid, group, unit, cgroup, path or sha256", selector)
+			return fmt.Errorf("the selector %q is of no known kind: use KIND:VALUE with uid, gid, group, unit, invocation, cgroup, path or sha256", selector)
 		case spec.single && kind == before:
 			return fmt.Errorf("two selectors of the kind %s can never both be true: make one entry for each", kind)
 		}
@@ -228,6 +230,13 @@ func checkAbsolute(value string) error {
 func checkSHA256(value string) error {
 	if !checkHex(value, 64) {
 		return errors.New("the value is not a SHA-256: 64 digits of 0-9 and a-f")
+	}
+	return nil
+}
+
+func checkInvocation(value string) error {
+	if !checkHex(value, 32) {
+		return errors.New("the value is not the id of a unit's run: 32 digits of 0-9 and a-f, as systemctl show -P InvocationID UNIT prints them")
 	}
 	return nil
 }

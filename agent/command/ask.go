@@ -107,7 +107,7 @@ func (a *app) until(ctx context.Context, again func(error) bool, try func() erro
 	var last error
 	for {
 		err := try()
-		if last == nil || ctx.Err() == nil || !mayRepeat(err) {
+		if last == nil || !cutOff(ctx, err) {
 			last = err
 		}
 		if err == nil || a.wait <= 0 || !again(err) || ctx.Err() != nil {
@@ -123,6 +123,14 @@ func (a *app) until(ctx context.Context, again func(error) bool, try func() erro
 			return last
 		}
 	}
+}
+
+// cutOff reports a failure that may come of the end of ctx alone. The other end of a connection may see that end a moment earlier.
+func cutOff(ctx context.Context, err error) bool {
+	at, ends := ctx.Deadline()
+	over := ctx.Err() != nil || ends && time.Until(at) < askAgain
+	var f *failure
+	return over && (mayRepeat(err) || errors.As(err, &f) && f.code == exitNoAgent)
 }
 
 // mayRepeat reports a failure after which the same request may be sent again without harm. One whose

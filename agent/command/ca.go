@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,9 +46,12 @@ func caTable(w io.Writer, s client.CAStatus) {
 	}
 	switch {
 	case !s.Measured:
-		fields(w, "step", "not known: there is no leader")
+		fields(w, "step", "not known: no leader has measured it")
 	case s.Step != "none":
 		fields(w, "step", s.Step+": "+s.Reason)
+	}
+	if s.Wanted && queues(s) {
+		fields(w, "asked for", "another replacement, which begins when the old root has left the bundle")
 	}
 	if len(s.WaitingFor) > 0 {
 		fields(w, "waiting for", strings.Join(s.WaitingFor, ", "))
@@ -105,7 +109,7 @@ func (a *app) caRotateCommand() *cobra.Command {
 				err := c.RotateCA(ctx, force, compromised)
 				value := map[string]any{"force": force, "compromised": compromised, "asked": true, "waiting_for": s.WaitingFor}
 				return answer{value: value, table: func(w io.Writer) {
-					row(w, "the root is being replaced; see parley ca status, and parley ca timeline")
+					row(w, rotateAsked(s, compromised))
 				}}, err
 			})(cmd, nil)
 		},
@@ -121,6 +125,12 @@ func (a *app) caRotateCommand() *cobra.Command {
 // rotateRadius says what is at stake.
 func rotateRadius(s client.CAStatus, force, compromised bool) string {
 	text := "the root is replaced; nobody notices"
+	switch {
+	case force && len(s.WaitingFor) > 0:
+		text = "the root is replaced"
+	case queues(s) && !compromised:
+		text = anotherOne
+	}
 	if compromised {
 		text = "the root is replaced in haste; within ten minutes nothing that chains to the old one counts, whoever has it: agents that are " +
 			"cut off for so long come back only by joining again, and third parties need the new bundle"
@@ -138,6 +148,27 @@ func rotateRadius(s client.CAStatus, force, compromised bool) string {
 		text += "\n  it waits for: " + strings.Join(s.WaitingFor, ", ")
 	}
 	return text
+}
+
+// anotherOne is what a rotation comes to while the one before is under way: by another operator, perhaps, who has just asked.
+const anotherOne = "a replacement of the root is under way; another one is noted, and begins when the old root has left the bundle"
+
+// queues reports whether another replacement has to wait: the new root signs already, and the old one is in the bundle still. While
+// there is a next root, who asks again asks for the same.
+func queues(s client.CAStatus) bool {
+	has := func(role string) bool {
+		return slices.ContainsFunc(s.Roots, func(r client.CARoot) bool { return r.Role == role })
+	}
+	return has("old") && !has("next")
+}
+
+// rotateAsked is the answer to who has asked for a rotation, by how the roots were before.
+func rotateAsked(s client.CAStatus, compromised bool) string {
+	const see = "; see parley ca status, and parley ca timeline"
+	if queues(s) && !compromised {
+		return anotherOne + see
+	}
+	return "the root is being replaced" + see
 }
 
 func (a *app) caTimelineCommand() *cobra.Command {

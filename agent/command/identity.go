@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -66,7 +69,7 @@ func (a *app) identityExplainCommand() *cobra.Command {
 func tableExplanation(w io.Writer, e client.IdentityExplanation) {
 	row(w, fmt.Sprintf("Found of process %d:", e.PID))
 	for _, s := range e.Selectors {
-		row(w, "  "+s)
+		row(w, "  "+plainly(s))
 	}
 	if len(e.Entries) == 0 {
 		row(w, "No entry holds: the process gets no identity.")
@@ -77,9 +80,28 @@ func tableExplanation(w io.Writer, e client.IdentityExplanation) {
 	for _, near := range e.Nearest {
 		row(w, fmt.Sprintf("Not %s, by the entry %s:", near.SPIFFEID, near.Name))
 		for _, d := range near.Differences {
-			row(w, "  "+d)
+			row(w, "  "+plainly(d))
 		}
 	}
+}
+
+// unknownNodes are the nodes of an entry that no agent has the name of, perhaps by a typing error. Without members nothing is known.
+func unknownNodes(nodes []string, members []client.Member) (unknown []string) {
+	for _, node := range nodes {
+		if len(members) > 0 && !slices.ContainsFunc(members, func(m client.Member) bool { return m.Name == node }) {
+			unknown = append(unknown, node)
+		}
+	}
+	return unknown
+}
+
+// plainly is a text as it can be shown: in quotes if it has anything but printable characters. A user names his programs as he
+// likes, and must not write lines of his own, or colours, to the terminal of who looks at them.
+func plainly(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) || !utf8.ValidString(s) {
+		return strconv.Quote(s)
+	}
+	return s
 }
 
 func (a *app) entryAddCommand() *cobra.Command {
@@ -89,9 +111,10 @@ func (a *app) entryAddCommand() *cobra.Command {
 		Use:   "add NAME",
 		Short: "Say which programs get an identity",
 		Long: "A program gets the identity if all selectors hold for it. Each is KIND:VALUE with uid, gid, group, unit (of\n" +
-			"systemd), cgroup, path or sha256 (of the program's file); one of them has to be uid, unit or cgroup, because the\n" +
-			"others can be had by any user who runs the same program. The identity is spiffe://TRUST-DOMAIN/svc/NAME unless\n" +
-			"--id says otherwise. It is there within milliseconds, on every agent or on those that --node names.",
+			"systemd), invocation (of that unit: one run of it), cgroup, path or sha256 (of the program's file); one of them has\n" +
+			"to be uid, unit or cgroup, because the others can be had by any user who runs the same program. The identity is\n" +
+			"spiffe://TRUST-DOMAIN/svc/NAME unless --id says otherwise. It is there within milliseconds, on every agent or on\n" +
+			"those that --node names.",
 		Example: "  parley identity entry add web --selector unit:web.service\n" +
 			"  parley identity entry add batch --id /team/batch --selector uid:1001 --selector path:/usr/bin/batch --ttl 10m\n" +
 			"  parley identity entry add web --selector uid:1002 --service web --replace",
@@ -109,9 +132,20 @@ func (a *app) entryAddCommand() *cobra.Command {
 			spec.TTLSeconds, spec.JWTTTLSeconds = uint64(ttl/time.Second), uint64(jwtTTL/time.Second)
 			return a.change(func(ctx context.Context, c *client.Client) (answer, error) {
 				e, err := c.SetEntry(ctx, spec)
+				if err != nil {
+					return answer{}, err
+				}
+				var unknown []string
+				if len(e.Nodes) > 0 {
+					members, _ := c.Members(ctx) // the entry is written: who cannot be asked is not warned
+					unknown = unknownNodes(e.Nodes, members)
+				}
 				return answer{value: e, table: func(w io.Writer) {
 					row(w, fmt.Sprintf("%s is for programs with %s", e.SPIFFEID, strings.Join(e.Selectors, ", ")))
-				}}, err
+					for _, node := range unknown {
+						row(w, fmt.Sprintf("no agent is named %s: there it counts once one has joined", node))
+					}
+				}}, nil
 			})(cmd, nil)
 		},
 	}

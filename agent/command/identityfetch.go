@@ -37,7 +37,7 @@ type identityFetch struct {
 
 func (f *identityFetch) flags(cmd *cobra.Command, write string) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.socket, "socket", "", "the workload socket (default that in --data-dir if given, else $"+workloadapi.SocketEnv+", else /run/parley/workload.sock)")
+	flags.StringVar(&f.socket, "socket", "", "the workload socket (default that in --data-dir if given, else $"+workloadapi.SocketEnv+", else that beside the admin socket of --addr or $PARLEY_ADDR, else /run/parley/workload.sock)")
 	flags.StringVar(&f.write, "write", "", write)
 	flags.BoolVar(&f.watch, "watch", false, "stay, and write again whenever something is new; needs --write")
 }

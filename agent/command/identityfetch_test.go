@@ -164,6 +164,34 @@ func (w *fetchWorld) parley(ctx context.Context, args ...string) (code int, out,
 	return code, stdout.String(), stderr.String()
 }
 
+// TestFetchBesideTheAgent: where only an agent was named, by its admin socket, the workload socket beside that is asked. In a lab
+// the command asked the socket of the host, where nobody was.
+func TestFetchBesideTheAgent(t *testing.T) {
+	w := newFetchWorld(t)
+	w.issue("web")
+	admin := "unix://" + filepath.Join(filepath.Dir(w.socket), "admin.sock")
+	for what, k := range map[string]struct {
+		env  string
+		args []string
+		code int
+	}{
+		"by PARLEY_ADDR":      {admin, nil, 0},
+		"by --addr":           {"", []string{"--addr", admin}, 0},
+		"--socket goes first": {admin, []string{"--socket", "/none/s"}, exitNoAgent},
+	} {
+		var stdout, stderr bytes.Buffer
+		a := &app{in: strings.NewReader(""), out: &stdout, err: &stderr, getenv: func(name string) string {
+			if name == addrVariable {
+				return k.env
+			}
+			return ""
+		}}
+		if code := a.run(t.Context(), append([]string{"identity", "fetch", "x509"}, k.args...)); code != k.code {
+			t.Errorf("%s: exit %d: %s%s", what, code, stdout.String(), stderr.String())
+		}
+	}
+}
+
 // TestFetchX509: what is written is one identity that standard readers take, its key for its owner alone; the same again writes
 // nothing, and nothing secret is printed.
 func TestFetchX509(t *testing.T) {
@@ -341,6 +369,10 @@ func TestFetchSaysWhy(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*.pem")); left != nil {
 		t.Errorf("denied, and there is %v", left)
+	}
+	// The bug: the last try was cut off by the end of the wait, and its failure took the place of the reason.
+	if code, _, errs := w.parley(t.Context(), "x509", "--wait", "1s"); code != exitDenied || !strings.Contains(errs, "no identity is registered") {
+		t.Errorf("--wait in vain: exit %d, %s", code, errs)
 	}
 	time.AfterFunc(300*time.Millisecond, func() { w.issue("web") })
 	if code, _, errs := w.parley(t.Context(), "x509", "--write", dir, "--wait", "20s"); code != 0 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -110,10 +111,30 @@ func (f *identityFetch) socketAddress(cmd *cobra.Command) string {
 		socket = f.getenv(workloadapi.SocketEnv)
 	}
 	if socket == "" {
+		socket = f.besideAdmin()
+	}
+	if socket == "" {
 		socket = agent.WorkloadSocket("")
 	}
 	if !strings.Contains(socket, ":") {
 		socket = "unix://" + absolute(socket)
+	}
+	return socket
+}
+
+// besideAdmin is the workload socket of the agent that --addr or PARLEY_ADDR names by its admin socket, if it is there.
+func (f *identityFetch) besideAdmin() string {
+	addr := f.addr
+	if addr == "" {
+		addr = f.getenv(addrVariable)
+	}
+	admin, named := strings.CutPrefix(addr, "unix://")
+	if !named {
+		return ""
+	}
+	socket := agent.WorkloadSocket(filepath.Dir(admin))
+	if _, err := os.Stat(socket); err != nil {
+		return ""
 	}
 	return socket
 }

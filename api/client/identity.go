@@ -408,6 +408,8 @@ func parseAll(ders [][]byte) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
+// writeNewKey makes a key, or takes that of another process that has made one at the same time: what the cluster binds has to be
+// the key that stays.
 func writeNewKey(path string) (*ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -417,5 +419,9 @@ func writeNewKey(path string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return key, replaceFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	err = makeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	if errors.Is(err, fs.ErrExist) {
+		return readKey(path)
+	}
+	return key, err
 }

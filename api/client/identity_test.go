@@ -136,7 +136,13 @@ func TestIdentityFiles(t *testing.T) {
 		},
 		"no certificate": func(dir string) error { return os.WriteFile(filepath.Join(dir, svidFile), nil, 0o600) },
 		"no roots":       func(dir string) error { return os.Remove(filepath.Join(dir, bundleFile)) },
-		"another key":    func(dir string) error { _, err := writeNewKey(filepath.Join(dir, keyFile)); return err },
+		"another key": func(dir string) error {
+			if err := os.Remove(filepath.Join(dir, keyFile)); err != nil {
+				return err
+			}
+			_, err := writeNewKey(filepath.Join(dir, keyFile))
+			return err
+		},
 	} {
 		broken := a.identity(t)
 		if err := spoil(broken.dir); err != nil {
@@ -147,6 +153,38 @@ func TestIdentityFiles(t *testing.T) {
 		}
 		if _, err := NewIdentity(broken.dir, "example.test", "eve"); err == nil {
 			t.Errorf("%s: made anew over it", name)
+		}
+	}
+}
+
+// Who makes an identity in one directory at the same time makes one: a key that the cluster has bound was replaced by that of another,
+// whom the cluster refused, and the certificate was of no use to anybody.
+func TestOneKeyOfManyAtOnce(t *testing.T) {
+	for range 20 {
+		dir := filepath.Join(t.TempDir(), "eve")
+		keys := make(chan *ecdsa.PrivateKey, 8)
+		for range cap(keys) {
+			go func() { // ends with its key
+				id, err := NewIdentity(dir, "example.test", "eve")
+				if err != nil {
+					t.Error(err)
+					keys <- nil
+					return
+				}
+				keys <- id.key
+			}()
+		}
+		kept := <-keys
+		for range cap(keys) - 1 {
+			if other := <-keys; kept == nil || other == nil || !other.Equal(kept) {
+				t.Fatal("two keys were made")
+			}
+		}
+		if onDisk, err := readKey(filepath.Join(dir, keyFile)); err != nil || !onDisk.Equal(kept) {
+			t.Fatalf("another key stays: %v", err)
+		}
+		if left, err := filepath.Glob(filepath.Join(dir, ".new-*")); err != nil || len(left) > 0 {
+			t.Fatalf("left over: %v, %v", left, err)
 		}
 	}
 }

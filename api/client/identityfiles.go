@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -87,14 +88,33 @@ func writePEM(path string, certs []*x509.Certificate) error {
 
 // replaceFile puts data under path in one step, readable for its owner alone (0600): whoever reads sees the old file or
 // the new one, after a crash as well.
-func replaceFile(path string, data []byte) (err error) {
+func replaceFile(path string, data []byte) error { return putFile(path, data, os.Rename) }
+
+// makeFile is replaceFile for a file that there must not be yet: fs.ErrExist, of two at the same time for one.
+func makeFile(path string, data []byte) error { return putFile(path, data, renameAnew) }
+
+// renameAnew gives a file a second name, which fails if somebody has it, and takes the first away.
+func renameAnew(from, to string) error {
+	err := os.Link(from, to)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return errors.Join(err, os.Remove(from))
+	}
+	if _, there := os.Lstat(to); there == nil { // a file system on which a file has one name
+		return errors.Join(fs.ErrExist, os.Remove(from))
+	}
+	return os.Rename(from, to)
+}
+
+func putFile(path string, data []byte, put func(from, to string) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // 0600
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
+			if left := os.Remove(f.Name()); !errors.Is(left, fs.ErrNotExist) {
+				err = errors.Join(err, left)
+			}
 		}
 	}()
 	_, err = f.Write(data)
@@ -104,7 +124,7 @@ func replaceFile(path string, data []byte) (err error) {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := put(f.Name(), path); err != nil {
 		return err
 	}
 	dir, openErr := os.Open(filepath.Dir(path))

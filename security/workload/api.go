@@ -15,11 +15,12 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/parley-mesh/parley/security"
 )
 
 const (
-	maxAudiences     = 16
-	maxAudienceBytes = 2048
+	maxAudienceBytes = 2048 // of a token that is shown, which others may have made
 	maxTokenBytes    = 16 << 10
 )
 
@@ -132,13 +133,8 @@ func (w *workloadServer) FetchJWTSVID(ctx context.Context, r *api.JWTSVIDRequest
 
 // checkJWTRequest returns the identity that a token is wanted for: the zero one stands for all.
 func checkJWTRequest(r *api.JWTSVIDRequest) (spiffeid.ID, error) {
-	if n := len(r.GetAudience()); n == 0 || n > maxAudiences {
-		return spiffeid.ID{}, status.Errorf(codes.InvalidArgument, "audience must be specified: 1 to %d, not %d", maxAudiences, n)
-	}
-	for _, audience := range r.GetAudience() {
-		if audience == "" || len(audience) > maxAudienceBytes {
-			return spiffeid.ID{}, status.Errorf(codes.InvalidArgument, "an audience has 1 to %d bytes", maxAudienceBytes)
-		}
+	if err := security.CheckAudience(r.GetAudience()); err != nil {
+		return spiffeid.ID{}, status.Errorf(codes.InvalidArgument, "audience must be specified: %v", err)
 	}
 	if r.GetSpiffeId() == "" {
 		return spiffeid.ID{}, nil

@@ -24,6 +24,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/parley-mesh/parley/security/invocation"
 )
 
 // The programs of attackers, and of an honest caller. This test binary runs itself as one of them when the environment says so.
@@ -502,5 +504,49 @@ func TestHashFollowsTheFile(t *testing.T) {
 	defer file.Close() //nolint:errcheck // a test's
 	if _, err := h.of(t.Context(), 0, file); err != nil || len(h.mu.known) != 0 {
 		t.Errorf("the hash of a file that just changed is kept (%v)", err)
+	}
+}
+
+// A process of a unit is known by the unit's run as well where systemd says which one that is, and by what else is known where it does not.
+func TestRunOfAUnit(t *testing.T) {
+	p, err := openPeer(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	const cgroup = "/system.slice/web.service/worker"
+	for what, runs := range map[string]*invocation.Asker{
+		"nobody is asked": nil,
+		"there is no bus": invocation.New(filepath.Join(t.TempDir(), "none"), time.Now),
+	} {
+		if got, err := p.unit(t.Context(), cgroup, runs); err != nil || !slices.Equal(got, []Selector{"unit:web.service"}) {
+			t.Errorf("%s: %q, %v", what, got, err)
+		}
+	}
+	if got, err := p.unit(t.Context(), "/user.slice", invocation.New("none", time.Now)); err != nil || len(got) != 0 {
+		t.Errorf("no unit: %q, %v", got, err)
+	}
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "bus"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() //nolint:errcheck // a test's
+	go func() {     // a bus that knows one answer, until the test ends
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close() //nolint:errcheck // a test's
+		_, _ = io.WriteString(c, "OK 0123\r\n")
+		_, _ = io.WriteString(c, "l\x02\x00\x01\x18\x00\x00\x00\x01\x00\x00\x00\x0f\x00\x00\x00"+
+			"\x05\x01u\x00\x02\x00\x00\x00\x08\x01g\x00\x01v\x00\x00"+"\x02ay\x00\x10\x00\x00\x000123456789abcdef")
+		_, _ = io.Copy(io.Discard, c)
+	}()
+	want := []Selector{"unit:web.service", "invocation:30313233343536373839616263646566"}
+	if got, err := p.unit(t.Context(), cgroup, invocation.New(l.Addr().String(), time.Now)); err != nil || !slices.Equal(got, want) {
+		t.Errorf("systemd knows it: %q, %v", got, err)
+	}
+	if groupNumber("/") == 0 || groupNumber("/none/"+t.Name()) != 0 {
+		t.Error("a group's number is not found, or one of none is")
 	}
 }

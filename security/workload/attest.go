@@ -34,14 +34,14 @@ type checks struct {
 // message of its own, sent after P was seen; P knows nothing of the connection. Then A is looked at once more: it has to be
 // what it was. And that A lives, after each of these steps, says that all of it was about A, not about one that has its
 // number now.
-func (c *conn) prove(ctx context.Context, k checks, h *hashes) ([]Selector, error) {
+func (c *conn) prove(ctx context.Context, k checks, look lookups) ([]Selector, error) {
 	if k.before != nil {
 		k.before()
 	}
 	if c.foreign.Load() && !k.noSender {
 		return nil, denied(errForeign)
 	}
-	found, err := c.peer.selectors(ctx, h)
+	found, err := c.peer.selectors(ctx, look)
 	if err != nil {
 		return nil, denied(err)
 	}
@@ -51,7 +51,7 @@ func (c *conn) prove(ctx context.Context, k checks, h *hashes) ([]Selector, erro
 	if err := c.challengeWithin(ctx, cmp.Or(k.within, proveWithin)); err != nil && (!k.noSender || !errors.Is(err, errForeign)) {
 		return nil, denied(err)
 	}
-	again, err := c.peer.selectors(ctx, h)
+	again, err := c.peer.selectors(ctx, look)
 	if err != nil {
 		return nil, denied(err)
 	}

@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/parley-mesh/parley/security/invocation"
 )
 
 // statusLimit bounds what is read of a file of /proc.
@@ -171,7 +173,7 @@ func (p *peer) owner() (owner, error) {
 }
 
 // selectors returns what is known about the process, in order.
-func (p *peer) selectors(ctx context.Context, hashes *hashes) ([]Selector, error) {
+func (p *peer) selectors(ctx context.Context, look lookups) ([]Selector, error) {
 	c, err := p.owner()
 	if err != nil {
 		return nil, err
@@ -189,17 +191,54 @@ func (p *peer) selectors(ctx context.Context, hashes *hashes) ([]Selector, error
 	}
 	if cgroup := parseCgroup(text); cgroup != "" {
 		found = append(found, selector(KindCgroup, cgroup))
-		if unit := unitOf(cgroup); unit != "" {
-			found = append(found, selector(KindUnit, unit))
+		unit, err := p.unit(ctx, cgroup, look.runs)
+		if err != nil {
+			return nil, err
 		}
+		found = append(found, unit...)
 	}
-	program, err := p.program(ctx, hashes)
+	program, err := p.program(ctx, look.hashes)
 	if err != nil {
 		return nil, err
 	}
 	found = append(found, program...)
 	slices.Sort(found)
 	return slices.Compact(found), nil
+}
+
+// unit returns the unit that a cgroup belongs to and which run of it that is. Without a word of systemd there is no run; what else is
+// known counts all the same.
+func (p *peer) unit(ctx context.Context, cgroup string, runs *invocation.Asker) ([]Selector, error) {
+	unit, whole := unitIn(cgroup)
+	if unit == "" {
+		return nil, nil
+	}
+	found := []Selector{selector(KindUnit, unit)}
+	if runs == nil {
+		return found, nil
+	}
+	id, err := runs.Of(ctx, invocation.Unit{Name: unit, Group: groupNumber(whole)})
+	if dead := p.alive(); dead != nil {
+		return nil, dead
+	}
+	if err != nil && ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if id != "" {
+		found = append(found, selector(KindRun, id))
+	}
+	return found, nil
+}
+
+// groupNumber is the number of a cgroup, which the kernel gives out once; 0 when its directory cannot be seen.
+func groupNumber(cgroup string) uint64 {
+	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/systemd"} {
+		var st unix.Stat_t
+		if unix.Stat(root+cgroup, &st) == nil {
+			return st.Ino
+		}
+	}
+	return 0
 }
 
 func number(n uint32) string { return strconv.FormatUint(uint64(n), 10) }

@@ -20,7 +20,7 @@ type peer struct {
 
 func (*peer) close() {}
 
-func (*peer) selectors(context.Context, *hashes) ([]Selector, error) { return nil, errNoAttestation }
+func (*peer) selectors(context.Context, lookups) ([]Selector, error) { return nil, errNoAttestation }
 
 func newPeer(*net.UnixConn) (*peer, error) { return nil, errNoAttestation }
 

@@ -10,13 +10,14 @@ import (
 // The kinds of selectors. Which of them a kernel boundary protects is for the reader of entries to judge: another program of
 // the same user may debug a process, and so be whatever its path and hash say.
 const (
-	KindUID    = "uid"    // effective user
-	KindGID    = "gid"    // effective group
-	KindGroup  = "group"  // a supplementary group
-	KindPath   = "path"   // of the program's file, as this agent sees it
-	KindSHA256 = "sha256" // of the program's file, in hexadecimal
-	KindCgroup = "cgroup" // path below the root of cgroups
-	KindUnit   = "unit"   // of systemd, from the cgroup
+	KindUID    = "uid"        // effective user
+	KindGID    = "gid"        // effective group
+	KindGroup  = "group"      // a supplementary group
+	KindPath   = "path"       // of the program's file, as this agent sees it
+	KindSHA256 = "sha256"     // of the program's file, in hexadecimal
+	KindCgroup = "cgroup"     // path below the root of cgroups
+	KindUnit   = "unit"       // of systemd, from the cgroup
+	KindRun    = "invocation" // the unit's run, as systemd says, in hexadecimal
 )
 
 // selector joins a kind and a value.
@@ -111,17 +112,24 @@ var unitTypes = []string{".service", ".scope", ".socket", ".mount", ".swap"}
 // unitOf returns the system's unit that a cgroup belongs to: the first part of its path that is no slice. What comes below is
 // delegated to the unit, whose user may name it as he likes: the units of a user's own manager are below user@UID.service.
 func unitOf(cgroup string) string {
+	unit, _ := unitIn(cgroup)
+	return unit
+}
+
+// unitIn also returns the cgroup of the unit as a whole.
+func unitIn(cgroup string) (unit, whole string) {
 	for part := range strings.SplitSeq(strings.TrimPrefix(cgroup, "/"), "/") {
+		whole += "/" + part
 		name := strings.TrimPrefix(part, "_") // how systemd escapes names that the kernel has a meaning for
 		if strings.HasSuffix(name, ".slice") {
 			continue
 		}
 		for _, suffix := range unitTypes {
 			if strings.HasSuffix(name, suffix) && len(name) > len(suffix) {
-				return name
+				return name, whole
 			}
 		}
-		return ""
+		return "", ""
 	}
-	return ""
+	return "", ""
 }

@@ -22,6 +22,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+
+	"github.com/parley-mesh/parley/security/invocation"
 )
 
 // The limits of what the processes of a host may ask. Those of a user are shared by all of its processes, so that no user
@@ -48,16 +50,23 @@ type Options struct {
 	Source Source
 	Now    func() time.Time // the host's clock
 	Log    *zap.Logger      // nil: silent
+	Bus    string           // the socket of the host's D-Bus, to ask systemd for the runs of units; "": it is not asked
 }
 
 // Server answers the processes of this host. New starts nothing; Serve blocks until its context ends, and owns all goroutines.
 type Server struct {
 	source Source
-	hashes *hashes
+	look   lookups
 	log    *zap.Logger
 	checks checks // of tests
 	users  users
 	limits limits
+}
+
+// lookups are what is asked for a process besides the kernel, and remembered.
+type lookups struct {
+	hashes *hashes
+	runs   *invocation.Asker // nil: nobody
 }
 
 // limits are numbers that tests make small.
@@ -68,10 +77,14 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
-	return &Server{
-		source: o.Source, hashes: newHashes(o.Now), log: o.Log.WithOptions(zap.WrapCore(paced)), users: users{of: make(map[uint32]*use)},
+	s := &Server{
+		source: o.Source, look: lookups{hashes: newHashes(o.Now)}, log: o.Log.WithOptions(zap.WrapCore(paced)), users: users{of: make(map[uint32]*use)},
 		limits: limits{conns: maxConns, userConns: maxUserConns, userCalls: maxUserCalls},
 	}
+	if o.Bus != "" {
+		s.look.runs = invocation.New(o.Bus, o.Now)
+	}
+	return s
 }
 
 // paced lets so many of the same lines through in a second: any process can cause them.
@@ -293,7 +306,7 @@ func (s *Server) prove(ctx context.Context) ([]Selector, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := c.prove(ctx, s.checks, s.hashes)
+	found, err := c.prove(ctx, s.checks, s.look)
 	if err != nil {
 		s.log.Info("caller of the workload socket not attested", zap.Int32("pid", c.peer.pid), zap.Error(err))
 	}
@@ -374,5 +387,5 @@ func (s *Server) Inspect(ctx context.Context, pid int) ([]Selector, error) {
 		return nil, err
 	}
 	defer p.close()
-	return p.selectors(ctx, s.hashes)
+	return p.selectors(ctx, s.look)
 }
