@@ -306,6 +306,8 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		err = checkHistoryRow(key, revision, row)
 	case TableDenial:
 		err = checkDenialRow(key, row)
+	case TableDeny:
+		err = checkDenyRow(key, row)
 	case TableHistoryMark:
 		err = checkHistoryMark(key, row)
 	case TableEpoch:
