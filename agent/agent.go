@@ -64,20 +64,21 @@ type Agent struct {
 	opts Options
 	log  *zap.Logger
 
-	dir    *dataDir
-	ids    clusterIDs
-	host   *security.Host
-	keys   *security.KeyStore
-	source *security.Source
-	hub    *watch.Hub
-	views  *viewSwitch
-	epochs *epochs
-	book   *book
-	pool   *transport.Pool
-	live   *transport.Live
-	core   *coreRunner
-	issuer *issuer
-	rotor  *rotor
+	dir     *dataDir
+	ids     clusterIDs
+	host    *security.Host
+	keys    *security.KeyStore
+	source  *security.Source
+	denials *denials
+	hub     *watch.Hub
+	views   *viewSwitch
+	epochs  *epochs
+	book    *book
+	pool    *transport.Pool
+	live    *transport.Live
+	core    *coreRunner
+	issuer  *issuer
+	rotor   *rotor
 
 	sealKeeper *sealKeeper
 	jwtSigner  *jwtSigner
@@ -274,10 +275,11 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.hub = watch.NewHub(loadCopy(a.dir, a.log))
 	a.views = &viewSwitch{hub: a.hub}
 	a.epochs = newEpochs(a.dir, a.ids.raftEpoch(), a.hub.View, a.log.Named("epoch"))
+	a.denials = newDenials(a.ids.Node, a.ids.ClusterID, a.hub.View, a.now, a.log.Named("denials"))
 	a.source, err = security.NewSource(security.SourceOptions{
 		Dir: a.dir.path, TrustDomain: td, Node: a.ids.Node, Host: a.host,
 		Now: a.now, HostKeyOf: a.hostKeyOf, Denied: a.hasLeft, OperatorKey: a.operatorKey,
-		IssuerDenied: a.issuerDenied, External: a.outside.first, Log: a.log.Named("security"),
+		IssuerDenied: a.issuerDenied, CertDenied: a.denials.cert, External: a.outside.first, Log: a.log.Named("security"),
 	})
 	if err != nil {
 		return identityError(fmt.Errorf("load this agent's identity: %w", err), a.ids.Node)
@@ -325,6 +327,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.sealKeeper, a.jwtSigner = newSealKeeper(a), newJWTSigner(a)
 	a.workloads = newWorkloadIssuer(a)
 	a.identities = a.newIdentities()
+	a.denials.wake = a.identities.hurry
 	a.renewer = a.newRenewer()
 	if err := a.newGossip(socks); err != nil {
 		return err
@@ -369,6 +372,7 @@ func (a *Agent) newGossip(socks *sockets) error {
 		HostKey: a.host.Signer, HostKeyOf: a.hostKeyOf, BindingsChanged: a.bindingsChanged(),
 		ResetKey: resetKey(a.host), Epoch: epoch, Seeds: a.book.seeds,
 		Timing: gossipTiming(a.cfg.Gossip.Profile), Now: a.now, NextBeat: nextBeat, Log: a.log.Named("membership"),
+		Told: a.denials.statements, Heard: a.denials.hear,
 	})
 	return err
 }

@@ -55,11 +55,11 @@ func TestDeny(t *testing.T) {
 // TestDenyChecks: what cannot be denied is refused, with what to do instead.
 func TestDenyChecks(t *testing.T) {
 	for subject, says := range map[string]string{
-		"spiffe://example.test/parley/agent/a1":      "parley evict a1",
-		"spiffe://example.test/parley/other":         "below /parley",
-		"spiffe://example.test":                      "no path",
+		"spiffe://example.test/parley/agent/a1":     "parley evict a1",
+		"spiffe://example.test/parley/other":        "below /parley",
+		"spiffe://example.test":                     "no path",
 		"web":                                       "does not begin with",
-		"spiffe://example.test/parley/operator/A B":  "operator",
+		"spiffe://example.test/parley/operator/A B": "operator",
 		"spiffe://ex ample.org/parley/operator/eve": "trust domain",
 	} {
 		if err := (DenySet{Kind: DenyID, Subject: subject}).check(); err == nil || !strings.Contains(err.Error(), says) {

@@ -49,8 +49,8 @@ type DenyStatement struct {
 	Signature []byte       // over Signed
 }
 
-// Newest is the revision of the newest notice.
-func (s DenyStatement) Newest() uint64 { return s.Notices[0].Revision }
+// Newest is when the newest of it was decided.
+func (s DenyStatement) Newest() clock.Stamp { return s.Notices[0].At }
 
 // Signed is what the signature covers.
 func (s DenyStatement) Signed(clusterID string) []byte {
@@ -113,7 +113,7 @@ func (s DenyStatement) check() error {
 		return errors.New("no signature")
 	}
 	for i, n := range s.Notices {
-		if n.Until > maxDenyUnixStamp || i > 0 && n.Revision > s.Notices[i-1].Revision {
+		if n.Until > maxDenyUnixStamp || i > 0 && n.At > s.Notices[i-1].At {
 			return errors.New("notices out of order, or an end that is no time")
 		}
 	}
@@ -137,7 +137,7 @@ func (v *View) DenyNotices(most int) []DenyNotice {
 		return true
 	})
 	slices.SortFunc(all, func(a, b DenyNotice) int {
-		return cmp.Or(cmp.Compare(b.Revision, a.Revision), slices.Compare(a.Mark[:], b.Mark[:]))
+		return cmp.Or(cmp.Compare(b.At, a.At), cmp.Compare(b.Revision, a.Revision), slices.Compare(a.Mark[:], b.Mark[:]))
 	})
 	return all[:min(len(all), most)]
 }

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/parley-mesh/parley/clock"
 )
 
 // TestDenyNotices: the newest come first, with removals and evictions among them, and so many and no more are told.
@@ -48,7 +50,7 @@ func testStatement(notices int) DenyStatement {
 	s := DenyStatement{Node: strings.Repeat("n", MaxNameBytes), Signature: make([]byte, 72)}
 	for i := range notices {
 		s.Notices = append(s.Notices, DenyNotice{
-			Mark: DenyMark{byte(i)}, Revision: 1<<63 - uint64(i), At: 1<<64 - 1, Until: maxDenyUnixStamp, Removed: i%2 == 0,
+			Mark: DenyMark{byte(i)}, Revision: 1<<63 - uint64(i), At: clock.Stamp(1<<64 - 1 - i), Until: maxDenyUnixStamp, Removed: i%2 == 0,
 		})
 	}
 	return s
@@ -69,7 +71,7 @@ func TestDenyStatement(t *testing.T) {
 		"nothing":      func(s *DenyStatement) { s.Notices = nil },
 		"no signature": func(s *DenyStatement) { s.Signature = nil },
 		"no node":      func(s *DenyStatement) { s.Node = "" },
-		"order":        func(s *DenyStatement) { s.Notices[0].Revision = 1 },
+		"order":        func(s *DenyStatement) { s.Notices[0].At = 1 },
 		"no time":      func(s *DenyStatement) { s.Notices[1].Until = maxDenyUnixStamp + 1 },
 		"many":         func(s *DenyStatement) { s.Notices = testStatement(MaxDenyNotices + 1).Notices },
 		"signature":    func(s *DenyStatement) { s.Signature = make([]byte, maxDenySignatureBytes+1) },

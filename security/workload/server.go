@@ -47,12 +47,15 @@ const (
 type Options struct {
 	Source Source
 	Now    func() time.Time // the host's clock
-	Log    *zap.Logger      // nil: silent
+	// Denied tells whether tokens of an identity are refused. nil: none are.
+	Denied func(spiffeid.ID) bool
+	Log    *zap.Logger // nil: silent
 }
 
 // Server answers the processes of this host. New starts nothing; Serve blocks until its context ends, and owns all goroutines.
 type Server struct {
 	source Source
+	denied func(spiffeid.ID) bool
 	hashes *hashes
 	log    *zap.Logger
 	checks checks // of tests
@@ -68,8 +71,11 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
+	if o.Denied == nil {
+		o.Denied = func(spiffeid.ID) bool { return false }
+	}
 	return &Server{
-		source: o.Source, hashes: newHashes(o.Now), log: o.Log.WithOptions(zap.WrapCore(paced)), users: users{of: make(map[uint32]*use)},
+		source: o.Source, denied: o.Denied, hashes: newHashes(o.Now), log: o.Log.WithOptions(zap.WrapCore(paced)), users: users{of: make(map[uint32]*use)},
 		limits: limits{conns: maxConns, userConns: maxUserConns, userCalls: maxUserCalls},
 	}
 }
@@ -305,6 +311,8 @@ func refusal(err error) error {
 	switch {
 	case errors.Is(err, ErrNoIdentity):
 		return status.Error(codes.PermissionDenied, "no identity issued: "+ErrNoIdentity.Error())
+	case errors.Is(err, ErrDenied):
+		return status.Error(codes.PermissionDenied, "no identity issued: "+ErrDenied.Error())
 	case errors.Is(err, ErrNotReady):
 		return status.Error(codes.Unavailable, ErrNotReady.Error())
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
