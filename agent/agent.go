@@ -102,6 +102,8 @@ type Agent struct {
 	watcher    *watcher
 	leaderHint leaderHint
 
+	cutFrom atomic.Pointer[func(node string) bool] // tests: whose connections this agent refuses, as of one that left
+
 	operatorConns operatorConns // on the mesh port
 	operatorHTTPS operatorConns
 	held          held

@@ -54,6 +54,7 @@ type denials struct {
 	version atomic.Uint64 // counts what was heard
 	changed chan struct{} // capacity 1, a level: connections are to be judged again
 	wake    func()        // what else goes by denials looks again
+	deaf    atomic.Bool   // tests: nothing that others tell is heard
 
 	mu struct {
 		sync.Mutex // a View is read under it, nothing else is done
@@ -245,7 +246,7 @@ func (d *denials) statements() (all [][]byte) {
 // is forged or comes from who may not tell, changes nothing.
 func (d *denials) hear(from string, encoded []byte) (passOn bool) {
 	s, err := state.DecodeDenyStatement(encoded)
-	if err != nil || !d.isNews(s) {
+	if err != nil || !d.isNews(s) || d.deaf.Load() {
 		return false
 	}
 	v := d.view()

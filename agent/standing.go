@@ -33,6 +33,9 @@ func (a *Agent) hasLeft(id spiffeid.ID) bool {
 	if err != nil {
 		return false // the verifier refuses it by itself
 	}
+	if cut := a.cutFrom.Load(); cut != nil && (*cut)(node) {
+		return true
+	}
 	v := a.hub.View()
 	row, ok := v.Node(node)
 	return ok && (row.Left || a.denials.host(v, row.HostKey))
