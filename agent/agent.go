@@ -276,8 +276,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	}
 	a.hub = watch.NewHub(loadCopy(a.dir, a.log))
 	a.views = &viewSwitch{hub: a.hub}
-	a.epochs = newEpochs(a.dir, a.ids.raftEpoch(), a.hub.View, a.log.Named("epoch"))
-	a.denials = newDenials(a.ids.Node, a.ids.ClusterID, a.hub.View, a.now, a.log.Named("denials"))
+	a.epochs, a.denials = newEpochs(a.dir, a.ids.raftEpoch(), a.hub.View, a.log.Named("epoch")), a.newDenials()
 	a.source, err = security.NewSource(security.SourceOptions{
 		Dir: a.dir.path, TrustDomain: td, Node: a.ids.Node, Host: a.host,
 		Now: a.now, HostKeyOf: a.hostKeyOf, Denied: a.hasLeft, OperatorKey: a.operatorKey,
@@ -329,7 +328,6 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.sealKeeper, a.jwtSigner = newSealKeeper(a), newJWTSigner(a)
 	a.workloads = newWorkloadIssuer(a)
 	a.identities = a.newIdentities()
-	a.denials.wake = a.identities.hurry
 	a.renewer = a.newRenewer()
 	if err := a.newGossip(socks); err != nil {
 		return err

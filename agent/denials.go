@@ -76,6 +76,10 @@ func newDenials(node, cluster string, view func() *state.View, now func() time.T
 	return d
 }
 
+func (a *Agent) newDenials() *denials {
+	return newDenials(a.ids.Node, a.ids.ClusterID, a.hub.View, a.now, a.log.Named("denials"))
+}
+
 func unixOf(t time.Time) uint64 { return uint64(max(t.Unix(), 0)) }
 
 // heardOf returns what others have told of a mark, if the applied state does not know better.
@@ -257,7 +261,7 @@ func (d *denials) hear(from string, encoded []byte) (passOn bool) {
 	d.keep(s, slices.Clone(encoded))
 	if d.take(v, s) {
 		d.version.Add(1)
-		d.log.Warn("heard of denials that the applied state does not know yet", zap.String("peer", from), zap.String("node", s.Node), zap.Int("count", len(s.Notices)))
+		d.log.Info("heard of denials that the applied state does not know yet", zap.String("peer", from), zap.String("node", s.Node), zap.Int("count", len(s.Notices)))
 		select {
 		case d.changed <- struct{}{}:
 		default: // a signal is waiting already

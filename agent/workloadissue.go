@@ -280,8 +280,10 @@ func (w *workloadIssuer) sources() []string {
 
 // newIdentities is this agent's source of identities for the programs of its host.
 func (a *Agent) newIdentities() *identities {
-	return newIdentities(identitiesOptions{
+	s := newIdentities(identitiesOptions{
 		node: a.ids.Node, td: a.source.ID().TrustDomain(), hub: a.hub, now: a.now, ready: a.certified,
 		denials: a.denials, issue: a.workloads.askWorkload, mint: a.workloads.askToken, ownRoots: a.source.Bundle, log: a.log.Named("identity"),
 	})
+	a.denials.wake = s.hurry
+	return s
 }

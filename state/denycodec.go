@@ -67,14 +67,3 @@ func DecodeDeny(row []byte) (Deny, error) {
 	d.By, d.Reason = r.string(MaxCallerBytes, "caller"), r.string(MaxReasonBytes, "reason")
 	return d, r.done()
 }
-
-func checkDenyRow(key string, row []byte) error {
-	d, err := DecodeDeny(row)
-	if err != nil {
-		return err
-	}
-	if mark := d.Mark(); key != string(mark[:]) {
-		return errOtherKey
-	}
-	return nil
-}

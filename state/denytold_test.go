@@ -3,6 +3,7 @@ package state
 import (
 	"crypto/sha256"
 	"errors"
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -50,7 +51,7 @@ func testStatement(notices int) DenyStatement {
 	s := DenyStatement{Node: strings.Repeat("n", MaxNameBytes), Signature: make([]byte, 72)}
 	for i := range notices {
 		s.Notices = append(s.Notices, DenyNotice{
-			Mark: DenyMark{byte(i)}, Revision: 1<<63 - uint64(i), At: clock.Stamp(1<<64 - 1 - i), Until: maxDenyUnixStamp, Removed: i%2 == 0,
+			Mark: DenyMark{byte(i)}, Revision: 1<<63 - uint64(i), At: clock.Stamp(math.MaxUint64) - clock.Stamp(i), Until: maxDenyUnixStamp, Removed: i%2 == 0,
 		})
 	}
 	return s
