@@ -156,12 +156,18 @@ func (d *denials) issuer(v *state.View, node string) (at time.Time, yes bool) {
 // has come to know.
 func (d *denials) run(ctx context.Context, hub *watch.Hub, sign func(purpose string, data []byte) ([]byte, error), member func() bool, tell func([]byte)) error {
 	group := hub.Group()
+	var subs []*watch.Subscription
+	defer func() {
+		for _, sub := range subs {
+			sub.Close()
+		}
+	}()
 	for _, table := range []state.Table{state.TableDeny, state.TableDenial, state.TableCore} {
 		sub, err := group.Subscribe(watch.Selector{Table: table, Prefix: true}, uint64(table))
 		if err != nil {
 			return err
 		}
-		defer sub.Close()
+		subs = append(subs, sub)
 	}
 	var taken []watch.Woken
 	for ctx.Err() == nil {

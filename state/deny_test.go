@@ -125,7 +125,7 @@ func TestDeniesAreBounded(t *testing.T) {
 	if got := more(5000, MaxDenies); got != CodeOK {
 		t.Errorf("in place of one that was removed: %s", got)
 	}
-	if _, ok := m.View().Deny(MarkOfSerial([]byte(mustHex(t, testSerial(8))))); ok {
+	if _, ok := m.View().Deny(MarkOfSerial(mustHex(t, testSerial(8)))); ok {
 		t.Error("another one was forgotten than the one that was removed first, or none")
 	}
 	if got := more(200_000, MaxDenies+1); got != CodeOK || m.View().Rows(TableDeny) != MaxDenies-2 {
