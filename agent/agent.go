@@ -64,20 +64,21 @@ type Agent struct {
 	opts Options
 	log  *zap.Logger
 
-	dir    *dataDir
-	ids    clusterIDs
-	host   *security.Host
-	keys   *security.KeyStore
-	source *security.Source
-	hub    *watch.Hub
-	views  *viewSwitch
-	epochs *epochs
-	book   *book
-	pool   *transport.Pool
-	live   *transport.Live
-	core   *coreRunner
-	issuer *issuer
-	rotor  *rotor
+	dir     *dataDir
+	ids     clusterIDs
+	host    *security.Host
+	keys    *security.KeyStore
+	source  *security.Source
+	denials *denials
+	hub     *watch.Hub
+	views   *viewSwitch
+	epochs  *epochs
+	book    *book
+	pool    *transport.Pool
+	live    *transport.Live
+	core    *coreRunner
+	issuer  *issuer
+	rotor   *rotor
 
 	sealKeeper *sealKeeper
 	jwtSigner  *jwtSigner
@@ -100,6 +101,8 @@ type Agent struct {
 	service    *api.Service
 	watcher    *watcher
 	leaderHint leaderHint
+
+	cutFrom atomic.Pointer[func(node string) bool] // tests: whose connections this agent refuses, as of one that left
 
 	operatorConns operatorConns // on the mesh port
 	operatorHTTPS operatorConns
@@ -274,11 +277,11 @@ func (a *Agent) assemble(socks *sockets) error {
 	}
 	a.hub = watch.NewHub(loadCopy(a.dir, a.log))
 	a.views = &viewSwitch{hub: a.hub}
-	a.epochs = newEpochs(a.dir, a.ids.raftEpoch(), a.hub.View, a.log.Named("epoch"))
+	a.epochs, a.denials = newEpochs(a.dir, a.ids.raftEpoch(), a.hub.View, a.log.Named("epoch")), a.newDenials()
 	a.source, err = security.NewSource(security.SourceOptions{
 		Dir: a.dir.path, TrustDomain: td, Node: a.ids.Node, Host: a.host,
 		Now: a.now, HostKeyOf: a.hostKeyOf, Denied: a.hasLeft, OperatorKey: a.operatorKey,
-		IssuerDenied: a.issuerDenied, External: a.outside.first, Log: a.log.Named("security"),
+		IssuerDenied: a.issuerDenied, CertDenied: a.denials.cert, External: a.outside.first, Log: a.log.Named("security"),
 	})
 	if err != nil {
 		return identityError(fmt.Errorf("load this agent's identity: %w", err), a.ids.Node)
@@ -370,6 +373,7 @@ func (a *Agent) newGossip(socks *sockets) error {
 		HostKey: a.host.Signer, HostKeyOf: a.hostKeyOf, BindingsChanged: a.bindingsChanged(),
 		ResetKey: resetKey(a.host), Epoch: epoch, Seeds: a.book.seeds,
 		Timing: gossipTiming(a.cfg.Gossip.Profile), Now: a.now, NextBeat: nextBeat, Log: a.log.Named("membership"),
+		Told: a.denials.statements, Heard: a.denials.hear,
 	})
 	return err
 }

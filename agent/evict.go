@@ -12,17 +12,21 @@ const issuerGrace = 20 * time.Second
 
 // issuerDenied says whether an intermediate of a core member counts no more.
 func (a *Agent) issuerDenied(node string, issued time.Time) bool {
-	return deniedSince(a.hub.View(), node, issued, a.now().Add(-issuerGrace))
+	return a.deniedSince(node, issued, a.now().Add(-issuerGrace))
 }
 
 // issuerEnds says whether the issuer of this agent's own certificate is denied, or about to be.
 func (a *Agent) issuerEnds() bool {
 	node, issued := a.source.IssuedBy()
-	return deniedSince(a.hub.View(), node, issued, a.now())
+	return a.deniedSince(node, issued, a.now())
 }
 
 // deniedSince reports whether a node was evicted, at or before a time, with an issuer that is no newer than that.
-func deniedSince(v *state.View, node string, issued, by time.Time) bool {
+func (a *Agent) deniedSince(node string, issued, by time.Time) bool {
+	v := a.hub.View()
+	if at, told := a.denials.issuer(v, node); told && !issued.After(at) && !by.Before(at) {
+		return true
+	}
 	if v.Rows(state.TableDenial) == 0 {
 		return false // nearly always
 	}

@@ -46,7 +46,7 @@ type identities struct {
 	mu struct {
 		sync.Mutex // nothing is asked of others under it; a View is read
 		index      *entryIndex
-		revision   [2]uint64 // of the entries and of this node's catalog, by which index was made
+		revision   [4]uint64 // of the entries, of this node's catalog, and of what is denied, by which index was made
 		held       map[string]*heldIdentity
 		waiting    map[string]*waitingSet
 	}
@@ -58,6 +58,7 @@ type identitiesOptions struct {
 	td       spiffeid.TrustDomain
 	hub      *watch.Hub
 	now      func() time.Time
+	denials  *denials
 	ready    func() bool // this agent's own certificate is valid
 	issue    func(context.Context, security.WorkloadRequest) ([][]byte, error)
 	mint     func(context.Context, tokenRequest) (string, error)
@@ -141,18 +142,26 @@ func (s *identities) FederatesWith(found []workload.Selector) (domains []spiffei
 // refresh brings the index up to the newest View, and has everybody look again if it changed. The caller holds mu.
 func (s *identities) refresh() {
 	v := s.hub.View()
-	now := [2]uint64{v.TableRevision(state.TableEntry), v.CatalogRevision(s.node)}
-	if s.mu.index != nil && now == s.mu.revision {
+	now := [4]uint64{v.TableRevision(state.TableEntry), v.CatalogRevision(s.node), v.TableRevision(state.TableDeny), s.denials.version.Load()}
+	if s.mu.index != nil && now == s.mu.revision && (s.mu.index.until.IsZero() || s.now().Before(s.mu.index.until)) {
 		return
 	}
-	s.mu.index, s.mu.revision = indexEntries(v, s.node), now
+	s.mu.index, s.mu.revision = indexEntries(v, s.node, s.denials.idUntil), now
 	for name, h := range s.mu.held {
 		e, ok := v.Entry(name)
-		if !ok || e.Generation != h.entry.Generation || !v.EntryAllows(e, s.node) {
+		if !ok || e.Generation != h.entry.Generation || !v.EntryAllows(e, s.node) || s.deniedNow(h) {
 			delete(s.mu.held, name)
 		}
 	}
 	s.wakeAll()
+}
+
+// deniedNow reports whether what is held is denied. Where that is the certificate alone, another one is made for another key.
+func (s *identities) deniedNow(h *heldIdentity) bool {
+	if _, yes := s.denials.idUntil(h.entry.SPIFFEID); yes {
+		return true
+	}
+	return h.identity != nil && s.denials.serial(h.identity.Chain[0])
 }
 
 // wakeAll has everybody who waits look again. The caller holds mu.
@@ -344,7 +353,7 @@ func (s *identities) gather(found []workload.Selector, obtained []state.Entry) (
 		return nil, changed, true, workload.ErrNotReady
 	}
 	if len(entries) == 0 {
-		return nil, changed, true, workload.ErrNoIdentity
+		return nil, changed, true, s.mu.index.none(set)
 	}
 	why := errTooManyHeld
 	for _, e := range entries {
@@ -417,5 +426,7 @@ func (s *identities) MintJWT(ctx context.Context, found []workload.Selector, id 
 		}
 		return "", errors.Join(workload.ErrNotReady, err)
 	}
-	return "", workload.ErrNoIdentity
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return "", s.mu.index.none(foundSet(found))
 }

@@ -47,15 +47,18 @@ func newIdentityRig(t *testing.T) *identityRig {
 		Node:   state.Node{Name: "a1", HostKey: gen.Host.HostKey(), SealKey: gen.Host.SealKey()},
 		Sealed: []byte("s"), Bundle: state.Bundle{Sequence: 1, Roots: gen.Roots}, At: clock.Stamp(clock.System().UnixMilli()) << 16,
 	})
+	hub := watch.NewHub(g.machine.View())
+	now := func() time.Time { return clock.System().Add(time.Duration(g.offset.Load())) }
 	g.identities = newIdentities(identitiesOptions{
-		node: "a1", td: td, hub: watch.NewHub(g.machine.View()), ready: func() bool { return true }, log: zap.NewNop(),
-		now:      func() time.Time { return clock.System().Add(time.Duration(g.offset.Load())) },
+		node: "a1", td: td, hub: hub, denials: newDenials("a1", strings.Repeat("0", 32), hub.View, now, zap.NewNop()), ready: func() bool { return true }, log: zap.NewNop(),
+		now:      now,
 		ownRoots: func() (uint64, [][]byte) { return 1, gen.Roots },
 		mint: func(_ context.Context, r tokenRequest) (string, error) {
 			return r.Entry + " for " + strings.Join(r.Audience, ","), nil
 		},
 		issue: g.sign,
 	})
+	g.denials.wake = g.hurry
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = g.hub.Run(ctx) })
@@ -405,7 +408,7 @@ func TestNearEntries(t *testing.T) {
 		state.EntrySet{Entry: testEntryOf("unit", "unit:web.service")}, state.EntrySet{Entry: bound}, state.EntrySet{Entry: wants},
 	)
 	var lines []string
-	for _, n := range nearEntries(g.hub.View(), "a1", []string{"uid:1", "path:/usr/bin/nginx"}) {
+	for _, n := range nearEntries(g.hub.View(), "a1", []string{"uid:1", "path:/usr/bin/nginx"}, g.denials.idUntil) {
 		lines = append(lines, n.entry.Name+": "+strings.Join(n.lines, "; "))
 	}
 	want := []string{

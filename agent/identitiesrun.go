@@ -33,7 +33,7 @@ func (s *identities) run(ctx context.Context) error {
 			sub.Close()
 		}
 	}()
-	for _, table := range []state.Table{state.TableEntry, state.TableService, state.TableBundle, state.TableJWTKey} {
+	for _, table := range []state.Table{state.TableEntry, state.TableService, state.TableDeny, state.TableBundle, state.TableJWTKey} {
 		sub, err := group.Subscribe(watch.Selector{Table: table, Prefix: true}, uint64(table))
 		if err != nil {
 			return err

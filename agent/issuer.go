@@ -278,9 +278,12 @@ func (i *issuer) sign(req security.LeafRequest) (renewAnswer, error) {
 
 func (a *Agent) newRenewer() *security.Renewer {
 	return security.NewRenewer(security.RenewerOptions{
-		Source: a.source, Renew: a.askRenewal, Rekey: a.askByHostKey, Stale: a.chainsToCompromised, TTL: a.cfg.Identity.LeafTTL, Now: a.now, Log: a.log.Named("security"),
+		Source: a.source, Renew: a.askRenewal, Rekey: a.askByHostKey, Stale: a.chainsToCompromised, Shunned: a.shunned, TTL: a.cfg.Identity.LeafTTL, Now: a.now, Log: a.log.Named("security"),
 	})
 }
+
+// shunned tells whether peers refuse this agent's own certificate.
+func (a *Agent) shunned() bool { return a.denials.serial(a.source.Leaf()) }
 
 // renewIdentity keeps this agent's own certificate fresh.
 func (a *Agent) renewIdentity(ctx context.Context) error {

@@ -221,7 +221,7 @@ func (a *Agent) explainIdentity(ctx context.Context, pid int) (api.Explanation, 
 	for i, s := range found {
 		selectors[i] = string(s)
 	}
-	return explain(pid, selectors, nearEntries(a.hub.View(), a.ids.Node, selectors)), nil
+	return explain(pid, selectors, nearEntries(a.hub.View(), a.ids.Node, selectors, a.denials.idUntil)), nil
 }
 
 func explain(pid int, selectors []string, near []nearness) api.Explanation {

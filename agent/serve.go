@@ -40,6 +40,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"membership", a.gossip.Run, stopGrace},
 		{"mesh", mesh.Run, stopGrace},
 		{"recheck", a.recheck, stopGrace},
+		{"denials", a.tellDenials, stopGrace},
 		{"change stream", a.follower().run, stopGrace},
 		{"issuer", a.issuer.run, stopGrace},
 		{"trust", a.followTrust, stopGrace},

@@ -26,18 +26,22 @@ const (
 	recheckPause = 50 * time.Millisecond
 )
 
-// hasLeft says whether the cluster has let the agent of an identity go; its certificate counts no more, although it
-// may last a while.
+// hasLeft says whether the cluster has let the agent of an identity go, or has evicted it, by the applied state or by what others
+// tell; its certificate counts no more, although it may last a while.
 func (a *Agent) hasLeft(id spiffeid.ID) bool {
 	node, err := security.NodeOf(id)
 	if err != nil {
 		return false // the verifier refuses it by itself
 	}
-	row, ok := a.hub.View().Node(node)
-	return ok && row.Left
+	if cut := a.cutFrom.Load(); cut != nil && (*cut)(node) {
+		return true
+	}
+	v := a.hub.View()
+	row, ok := v.Node(node)
+	return ok && (row.Left || a.denials.host(v, row.HostKey))
 }
 
-// recheck closes the connections of those whom the cluster has replaced or let go, operators too, as soon as the applied state says
+// recheck closes the connections of those whom the cluster has replaced, denied or let go, operators too, as soon as the applied state says
 // so, and those of an epoch that has passed. Their calls go by the name in a handshake that may be long past.
 func (a *Agent) recheck(ctx context.Context) error {
 	sub, err := a.hub.Subscribe(watch.Selector{Table: state.TableNode, Prefix: true})
@@ -50,16 +54,24 @@ func (a *Agent) recheck(ctx context.Context) error {
 		return err
 	}
 	defer operators.Close()
+	denied, err := a.hub.Subscribe(watch.Selector{Table: state.TableDeny, Prefix: true})
+	if err != nil {
+		return err
+	}
+	defer denied.Close()
 	ticker := newBeat(recheckEvery)
 	defer ticker.stop()
 	for ctx.Err() == nil {
 		pause(ctx, recheckPause) // who asked for the change gets its answer first
+		a.denials.forget()
 		a.live.Recheck(func(conn net.Conn, why error) {
 			a.log.Warn("connection closed, its peer would be refused now", zap.Stringer("addr", conn.RemoteAddr()), zap.Error(why))
 		})
 		select {
 		case <-sub.C():
 		case <-operators.C():
+		case <-denied.C():
+		case <-a.denials.changed:
 		case <-a.epochs.learned():
 		case <-ticker.C:
 			ticker.again()

@@ -96,7 +96,9 @@ func (a *Agent) openWorkloadSocket(w *workloadAPI, source workload.Source) error
 		return withHint(err, "correct identity.workload_socket in the configuration, or set it to off")
 	}
 	w.socket = l
-	w.server = workload.New(workload.Options{Source: source, Now: clock.System, Log: w.log, Bus: invocation.SystemBus})
+	w.server = workload.New(workload.Options{
+		Source: source, Denied: a.denials.id, Now: clock.System, Log: w.log, Bus: invocation.SystemBus,
+	})
 	w.log.Info("serving identities to programs of this host", zap.String("path", l.Addr().String()))
 	return nil
 }

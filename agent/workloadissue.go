@@ -155,6 +155,9 @@ func (w *workloadIssuer) entry(node, name string) (state.Entry, spiffeid.ID, err
 	if !v.EntryAllows(e, node) {
 		return e, spiffeid.ID{}, denied("the entry %q does not count on %s", name, node)
 	}
+	if _, yes := w.issuer.agent.denials.idUntil(e.SPIFFEID); yes {
+		return e, spiffeid.ID{}, denied("%s is denied", e.SPIFFEID)
+	}
 	id, err := spiffeid.FromString(e.SPIFFEID)
 	if err != nil {
 		return e, id, &transport.Error{Code: api.CodeInternal, Message: err.Error()}
@@ -277,8 +280,10 @@ func (w *workloadIssuer) sources() []string {
 
 // newIdentities is this agent's source of identities for the programs of its host.
 func (a *Agent) newIdentities() *identities {
-	return newIdentities(identitiesOptions{
+	s := newIdentities(identitiesOptions{
 		node: a.ids.Node, td: a.source.ID().TrustDomain(), hub: a.hub, now: a.now, ready: a.certified,
-		issue: a.workloads.askWorkload, mint: a.workloads.askToken, ownRoots: a.source.Bundle, log: a.log.Named("identity"),
+		denials: a.denials, issue: a.workloads.askWorkload, mint: a.workloads.askToken, ownRoots: a.source.Bundle, log: a.log.Named("identity"),
 	})
+	a.denials.wake = s.hurry
+	return s
 }

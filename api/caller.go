@@ -85,6 +85,8 @@ func commandAction(cmd state.Command) policy.Action {
 		return policy.CARotate
 	case state.NodeEvict:
 		return policy.Evict
+	case state.DenySet, state.DenyRemove:
+		return policy.DenyWrite
 	case state.EntrySet, state.EntryDelete, state.JWTKeyRevoke:
 		return policy.EntryWrite
 	case state.Probe:
@@ -101,7 +103,8 @@ func internalOnly(cmd state.Command) bool {
 		state.NodeSetRole, state.CoreGrant, state.CoreHold, state.SetCoreSize,
 		state.SessionCreate, state.SessionDestroy, state.Lock, state.Unlock,
 		state.CatalogRegister, state.CatalogDeregister, state.OperatorBind, state.OperatorRemove, state.CARotate, state.UpstreamLeave, state.NodeEvict,
-		state.EntrySet, state.EntryDelete, state.JWTKeyRevoke, state.AdmissionSet, state.AdmissionDelete:
+		state.EntrySet, state.EntryDelete, state.JWTKeyRevoke, state.AdmissionSet, state.AdmissionDelete,
+		state.DenySet, state.DenyRemove:
 		return false
 	case state.EventAppend:
 		return c.Kind != state.EventNote

@@ -85,7 +85,7 @@ func (s *Service) Mount(routes ...Route) { s.extra = append(s.extra, routes...) 
 // Routes returns all endpoints, the mounted ones included.
 func (s *Service) Routes() []Route {
 	return slices.Concat(s.nativeRoutes(), historyRoutes(), s.sessionRoutes(), s.opsRoutes(), eventRoutes(), clusterRoutes(), debugRoutes(), checkRoutes(), applyRoutes(),
-		runbookRoutes(), snapshotRoutes(), operatorRoutes(), caRoutes(), evictRoutes(), identityRoutes(), admissionRoutes(), s.extra)
+		runbookRoutes(), snapshotRoutes(), operatorRoutes(), caRoutes(), evictRoutes(), identityRoutes(), admissionRoutes(), denyRoutes(), s.extra)
 }
 
 // Handler serves every endpoint to the callers of one listener. The connections must come from NewHTTPServer: its

@@ -64,7 +64,8 @@ var calls = []struct{ method, target, body string }{
 	{"POST", "/parley/v1/core/allow", `{"node":"a1"}`}, {"POST", "/parley/v1/core/size", `{"size":3}`},
 	{"POST", "/parley/v1/core/hold", `{"node":"a1"}`}, {"GET", "/parley/v1/ca", ""}, {"POST", "/parley/v1/ca/rotate", `{}`},
 	{"POST", "/parley/v1/ca/request", `{}`}, {"POST", "/parley/v1/ca/external", `{"chain":"c"}`}, {"POST", "/parley/v1/ca/leave", `{}`}, {"POST", "/parley/v1/ca/token-key", `{}`},
-	{"GET", "/parley/v1/admissions", ""}, {"POST", "/parley/v1/admission", admissionExample}, {"DELETE", "/parley/v1/admission/fleet", ""}, {"POST", "/parley/v1/ca/reseal", `{"recovery_key":"k"}`},
+	{"GET", "/parley/v1/admissions", ""}, {"POST", "/parley/v1/admission", admissionExample}, {"DELETE", "/parley/v1/admission/fleet", ""},
+	{"GET", "/parley/v1/denies", ""}, {"POST", "/parley/v1/deny", `{"what":"/svc/other"}`}, {"DELETE", "/parley/v1/deny/id/svc/worst", ""}, {"POST", "/parley/v1/ca/reseal", `{"recovery_key":"k"}`},
 	{"POST", "/parley/v1/evict", `{"node":"z9"}`}, {"GET", "/parley/v1/leave", ""}, {"POST", "/parley/v1/leave", ""},
 	{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"operator"}`},
 	{"GET", "/parley/v1/operators", ""}, {"GET", "/parley/v1/operator/eve", ""}, {"POST", "/parley/v1/identity/renew", `{"csr":"` + eveCSR + `"}`},
@@ -98,7 +99,8 @@ func (c *fakeCluster) furnish(t *testing.T) {
 		}
 	}
 	fleet := state.AdmissionSet{Admission: state.Admission{Name: "fleet", Kind: state.AdmissionSSH, Authorities: [][]byte{[]byte("key")}, Names: "*", Role: policy.Local}}
-	for _, cmd := range []state.Command{session, eve, web, fleet} {
+	worst := state.DenySet{Kind: state.DenyID, Subject: "spiffe://example.org/svc/worst"}
+	for _, cmd := range []state.Command{session, eve, web, fleet, worst} {
 		if _, err := c.agents["a1"].service.Execute(t.Context(), operator, cmd); err != nil {
 			t.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
@@ -144,6 +145,9 @@ func (s *Service) issueHere(ctx context.Context, csr []byte) (svid OperatorSVID,
 	if !known || row.KeyHash != req.KeyHash {
 		return svid, Errorf(CodeDenied, "the key is not bound to an operator %q: it was removed, or bound to another key", req.Name).
 			WithHint("have an operator add it: parley operator add %s", req.Name)
+	}
+	if failed := deniedOperator(s.local.Hub.View(), req.ID().String(), clock.System()); failed != nil {
+		return svid, failed
 	}
 	if !s.issues.allow(req.Name) {
 		return svid, Errorf(CodeTooMany, "certificates of %q are asked for more than %g times a second", req.Name, issueRate).

@@ -58,9 +58,23 @@ func (d *delegate) NotifyLeave(*memberlist.Node)         { d.m.look() }
 func (d *delegate) NotifyUpdate(*memberlist.Node)        { d.m.look() }
 func (d *delegate) NotifyConflict(_, _ *memberlist.Node) { d.m.look() }
 func (d *delegate) NotifyMsg([]byte)                     {}
-func (d *delegate) GetBroadcasts(int, int) [][]byte      { return nil }
-func (d *delegate) LocalState(bool) []byte               { return nil }
 func (d *delegate) MergeRemoteState(_ []byte, _ bool)    {}
+
+// GetBroadcasts adds what is told to a packet of news. memberlist takes overhead bytes for each message.
+func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
+	if s := d.m.told.take(limit - overhead); s != nil {
+		return [][]byte{s}
+	}
+	return nil
+}
+
+// LocalState is what is told in a state exchange.
+func (d *delegate) LocalState(bool) []byte {
+	if d.m.opts.Told == nil || d.m.opts.bare {
+		return nil
+	}
+	return encodeStatements(d.m.opts.Told())
+}
 
 // listLog is memberlist's log as debug lines: it reports every lost packet as an error.
 type listLog struct{ log *zap.Logger }

@@ -24,7 +24,9 @@ var memberVersions = []uint8{1, 5, 2, 0, 0, 0}
 //     host seen before, at the address in the record, at an incarnation for which the record vouches (P
 //     itself may say any).
 //  5. A state exchange is held to the same rules, in both directions.
-//  6. What a packet says about a node is limited by rate for each P, and so are exchanges.
+//  6. User messages are statements of members (told.go). Who made one proves itself in it, so it may come from any member;
+//     memberlist sees none of it.
+//  7. What a packet says about a node is limited by rate for each P, and so are statements and exchanges.
 //
 // What is said about ourselves can only make us refute it. Everything else is dropped. Messages
 // are decoded and encoded again, so memberlist never parses a peer's bytes. Safe for concurrent
@@ -40,6 +42,8 @@ type firewall struct {
 	// unresolved is called, without locks, with P when its message named an unknown host key.
 	unresolved func(from string)
 	bare       bool
+	// heard takes a statement of a peer, which it must not keep. Nil: there are none.
+	heard func(from string, statement []byte)
 
 	dropped atomic.Uint64
 }
@@ -65,6 +69,9 @@ func (f *firewall) inbound(from string, packet []byte) []byte {
 	}
 	var kept [][]byte
 	err := splitPacket(packet, func(kind byte, body []byte) {
+		if kind == msgUser && f.statement(from, body, MaxPacketStatement) {
+			return
+		}
 		m := f.message(from, kind, body)
 		if m == nil || len(kept) == 255 {
 			f.dropped.Add(1)

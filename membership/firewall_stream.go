@@ -87,7 +87,7 @@ func decodeFrom(r io.Reader, out any) error {
 	return codec.NewDecoder(r, msgpackHandle()).Decode(out)
 }
 
-// pushPull is rule 5. User state is read past and dropped: we use none.
+// pushPull is rules 5 and 6. memberlist sees no user state: what is in it are statements.
 func (f *firewall) pushPull(from string, br *bufio.Reader) ([]byte, error) {
 	dec := codec.NewDecoder(br, msgpackHandle())
 	var head wirePushPull
@@ -109,9 +109,11 @@ func (f *firewall) pushPull(from string, br *bufio.Reader) ([]byte, error) {
 			f.dropped.Add(1)
 		}
 	}
-	if _, err := io.CopyN(io.Discard, br, int64(head.UserStateLen)); err != nil {
+	user := make([]byte, head.UserStateLen)
+	if _, err := io.ReadFull(br, user); err != nil {
 		return nil, err
 	}
+	f.userState(from, user)
 	return encodePushPull(kept, head.Join), nil
 }
 

@@ -443,13 +443,14 @@ func TestFirewallStreamLimits(t *testing.T) {
 // Nothing that a peer sends comes out against the rules, and nothing panics.
 func FuzzFirewallPacket(f *testing.F) {
 	w := newWall(f)
+	w.heard = heardWithin(f, MaxPacketStatement)
 	w.outbound("p", encodeMsg(msgPing, &wirePing{SeqNo: 1, Node: "p"}))
 	suspect := accusation(msgSuspect, "v", "x", 3)
 	for _, seed := range [][]byte{
 		suspect, accusation(msgDead, "p", "p", 3), w.alive("v", addrOf(2), 1, 1, 1, 4),
 		encodeMsg(msgPing, &wirePing{SeqNo: 1, Node: "self", SourceNode: "p"}), encodeMsg(msgAck, &wireAck{SeqNo: 1}),
 		encodeMsg(msgIndirectPing, &wireIndirectPing{SeqNo: 1, Node: "v", SourceNode: "p"}),
-		crcPacket(compressPacket(joinPacket([][]byte{suspect, suspect}))), {msgCompound, 255, 0},
+		crcPacket(compressPacket(joinPacket([][]byte{suspect, suspect}))), {msgCompound, 255, 0}, {msgUser, 'x'},
 	} {
 		f.Add(seed)
 	}
@@ -464,6 +465,15 @@ func FuzzFirewallPacket(f *testing.F) {
 			t.Errorf("passed a packet that does not parse: %v", err)
 		}
 	})
+}
+
+// heardWithin hears statements of a size that there may be.
+func heardWithin(t testing.TB, limit int) func(string, []byte) {
+	return func(from string, s []byte) {
+		if from != "p" || len(s) == 0 || len(s) > limit {
+			t.Errorf("heard %d bytes of %s", len(s), from)
+		}
+	}
 }
 
 func checkPassed(t *testing.T, w *wall, kind byte, body []byte) {
@@ -493,6 +503,7 @@ func checkPassed(t *testing.T, w *wall, kind byte, body []byte) {
 // The same for streams, in both directions.
 func FuzzFirewallStream(f *testing.F) {
 	w := newWall(f)
+	w.heard = heardWithin(f, MaxStatementBytes)
 	meta := w.meta("v", addrOf(2), 1, 1, 1, false)
 	states := []wireState{
 		{Name: "v", Meta: meta, Incarnation: 3}, {Name: "v", Incarnation: 3, State: wireLeft},
@@ -502,6 +513,7 @@ func FuzzFirewallStream(f *testing.F) {
 	f.Add(compressPacket(encodePushPull(states, false)))
 	f.Add(encodeMsg(msgPing, &wirePing{SeqNo: 1, Node: "self", SourceNode: "p"}))
 	f.Add(encodeMsg(msgErr, &wireErr{Error: "x"}))
+	f.Add(userState(encodeStatements([][]byte{[]byte("one"), []byte("two")})))
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		w.now = w.now.Add(time.Minute)
 		for _, filter := range []func() ([]byte, error){

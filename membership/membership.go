@@ -31,6 +31,7 @@
 package membership
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -55,6 +56,7 @@ type Membership struct {
 	done   chan struct{}     // closed when Run returns
 	strays *strays           // peers refused for want of a binding
 	seeds  seedNames
+	told   teller
 }
 
 // New checks the options and signs our record. It starts nothing.
@@ -74,6 +76,13 @@ func New(o Options) (*Membership, error) {
 	}
 	m.fw = newFirewall(o, self)
 	m.fw.unresolved = m.strays.add
+	if o.Heard != nil {
+		m.fw.heard = func(from string, statement []byte) {
+			if o.Heard(from, statement) && len(statement) <= MaxPacketStatement {
+				m.Tell(bytes.Clone(statement))
+			}
+		}
+	}
 	m.under = newUnderlay(o, m.fw)
 	return m, nil
 }

@@ -21,6 +21,7 @@ const (
 	msgDead         = 5
 	msgPushPull     = 6
 	msgCompound     = 7
+	msgUser         = 8
 	msgCompress     = 9
 	msgNack         = 11
 	msgCRC          = 12

@@ -64,6 +64,12 @@ type Options struct {
 	// NextBeat is how long to wait for a moment at which this process wakes anyway, about so long from now. Loops that look at
 	// intervals go by it, so that an idle host sleeps in between. May be nil.
 	NextBeat func(about time.Duration) time.Duration
+	// Told returns the statements that go along with state exchanges, at most MaxStatements of MaxStatementBytes each; they are
+	// not changed afterwards. Heard takes a statement that a member told, which it must not keep, and reports whether it is to be
+	// passed on by packets: it proves by itself who made it. Both are called with links' goroutines and must be quick. May be
+	// nil, both.
+	Told  func() [][]byte
+	Heard func(from string, statement []byte) (passOn bool)
 	// Log may be nil.
 	Log *zap.Logger
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"time"
@@ -203,6 +204,9 @@ func (m *Membership) snapshot(ctx context.Context) ([]wireState, error) {
 		if err := dec.Decode(&states[i]); err != nil {
 			return nil, err
 		}
+	}
+	if _, err := io.CopyN(io.Discard, br, int64(head.UserStateLen)); err != nil { // else memberlist could not finish
+		return nil, err
 	}
 	return states, nil
 }

@@ -164,6 +164,7 @@ func (s *Source) checkLast(r RekeyRequest, hostKey []byte, now time.Time) error 
 		v.now = ended
 	}
 	v.hostKeyOf = func(string) ([]byte, bool) { return hostKey, true }
+	v.certDenied = nil // that the last one is denied is why another one is asked for
 	_, err = v.peer(certs, r.Leaf.Node)
 	var validity *ValidityError
 	switch {

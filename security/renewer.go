@@ -16,11 +16,14 @@ type RenewerOptions struct {
 	// bundle that the issuer holds now; roots may be empty when it has nothing newer.
 	Renew func(ctx context.Context, r LeafRequest) (chain [][]byte, bundleSeq uint64, roots [][]byte, err error)
 	// Rekey asks for the certificate by the host key alone, when Renew fails and the certificate has
-	// expired or is about to. It returns the chain. nil: there is no such way.
+	// expired, is about to, or is shunned. It returns the chain. nil: there is no such way.
 	Rekey func(ctx context.Context, r LeafRequest) (chain [][]byte, err error)
 	// Stale tells whether the certificate in use is to be replaced soon, within ten seconds, because the root that it
 	// chains to is compromised. nil: never.
 	Stale func() bool
+	// Shunned tells whether peers refuse the certificate in use, which is denied: it is replaced as one that is stale, and by the
+	// host key if it has to be. nil: never.
+	Shunned func() bool
 	// TTL of the certificates asked for; 0 means DefaultLeafTTL.
 	TTL time.Duration
 	Now func() time.Time
@@ -47,7 +50,7 @@ func NewRenewer(o RenewerOptions) *Renewer {
 	}
 	o.Log = orNop(o.Log).Named("leaf")
 	r := &Renewer{o: o}
-	r.u = &upkeep{now: o.Now, log: o.Log, life: r.life, renew: r.renew, stale: o.Stale}
+	r.u = &upkeep{now: o.Now, log: o.Log, life: r.life, renew: r.renew, stale: func() bool { return o.Stale != nil && o.Stale() || r.shunned() }}
 	return r
 }
 
@@ -89,7 +92,7 @@ func (r *Renewer) renew(ctx context.Context) error {
 // ask goes the ordinary way first: a core member signs for itself, expired or not.
 func (r *Renewer) ask(ctx context.Context, req LeafRequest) (chain [][]byte, seq uint64, roots [][]byte, err error) {
 	chain, seq, roots, err = r.o.Renew(ctx, req)
-	if err == nil || r.o.Rekey == nil || !r.dying() {
+	if err == nil || r.o.Rekey == nil || !r.dying() && !r.shunned() {
 		return chain, seq, roots, err
 	}
 	chain, byKey := r.o.Rekey(ctx, req)
@@ -98,6 +101,8 @@ func (r *Renewer) ask(ctx context.Context, req LeafRequest) (chain [][]byte, seq
 	}
 	return chain, 0, nil, nil
 }
+
+func (r *Renewer) shunned() bool { return r.o.Shunned != nil && r.o.Shunned() }
 
 // dying is the last tenth of a certificate's life, and after. A tenth, because who refuses a certificate
 // as expired goes by his own clock, which may be ahead, and does not say why.

@@ -36,6 +36,9 @@ type SourceOptions struct {
 	// Denied tells whether an identity was evicted. It is asked in every handshake and must not
 	// block. nil: nobody was.
 	Denied func(spiffeid.ID) bool
+	// CertDenied tells whether an identity, or the certificate that is shown for it, is denied. It is asked in every handshake and
+	// must not block. nil: none is.
+	CertDenied func(id spiffeid.ID, leaf *x509.Certificate) bool
 	// IssuerDenied tells whether what a core member signed with an intermediate of that time counts no more, because the
 	// member was evicted. It is asked in every handshake and must not block. nil: never.
 	IssuerDenied func(node string, issued time.Time) bool
@@ -64,6 +67,7 @@ type Source struct {
 
 	operatorKey  func(string) ([32]byte, bool)
 	issuerDenied func(string, time.Time) bool
+	certDenied   func(spiffeid.ID, *x509.Certificate) bool
 
 	external bool                       // agents have their certificates by an authority outside of the cluster
 	agents   atomic.Pointer[agentTrust] // that authority's roots; nil exactly when there is none
@@ -87,7 +91,7 @@ func NewSource(o SourceOptions) (*Source, error) {
 	s := &Source{
 		dir: o.Dir, td: o.TrustDomain, node: o.Node, id: id, host: o.Host, now: o.Now,
 		hostKeyOf: o.HostKeyOf, denied: o.Denied, operatorKey: o.OperatorKey, issuerDenied: o.IssuerDenied, log: orNop(o.Log), changed: make(chan struct{}, 1),
-		external: o.External != nil,
+		external: o.External != nil, certDenied: o.CertDenied,
 	}
 	b, err := loadBundle(o.Dir, o.TrustDomain)
 	if err != nil {
@@ -214,7 +218,7 @@ func (s *Source) SetBundle(sequence uint64, roots [][]byte) error {
 func (s *Source) verifier() verifier {
 	return verifier{
 		td: s.td, roots: s.bundle.Load().pool, now: s.now(),
-		hostKeyOf: s.hostKeyOf, denied: s.denied, operatorKey: s.operatorKey, issuerDenied: s.issuerDenied, agents: s.agents.Load(),
+		hostKeyOf: s.hostKeyOf, denied: s.denied, operatorKey: s.operatorKey, issuerDenied: s.issuerDenied, agents: s.agents.Load(), certDenied: s.certDenied,
 	}
 }
 

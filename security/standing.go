@@ -24,7 +24,7 @@ import (
 func (s *Source) Standing(cs tls.ConnectionState) transport.Standing {
 	peer, err := s.Identify(cs)
 	if err == nil && peer.Operator != "" {
-		return s.operatorStanding(cs, peer.Operator)
+		return s.operatorStanding(cs, peer.ID, peer.Operator)
 	}
 	if err != nil || peer.Node == "" {
 		return transport.Standing{Check: func() error { return err }}
@@ -58,7 +58,7 @@ func (t *standing) check() error {
 	roots := v.agentRoots()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.checked && bytes.Equal(key, t.hostKey) && roots == t.roots && (v.denied == nil || !v.denied(t.id)) {
+	if t.checked && bytes.Equal(key, t.hostKey) && roots == t.roots && (v.denied == nil || !v.denied(t.id)) && !v.isDenied(t.id, t.cs.PeerCertificates[0]) {
 		return nil
 	}
 	if v.now.After(t.until) {
@@ -80,12 +80,12 @@ func (s *Source) hostKey(node string) ([]byte, bool) {
 }
 
 // operatorStanding remembers the bundle that the chain was checked to; the binding is looked up each time.
-func (s *Source) operatorStanding(cs tls.ConnectionState, name string) transport.Standing {
+func (s *Source) operatorStanding(cs tls.ConnectionState, id spiffeid.ID, name string) transport.Standing {
 	var checked atomic.Pointer[bundle]
 	return transport.Standing{Check: func() error {
 		v, roots := s.verifier(), s.bundle.Load()
 		leaf := cs.PeerCertificates[0]
-		if checked.Load() == roots && !v.now.After(leaf.NotAfter) && v.bound(leaf, name) == nil {
+		if checked.Load() == roots && !v.now.After(leaf.NotAfter) && v.bound(leaf, name) == nil && !v.isDenied(id, leaf) {
 			return nil
 		}
 		if _, err := v.operator(cs.PeerCertificates); err != nil {

@@ -28,6 +28,8 @@ type verifier struct {
 
 	issuerDenied func(node string, issued time.Time) bool // nil: no issuer is
 
+	certDenied func(spiffeid.ID, *x509.Certificate) bool // nil: none is
+
 	operatorKey func(name string) (hash [32]byte, ok bool) // nil: there are no operators
 }
 
@@ -89,7 +91,14 @@ func (v verifier) leaf(certs []*x509.Certificate, p profile) (leaf *x509.Certifi
 	if err := v.chain(certs); err != nil {
 		return nil, id, "", fmt.Errorf("%s: %w", id, err)
 	}
+	if v.isDenied(id, leaf) {
+		return nil, id, "", fmt.Errorf("%s, serial %x: %w", id, leaf.SerialNumber, ErrCertDenied)
+	}
 	return leaf, id, name, nil
+}
+
+func (v verifier) isDenied(id spiffeid.ID, leaf *x509.Certificate) bool {
+	return v.certDenied != nil && v.certDenied(id, leaf)
 }
 
 // idOf is the SPIFFE ID in the one URI of a leaf.

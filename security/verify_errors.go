@@ -23,6 +23,9 @@ var (
 	// ErrDenied: SourceOptions.Denied said so.
 	ErrDenied error = &peerError{"peer was evicted from the cluster", "stop it, or let it join again",
 		"this identity was evicted from the cluster"}
+	// ErrCertDenied: SourceOptions.CertDenied said so.
+	ErrCertDenied error = &peerError{"peer's identity or certificate is denied", "parley deny list says by whom and why",
+		"this identity, or this certificate of it, is denied"}
 	// ErrIssuerDenied: SourceOptions.IssuerDenied said so of every core member that signed it.
 	ErrIssuerDenied error = &peerError{"peer's certificate was signed by a core member that was evicted", "agents get another one within seconds; restart one that does not",
 		"the certificate was signed by a core member that has been evicted since"}

@@ -98,6 +98,7 @@ const (
 	TableSealKey                       // public keys in TPMs that the root is sealed to, by node
 	TableUpstream                      // authorities that an authority above has signed, by hash
 	TableAdmission                     // how hosts may join by a certificate of somebody else's, by name
+	TableDeny                          // SPIFFE IDs and certificates that are denied, by mark
 
 	tableEnd // one more than the last
 )
@@ -124,7 +125,7 @@ var (
 		TableRecovery: ClassCore, TableAuthority: ClassPublic, TableNextSeal: ClassCore,
 		TableDenial: ClassPublic,
 		TableEntry:  ClassPublic, TableJWTKey: ClassPublic, TableSealKey: ClassPublic, TableUpstream: ClassPublic,
-		TableAdmission: ClassPublic,
+		TableAdmission: ClassPublic, TableDeny: ClassPublic,
 	}
 	tableNames = [tableEnd]string{
 		TableCluster: "cluster", TableNode: "node", TableCore: "core", TableBundle: "bundle",
@@ -138,7 +139,7 @@ var (
 		TableHistory: "history", TableHistoryMark: "history mark", TableHistorySweep: "history sweep",
 		TableRecovery: "recovery", TableAuthority: "authority", TableNextSeal: "next seal", TableDenial: "denial",
 		TableEntry: "entry", TableJWTKey: "jwt key", TableSealKey: "seal key", TableUpstream: "upstream",
-		TableAdmission: "admission",
+		TableAdmission: "admission", TableDeny: "deny",
 	}
 )
 

@@ -35,6 +35,8 @@ var rowTypes = []struct {
 		func(x any) []byte { return encodeSeal(x.(Seal)) }, nil},
 	{TableDenial, string(make([]byte, 32)), Denial{Node: "n", At: 3, By: "b", Reason: "r"},
 		func(x any) []byte { return encodeDenial(x.(Denial)) }, nil},
+	{TableDeny, string(make([]byte, 16)), Deny{Kind: DenyID, Subject: "i", Until: 3, At: 4, By: "b", Reason: "r"},
+		func(x any) []byte { return EncodeDeny(x.(Deny)) }, nil},
 	{TableRecovery, "", Recovery{SealKey: []byte("k"), Sealed: []byte("s")},
 		func(x any) []byte { return encodeRecovery(x.(Recovery)) }, nil},
 	{TableEvent, eventKey(Event{At: 1, Place: 2}), Event{At: 1, Place: 2, Node: "n", Kind: "k", Subject: "s", Message: "m"},

@@ -94,6 +94,11 @@ func checkIdentityRow(t Table, key string, row []byte) error {
 		var a Admission
 		a, err = decodeAdmission(row)
 		own = a.Name
+	case TableDeny:
+		var d Deny
+		d, err = DecodeDeny(row)
+		mark := d.Mark()
+		own = string(mark[:])
 	case TableSealKey:
 		var k SealKey
 		k, err = decodeSealKey(row)

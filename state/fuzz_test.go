@@ -29,6 +29,7 @@ func fuzzSeeds() []Command {
 		RootSeal{Node: "a1", Sealed: []byte("s")}, RootActivate{RootHash{1}}, RootRetire{RootHash{1}}, CARotate{Force: true},
 		NodeEvict{Node: "a1", Reason: "stolen"},
 		AdmissionSet{Admission: testAdmission("own"), Replace: true}, AdmissionDelete{Name: "own"},
+		DenySet{Kind: DenyID, Subject: "spiffe://example.test/svc/web", Seconds: 9, Reason: "stolen"}, DenyRemove{Kind: DenySerial, Subject: strings.Repeat("4a", 16)},
 		RecoverySet{Recovery{SealKey: sealKey("recovery"), Sealed: []byte("s")}},
 		fullRegister(), CatalogDeregister{Node: "x1", Check: "c"}, fullTxn(),
 		Txn{Then: []Op{{Kind: OpLock, Key: "k", Session: "s"}, {Kind: OpCheckRevision, Key: "k", Compare: ptr(1)}}},

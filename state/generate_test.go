@@ -167,7 +167,9 @@ func drawCoreCommand(t *rapid.T) Command {
 
 func drawIdentityCommand(t *rapid.T, node string) Command {
 	key := fmt.Sprintf("%032x", rapid.IntRange(1, 6).Draw(t, "jwt key"))
-	switch rapid.IntRange(0, 7).Draw(t, "identity kind") {
+	switch rapid.IntRange(0, 9).Draw(t, "identity kind") {
+	case 8, 9:
+		return drawDeny(t, node)
 	case 6:
 		a := testAdmission(node)
 		a.Names = rapid.SampledFrom([]string{"*", "a*"}).Draw(t, "names")
@@ -186,6 +188,17 @@ func drawIdentityCommand(t *rapid.T, node string) Command {
 		return JWTKeyRevoke{ID: key}
 	}
 	return JWTKeyPublish{ID: key, Node: node, Key: []byte(key), NotAfter: testEpochMs/1000 + rapid.Uint64Range(1, 100).Draw(t, "end")}
+}
+
+func drawDeny(t *rapid.T, node string) Command {
+	kind, subject := DenyID, testEntry(node).SPIFFEID
+	if rapid.Bool().Draw(t, "serial") {
+		kind, subject = DenySerial, fmt.Sprintf("4%031x", rapid.IntRange(1, 3).Draw(t, "serial number"))
+	}
+	if rapid.Bool().Draw(t, "lift") {
+		return DenyRemove{Kind: kind, Subject: subject}
+	}
+	return DenySet{Kind: kind, Subject: subject, Seconds: rapid.Uint64Range(1, 100).Draw(t, "deny for"), Reason: "r"}
 }
 
 var genSession = rapid.Custom(func(t *rapid.T) SessionID {

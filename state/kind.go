@@ -51,6 +51,8 @@ const (
 	kindUpstreamLeave
 	kindAdmissionSet
 	kindAdmissionDelete
+	kindDenySet
+	kindDenyRemove
 
 	kindEnd
 )
@@ -113,6 +115,8 @@ var kinds = [kindEnd]kindSpec{
 	kindUpstreamLeave:     {"upstream leave", 1, 1, readUpstreamLeave},
 	kindAdmissionSet:      {"admission set", 1, 1, readAdmissionSet},
 	kindAdmissionDelete:   {"admission delete", 1, 1, readAdmissionDelete},
+	kindDenySet:           {"deny set", 1, 1, readDenySet},
+	kindDenyRemove:        {"deny remove", 1, 1, readDenyRemove},
 }
 
 func (Put) kind() kind               { return kindPut }

@@ -82,7 +82,7 @@ func (a *app) tree() *cobra.Command {
 	flags.DurationVar(&a.wait, "wait", 0, "keep asking for up to this long until there is an answer and --expect is true")
 
 	root.AddCommand(
-		a.initCommand(), a.tokenCommand(), a.admissionCommand(), a.operatorCommand(), a.identityCommand(), a.caCommand(), a.evictCommand(), a.agentCommand(), a.labCommand(),
+		a.initCommand(), a.tokenCommand(), a.admissionCommand(), a.operatorCommand(), a.identityCommand(), a.caCommand(), a.evictCommand(), a.denyCommand(), a.agentCommand(), a.labCommand(),
 		a.statusCommand(), a.membersCommand(), a.coreCommand(), a.leaveCommand(), a.kvCommand(), a.sessionCommand(),
 		a.sloCommand(), a.alertsCommand(), a.healthCommand(),
 		a.eventsCommand(), a.digestCommand(), a.invariantCommand(), a.debugCommand(), a.replayCommand(), a.applyCommand(), a.netCommand(), a.nodeCommand(),

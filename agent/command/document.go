@@ -21,6 +21,7 @@ const (
 	sessionShape   = `{"id","name","node","ttl","lease","behavior","lock_delay","created_at","created_hlc","fencing_token"}`
 	entryShape     = `{"name","spiffe_id","selectors":[...],"nodes":[...],"service","federates_with":[...],"ttl_s","jwt_ttl_s","hint","owner","created_at","changed_at","changed_by","generation"}`
 	admissionShape = `{"name","kind":"x509|ssh","authorities":[...],"names","suffix","role","core","created_at","created_by"}`
+	denyShape      = `{"kind":"id|serial|host","subject","until","at","by","reason"}`
 	operatorShape  = `{"name","spiffe_id","role","key_sha256","created_at","created_by","generation"}`
 	checkShape     = `{"ok","checks":[{"id","status":"ok|warn|fail","message","hint","runbook"}]}`
 	survivorShape  = `{"node","cluster_id","trust_domain","epoch","epoch_id","raft_id","last_term","last_index","commit_index","chain","voters":[...],"snapshot_index","in_doubt"}`
@@ -62,6 +63,9 @@ var jsonShapes = map[string]string{
 	"ca external":     `{"hash","subject","signed_by","not_before","not_after"}; with --leave {"asked"}`,
 	"ca rotate":       `{"force","compromised","asked","waiting_for":[..]}, and "dry_run" of a dry run`,
 	"evict":           `{"node","core":"voter|learner|none","root_replaced","evicted"}, and "dry_run" of a dry run`,
+	"deny add":        denyShape,
+	"deny list":       "[" + denyShape + "]",
+	"deny remove":     `{"name","removed"}, and "dry_run" of a dry run`,
 	"ca timeline":     `{"events":[..],"rotates_at"}`,
 	"operator remove": `{"name","removed"}, and "dry_run" of a dry run`,
 

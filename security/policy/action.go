@@ -62,6 +62,8 @@ const (
 	OperatorRead    Action = "operator.read"    // GET /parley/v1/operators
 	OperatorWrite   Action = "operator.write"   // POST and DELETE /parley/v1/operator: who else may do what
 	Evict           Action = "evict"            // POST /parley/v1/evict: a host is denied for good
+	DenyRead        Action = "deny.read"        // GET /parley/v1/denies
+	DenyWrite       Action = "deny.write"       // POST and DELETE /parley/v1/deny: an identity or a certificate counts no more
 	CARotate        Action = "ca.rotate"        // POST /parley/v1/ca/rotate: another root signs
 	EntryRead       Action = "entry.read"       // GET /parley/v1/identity/entries, /parley/v1/identity/explain
 	EntryWrite      Action = "entry.write"      // POST and DELETE /parley/v1/identity/entry: which programs get which identity
@@ -120,6 +122,8 @@ var needs = map[Action]Role{
 
 	CARotate:        Operator,
 	Evict:           Operator,
+	DenyRead:        Operator,
+	DenyWrite:       Operator,
 	TokenCreate:     Operator,
 	TokenList:       Operator,
 	TokenRevoke:     Operator,

@@ -163,14 +163,17 @@ func (w *workloadServer) ValidateJWTSVID(ctx context.Context, r *api.ValidateJWT
 	if err != nil {
 		return nil, w.server.sourceFailed(err)
 	}
-	return judgeToken(r.GetSvid(), r.GetAudience(), bundles.only(w.server.source.FederatesWith(found)))
+	return judgeToken(r.GetSvid(), r.GetAudience(), bundles.only(w.server.source.FederatesWith(found)), w.server.denied)
 }
 
 // judgeToken says what a token by one of these bundles holds, or that it is no good.
-func judgeToken(svid, audience string, bundles Bundles) (*api.ValidateJWTSVIDResponse, error) {
+func judgeToken(svid, audience string, bundles Bundles, denied func(spiffeid.ID) bool) (*api.ValidateJWTSVIDResponse, error) {
 	token, err := jwtsvid.ParseAndValidate(svid, spiffebundle.NewSet(bundles.all()...), []string{audience})
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if denied(token.ID) {
+		return nil, status.Errorf(codes.InvalidArgument, "the identity %s is denied", token.ID)
 	}
 	claims, err := structpb.NewStruct(token.Claims)
 	if err != nil {

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -237,6 +239,30 @@ func TestGoSPIFFEClient(t *testing.T) {
 	}
 	if set, err := workloadapi.FetchX509Bundles(ctx); err != nil || set.Len() != 2 {
 		t.Errorf("got %v, %v", set, err)
+	}
+}
+
+// A token of an identity that is denied is no good, and a process whose identity is denied is told so; the control is that nobody is.
+func TestDeniedIdentity(t *testing.T) {
+	source := newFakeSource(t, testTD)
+	source.entitle(web())
+	var denied atomic.Bool
+	_, path := serve(t, source, func(s *Server) {
+		s.denied = func(id spiffeid.ID) bool { return denied.Load() && id.String() == webID }
+	})
+	client := api.NewSpiffeWorkloadAPIClient(dial(t, path))
+	token, err := client.FetchJWTSVID(asked(t), &api.JWTSVIDRequest{Audience: []string{"db"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &api.ValidateJWTSVIDRequest{Audience: "db", Svid: token.GetSvids()[0].GetSvid()}
+	_, err = client.ValidateJWTSVID(asked(t), r)
+	wantCode(t, "control: a token", err, codes.OK)
+	denied.Store(true)
+	_, err = client.ValidateJWTSVID(asked(t), r)
+	wantCode(t, "a denied token", err, codes.InvalidArgument)
+	if got := refusal(fmt.Errorf("%w", ErrDenied)); status.Code(got) != codes.PermissionDenied || !strings.Contains(got.Error(), "is denied") {
+		t.Errorf("a denied process: %v", got)
 	}
 }
 

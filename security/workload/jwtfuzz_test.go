@@ -31,7 +31,7 @@ func FuzzJudgeToken(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	if _, err := judgeToken(token, "db", bundles); err != nil {
+	if _, err := judgeToken(token, "db", bundles, func(spiffeid.ID) bool { return false }); err != nil {
 		f.Fatalf("control: %v", err)
 	}
 	encode := base64.RawURLEncoding.EncodeToString
@@ -48,7 +48,7 @@ func FuzzJudgeToken(f *testing.F) {
 		case 3:
 			text = []byte(instead)
 		}
-		got, err := judgeToken(string(text), audience, bundles)
+		got, err := judgeToken(string(text), audience, bundles, func(spiffeid.ID) bool { return false })
 		switch {
 		case err != nil && status.Code(err) != codes.InvalidArgument:
 			t.Errorf("%q: %v", text, err)

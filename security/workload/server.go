@@ -49,13 +49,16 @@ const (
 type Options struct {
 	Source Source
 	Now    func() time.Time // the host's clock
-	Log    *zap.Logger      // nil: silent
-	Bus    string           // the socket of the host's D-Bus, to ask systemd for the runs of units; "": it is not asked
+	// Denied tells whether tokens of an identity are refused. nil: none are.
+	Denied func(spiffeid.ID) bool
+	Log    *zap.Logger // nil: silent
+	Bus    string      // the socket of the host's D-Bus, to ask systemd for the runs of units; "": it is not asked
 }
 
 // Server answers the processes of this host. New starts nothing; Serve blocks until its context ends, and owns all goroutines.
 type Server struct {
 	source Source
+	denied func(spiffeid.ID) bool
 	look   lookups
 	log    *zap.Logger
 	checks checks // of tests
@@ -77,8 +80,12 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
+	if o.Denied == nil {
+		o.Denied = func(spiffeid.ID) bool { return false }
+	}
 	s := &Server{
-		source: o.Source, look: lookups{hashes: newHashes(o.Now)}, log: o.Log.WithOptions(zap.WrapCore(paced)), users: users{of: make(map[uint32]*use)},
+		source: o.Source, denied: o.Denied, look: lookups{hashes: newHashes(o.Now)}, log: o.Log.WithOptions(zap.WrapCore(paced)),
+		users:  users{of: make(map[uint32]*use)},
 		limits: limits{conns: maxConns, userConns: maxUserConns, userCalls: maxUserCalls},
 	}
 	if o.Bus != "" {
@@ -318,6 +325,8 @@ func refusal(err error) error {
 	switch {
 	case errors.Is(err, ErrNoIdentity):
 		return status.Error(codes.PermissionDenied, "no identity issued: "+ErrNoIdentity.Error())
+	case errors.Is(err, ErrDenied):
+		return status.Error(codes.PermissionDenied, "no identity issued: "+ErrDenied.Error())
 	case errors.Is(err, ErrNotReady):
 		return status.Error(codes.Unavailable, ErrNotReady.Error())
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

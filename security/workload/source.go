@@ -19,6 +19,8 @@ type Selector string
 var (
 	// ErrNoIdentity says that no entry holds for what attestation found: PermissionDenied on the wire.
 	ErrNoIdentity = errors.New("no identity is registered for this process")
+	// ErrDenied says that entries hold, but that the identities which they give are denied: PermissionDenied as well.
+	ErrDenied = errors.New("the identity of this process is denied")
 	// ErrNotReady says that this agent has no identity of its own, or no state yet: Unavailable on the wire.
 	ErrNotReady = errors.New("this agent is starting and knows no identities yet")
 )
@@ -43,14 +45,14 @@ type Bundles struct {
 // when asking again may give something else.
 type Source interface {
 	// Identities returns what a process gets for which these selectors were found, at least one, by SPIFFE ID and hint in
-	// order. Errors: ErrNoIdentity, ErrNotReady, or that of ctx. The channel is there with ErrNoIdentity as well.
+	// order. Errors: ErrNoIdentity, ErrDenied, ErrNotReady, or that of ctx. The channel is there with the first two as well.
 	Identities(ctx context.Context, found []Selector) ([]Identity, <-chan struct{}, error)
 	// FederatesWith returns the other trust domains that the entries of such a process name: their bundles it gets, and no
 	// others. It asks for no certificate. What it gives changes no later than the channel of Identities tells.
 	FederatesWith(found []Selector) []spiffeid.TrustDomain
 	// Bundles returns the bundles. Errors: ErrNotReady.
 	Bundles() (Bundles, <-chan struct{}, error)
-	// MintJWT signs a JWT-SVID for an identity that Identities gives for these selectors. Errors: ErrNoIdentity,
+	// MintJWT signs a JWT-SVID for an identity that Identities gives for these selectors. Errors: ErrNoIdentity, ErrDenied,
 	// ErrNotReady, or that of ctx.
 	MintJWT(ctx context.Context, found []Selector, id spiffeid.ID, audience []string) (token string, err error)
 }

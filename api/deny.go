@@ -1,0 +1,152 @@
+package api
+
+import (
+	"encoding/hex"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/parley-mesh/parley/security"
+	"github.com/parley-mesh/parley/security/policy"
+	"github.com/parley-mesh/parley/state"
+)
+
+// serialDeniedFor is how long a certificate is denied that was given no other end: longer than any lasts that this cluster
+// signs, with room for clocks.
+const serialDeniedFor = security.MaxLeafTTL + time.Hour
+
+// kindHost is beside the kinds of state.Deny: a host that was evicted.
+const kindHost = "host"
+
+// DenyInfo is one of GET /parley/v1/denies. Of a host the subject is its node's name, and it counts for good.
+type DenyInfo struct {
+	Kind    string    `json:"kind"` // id, serial or host
+	Subject string    `json:"subject"`
+	Until   time.Time `json:"until,omitzero"` // zero: for good
+	At      time.Time `json:"at"`
+	By      string    `json:"by"`
+	Reason  string    `json:"reason"`
+}
+
+func denyInfo(d state.Deny) DenyInfo {
+	out := DenyInfo{Kind: string(d.Kind), Subject: d.Subject, At: d.At.Wall().UTC(), By: d.By, Reason: d.Reason}
+	if d.Until != 0 {
+		out.Until = time.Unix(int64(d.Until), 0).UTC() //nolint:gosec // it was checked
+	}
+	return out
+}
+
+func denyRoutes() []Route {
+	return []Route{
+		{Method: http.MethodGet, Path: "/parley/v1/denies", Action: policy.DenyRead, Takes: []string{"stale"}, Serve: serveDenies},
+		{Method: http.MethodPost, Path: "/parley/v1/deny", Action: policy.DenyWrite, Once: true, Serve: serveDenySet},
+		{Method: http.MethodDelete, Path: "/parley/v1/deny/*", Action: policy.DenyWrite, Once: true, Serve: serveDenyRemove},
+	}
+}
+
+// serveDenies lists what is denied now: identities and certificates, then hosts.
+func serveDenies(x *Exchange) error {
+	v, err := x.operators()
+	if err != nil {
+		return err
+	}
+	now := uint64(max(v.Stamp().Wall().Unix(), 0))
+	list := []DenyInfo{}
+	for _, d := range v.Denies() {
+		if d.Counts(now) {
+			list = append(list, denyInfo(d))
+		}
+	}
+	for _, d := range v.Denials() {
+		list = append(list, DenyInfo{Kind: kindHost, Subject: d.Node, At: d.At.Wall().UTC(), By: d.By, Reason: d.Reason})
+	}
+	return x.JSON(http.StatusOK, list)
+}
+
+// denyBody is POST /parley/v1/deny. What is a SPIFFE ID, a path in this trust domain, or the serial number of a certificate in hex.
+// Without for_s an identity is denied for good, and a certificate for as long as one can last.
+type denyBody struct {
+	What   string `json:"what"`
+	For    uint64 `json:"for_s"`
+	Reason string `json:"reason"`
+}
+
+// parseDenied says what is meant.
+func (s *Service) parseDenied(what string) (state.DenyKind, string, error) {
+	kind, subject := state.DenySerial, strings.ToLower(strings.ReplaceAll(what, ":", ""))
+	switch raw, err := hex.DecodeString(subject); {
+	case strings.HasPrefix(what, "/"):
+		kind, subject = state.DenyID, s.local.TrustDomain.IDString()+what
+	case strings.HasPrefix(what, "spiffe://"):
+		kind, subject = state.DenyID, what
+	case err != nil:
+		return kind, "", Errorf(CodeInvalid, "%.120q is no SPIFFE ID and no serial number", what).
+			WithHint("give a path like /svc/web, a whole SPIFFE ID, or the serial number in hex; a host is shut out with: parley evict NODE")
+	default:
+		for len(raw) > 0 && raw[0] == 0 { // as some print it before a high bit
+			raw = raw[1:]
+		}
+		subject = hex.EncodeToString(raw)
+	}
+	if err := state.CheckDenied(kind, subject); err != nil {
+		return kind, "", Errorf(CodeInvalid, "%v", err)
+	}
+	return kind, subject, nil
+}
+
+func serveDenySet(x *Exchange) error {
+	var body denyBody
+	if err := x.Decode(&body); err != nil {
+		return err
+	}
+	kind, subject, err := x.service.parseDenied(body.What)
+	if err != nil {
+		return err
+	}
+	if body.For == 0 && kind == state.DenySerial {
+		body.For = uint64(serialDeniedFor / time.Second)
+	}
+	done, err := x.Execute(state.DenySet{Kind: kind, Subject: subject, Seconds: body.For, Reason: body.Reason})
+	if err != nil {
+		return err
+	}
+	d, err := state.DecodeDeny(done.Result.Body)
+	if err != nil {
+		return Errorf(CodeInternal, "denial of %s: %v", subject, err)
+	}
+	x.applied(done)
+	return x.JSON(http.StatusOK, denyInfo(d))
+}
+
+// serveDenyRemove takes KIND/SUBJECT; of a SPIFFE ID the path.
+func serveDenyRemove(x *Exchange) error {
+	kind, what, _ := strings.Cut(x.Rest, "/")
+	if kind == string(state.DenyID) {
+		what = "/" + what
+	}
+	parsed, subject, err := x.service.parseDenied(what)
+	if err != nil {
+		return err
+	}
+	if kind != string(parsed) {
+		return Errorf(CodeInvalid, "%.120q is not id/PATH and not serial/HEX", x.Rest)
+	}
+	done, err := x.Execute(state.DenyRemove{Kind: parsed, Subject: subject})
+	if err != nil {
+		if refused := AsError(err); refused.Code == CodeNotFound {
+			err = refused.WithHint("list what is: parley deny list")
+		}
+		return err
+	}
+	x.applied(done)
+	return x.JSON(http.StatusOK, map[string]any{"kind": parsed, "subject": subject, "removed": true})
+}
+
+// deniedOperator refuses to certify an operator whose identity is denied.
+func deniedOperator(v *state.View, id string, now time.Time) *Error {
+	d, ok := v.Deny(state.MarkOfID(id))
+	if !ok || !d.Counts(uint64(max(now.Unix(), 0))) {
+		return nil
+	}
+	return Errorf(CodeDenied, "%s is denied, by %s", id, d.By).WithHint("have an operator let it in again: parley deny remove %s", id)
+}

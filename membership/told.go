@@ -1,0 +1,98 @@
+package membership
+
+import (
+	"encoding/binary"
+	"math"
+	"sync"
+)
+
+// Statements are what the cluster's members tell each other besides who is alive: signed by whom they are by, checked by who
+// hears them (Options.Heard), and opaque here. One that is small goes along with packets, as often as news of a member does,
+// so that all have it within a second or two; all go along with state exchanges, for whoever missed the packets.
+const (
+	// MaxPacketStatement is how large one may be that Tell takes, in bytes: with it a packet is still a datagram.
+	MaxPacketStatement = 1000
+	// MaxStatements and MaxStatementBytes bound what a state exchange carries; of more, the first go along.
+	MaxStatements     = 2
+	MaxStatementBytes = 16 << 10
+)
+
+// tellRate is for statements of one peer: each one may cost a signature check. Honest gossip repeats one as often as other news.
+var tellRate = rate{burst: 64, perSecond: 8}
+
+// teller holds the statement that goes along with packets, the newest. Safe for concurrent use.
+type teller struct {
+	mu struct {
+		sync.Mutex
+		packet []byte
+		left   int // how often it still goes along
+	}
+}
+
+// Tell has a statement told to the other members by packets, in place of the one before. It panics for one that is larger than
+// MaxPacketStatement. The caller does not change it afterwards.
+func (m *Membership) Tell(statement []byte) {
+	if len(statement) == 0 || len(statement) > MaxPacketStatement {
+		panic("membership: a statement that fits into no packet")
+	}
+	m.told.set(statement, retransmits(len(m.view.members())))
+}
+
+// retransmits is how often each member passes on what is new among n, as memberlist counts.
+func retransmits(n int) int { return retransmitMult * int(math.Ceil(math.Log10(float64(n+1)))) }
+
+func (t *teller) set(statement []byte, times int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.packet, t.mu.left = statement, max(times, retransmitMult)
+}
+
+// take returns the statement if it is to go along with a packet that has room for so many bytes, else nil.
+func (t *teller) take(room int) []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.mu.left == 0 || len(t.mu.packet) > room {
+		return nil
+	}
+	t.mu.left--
+	return t.mu.packet
+}
+
+// statement lets a peer's statement through to who judges it, and reports whether it did. What that finds new is passed on.
+func (f *firewall) statement(from string, b []byte, limit int) bool {
+	if f.heard == nil || len(b) == 0 || len(b) > limit || !f.member(from) || !f.limits.allow(tellRate, from, "") {
+		return false
+	}
+	f.heard(from, b)
+	return true
+}
+
+// userState does that for the statements of a state exchange.
+func (f *firewall) userState(from string, b []byte) {
+	for range MaxStatements {
+		if len(b) == 0 {
+			return
+		}
+		if len(b) < 2 || int(binary.BigEndian.Uint16(b)) > len(b)-2 {
+			break
+		}
+		n := int(binary.BigEndian.Uint16(b))
+		if !f.statement(from, b[2:2+n], MaxStatementBytes) {
+			f.dropped.Add(1)
+		}
+		b = b[2+n:]
+	}
+	if len(b) > 0 {
+		f.dropped.Add(1)
+	}
+}
+
+// encodeStatements is the user state of an exchange, nil if there is nothing to tell.
+func encodeStatements(all [][]byte) (b []byte) {
+	for _, s := range all[:min(len(all), MaxStatements)] {
+		if len(s) > 0 && len(s) <= MaxStatementBytes {
+			b = append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...) //nolint:gosec // bounded
+		}
+	}
+	return b
+}
