@@ -79,10 +79,12 @@ type Agent struct {
 	issuer *issuer
 	rotor  *rotor
 
-	sealKeeper *sealKeeper
-	jwtSigner  *jwtSigner
-	workloads  *workloadIssuer
-	identities *identities // a workload.Source
+	sealKeeper  *sealKeeper
+	ratchet     *security.Ratchet // of this host's generations
+	generations *generations      // of all hosts, on a core member
+	jwtSigner   *jwtSigner
+	workloads   *workloadIssuer
+	identities  *identities // a workload.Source
 
 	scrubber   *scrubber
 	space      *spaceKeeper
@@ -322,6 +324,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.service.Mount(consul.Routes(consul.Options{Datacenter: a.cfg.Dialect.Datacenter})...)
 	a.issuer = newIssuer(a, td)
 	a.rotor = &rotor{agent: a, td: td, log: a.log.Named("issuer"), reports: map[string]security.TrustReport{}}
+	a.ratchet, a.generations = security.OpenRatchet(a.dir.path, a.ids.ClusterID, a.ids.Node, a.host), newGenerations(a)
 	a.sealKeeper, a.jwtSigner = newSealKeeper(a), newJWTSigner(a)
 	a.workloads = newWorkloadIssuer(a)
 	a.identities = a.newIdentities()

@@ -6,9 +6,9 @@ import "fmt"
 type Class uint8
 
 const (
-	ClassPublic  Class = 1 + iota // every agent: cluster, nodes, operators, core members, bundle, timeline, catalog, canaries, entries
+	ClassPublic  Class = 1 + iota // every agent: cluster, nodes, operators, core members, bundle, timeline, catalog, canaries, entries, forks
 	ClassKV                       // key/value and sessions: core members, and agents granted a prefix
-	ClassCore                     // core members only: tokens and sealed root keys
+	ClassCore                     // core members only: tokens, sealed root keys, generations
 	ClassReplica                  // what the replicas of the log remember for themselves; in no change stream
 
 	classCount = 4
@@ -98,6 +98,8 @@ const (
 	TableSealKey                       // public keys in TPMs that the root is sealed to, by node
 	TableUpstream                      // authorities that an authority above has signed, by hash
 	TableAdmission                     // how hosts may join by a certificate of somebody else's, by name
+	TableGeneration                    // what is known of the secrets that a host has had, by node
+	TableFork                          // nodes that were seen twice, by name
 
 	tableEnd // one more than the last
 )
@@ -124,7 +126,7 @@ var (
 		TableRecovery: ClassCore, TableAuthority: ClassPublic, TableNextSeal: ClassCore,
 		TableDenial: ClassPublic,
 		TableEntry:  ClassPublic, TableJWTKey: ClassPublic, TableSealKey: ClassPublic, TableUpstream: ClassPublic,
-		TableAdmission: ClassPublic,
+		TableAdmission: ClassPublic, TableGeneration: ClassCore, TableFork: ClassPublic,
 	}
 	tableNames = [tableEnd]string{
 		TableCluster: "cluster", TableNode: "node", TableCore: "core", TableBundle: "bundle",
@@ -138,7 +140,7 @@ var (
 		TableHistory: "history", TableHistoryMark: "history mark", TableHistorySweep: "history sweep",
 		TableRecovery: "recovery", TableAuthority: "authority", TableNextSeal: "next seal", TableDenial: "denial",
 		TableEntry: "entry", TableJWTKey: "jwt key", TableSealKey: "seal key", TableUpstream: "upstream",
-		TableAdmission: "admission",
+		TableAdmission: "admission", TableGeneration: "generation", TableFork: "fork",
 	}
 )
 

@@ -51,6 +51,8 @@ const (
 	kindUpstreamLeave
 	kindAdmissionSet
 	kindAdmissionDelete
+	kindNodeGenerations
+	kindNodeTrust
 
 	kindEnd
 )
@@ -113,6 +115,8 @@ var kinds = [kindEnd]kindSpec{
 	kindUpstreamLeave:     {"upstream leave", 1, 1, readUpstreamLeave},
 	kindAdmissionSet:      {"admission set", 1, 1, readAdmissionSet},
 	kindAdmissionDelete:   {"admission delete", 1, 1, readAdmissionDelete},
+	kindNodeGenerations:   {"node generations", 1, 1, readNodeGenerations},
+	kindNodeTrust:         {"node trust", 1, 1, readNodeTrust},
 }
 
 func (Put) kind() kind               { return kindPut }

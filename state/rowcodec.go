@@ -294,6 +294,8 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		own = o.Name
 	case TableEntry, TableJWTKey, TableSealKey, TableUpstream, TableAdmission:
 		err = checkIdentityRow(t, key, row)
+	case TableGeneration, TableFork:
+		own, err = checkGenerationRow(t, row)
 	case TableSession, TableNodeSessions, TableHold, TableDelay, TableDelayEnd:
 		err = checkSessionRow(t, key, row)
 	case TableCatalogNode, TableService, TableServiceName, TableCheck, TableCatalogIndex, TableSessionCheck:
