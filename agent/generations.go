@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -148,6 +149,17 @@ func (g *generations) tell(ctx context.Context) (more bool) {
 	g.book.told(claims)
 	g.mu.Unlock()
 	return true
+}
+
+// copiedHosts are those of which an operator has to decide. One that has left, or was evicted, needs no decision.
+func copiedHosts(v *state.View) []state.Fork {
+	if v.Rows(state.TableFork) == 0 {
+		return nil // nearly always
+	}
+	return slices.DeleteFunc(v.Forks(), func(f state.Fork) bool {
+		n, ok := v.Node(f.Node)
+		return !ok || n.Left
+	})
 }
 
 // generationWire is how a refusal reaches a host that asks with its certificate.

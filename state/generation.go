@@ -184,10 +184,14 @@ func (c NodeTrust) apply(a *applying) Result {
 	if !ok || n.Left {
 		return refuse(CodeNotFound, "there is no node %q, or it has left", c.Node)
 	}
-	if _, forked := a.s.get(TableFork, c.Node); forked {
+	g := a.s.generations(n)
+	_, forked := a.s.get(TableFork, c.Node)
+	if !forked && len(g.Marks) == 0 {
+		return Result{} // there is nothing to decide
+	}
+	if forked {
 		a.set(TableFork, c.Node, nil)
 	}
-	g := a.s.generations(n)
 	g.Series++
 	g.BeginBy = a.at + TrustMillis<<16 // in the units of a stamp
 	a.set(TableGeneration, c.Node, encodeGenerations(g))
