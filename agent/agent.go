@@ -324,8 +324,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.service.Mount(consul.Routes(consul.Options{Datacenter: a.cfg.Dialect.Datacenter})...)
 	a.issuer = newIssuer(a, td)
 	a.rotor = &rotor{agent: a, td: td, log: a.log.Named("issuer"), reports: map[string]security.TrustReport{}}
-	a.ratchet, a.generations = security.OpenRatchet(a.dir.path, a.ids.ClusterID, a.ids.Node, a.host), newGenerations(a)
-	a.sealKeeper, a.jwtSigner = newSealKeeper(a), newJWTSigner(a)
+	a.sealKeeper, a.jwtSigner, a.generations = newSealKeeper(a), newJWTSigner(a), newGenerations(a)
 	a.workloads = newWorkloadIssuer(a)
 	a.identities = a.newIdentities()
 	a.renewer = a.newRenewer()

@@ -282,6 +282,7 @@ func (i *issuer) sign(req security.LeafRequest) (renewAnswer, error) {
 }
 
 func (a *Agent) newRenewer() *security.Renewer {
+	a.ratchet = security.OpenRatchet(a.dir.path, a.ids.ClusterID, a.ids.Node, a.host)
 	return security.NewRenewer(security.RenewerOptions{
 		Source: a.source, Renew: a.askRenewal, Rekey: a.askByHostKey, Ratchet: a.ratchet, Stale: a.chainsToCompromised, TTL: a.cfg.Identity.LeafTTL, Now: a.now, Log: a.log.Named("security"),
 	})

@@ -165,7 +165,7 @@ func TestRatchetLimits(t *testing.T) {
 	r.Recorded(1 << 60) // no more than there is
 	c.follows(last, c.link(r), 1)
 	for range maxLinkSecrets {
-		last = c.renew(r)
+		c.renew(r)
 	}
 	last = c.link(r)
 	if len(last.marks) != maxLinkSecrets+1 || last.last() != maxUnrecorded+maxLinkSecrets+1 {

@@ -292,10 +292,8 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		var o Operator
 		o, err = DecodeOperator(row)
 		own = o.Name
-	case TableEntry, TableJWTKey, TableSealKey, TableUpstream, TableAdmission:
+	case TableEntry, TableJWTKey, TableSealKey, TableUpstream, TableAdmission, TableGeneration, TableFork:
 		err = checkIdentityRow(t, key, row)
-	case TableGeneration, TableFork:
-		own, err = checkGenerationRow(t, row)
 	case TableSession, TableNodeSessions, TableHold, TableDelay, TableDelayEnd:
 		err = checkSessionRow(t, key, row)
 	case TableCatalogNode, TableService, TableServiceName, TableCheck, TableCatalogIndex, TableSessionCheck:
