@@ -29,7 +29,7 @@ const (
 	bundleFile      = "bundle.pem"
 	issuerKeyFile   = "issuer.key"
 	issuerFile      = "issuer.pem"
-	generationFile  = "generation.key"
+	generationFile  = "generation.secret"
 )
 
 // identityPath is the path of one identity file of the data directory dir.

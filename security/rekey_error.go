@@ -33,7 +33,7 @@ var rekeyHints = map[string]string{
 	RekeyInvalid:     "run the version of parley that the cluster runs",
 	RekeyCopied:      decideCopy,
 	RekeyOutdated:    decideCopy,
-	RekeyUntold:      "run the version of parley that the cluster runs, with the file identity/generation.key that this host had; if that is lost, parley agent trust NODE on another agent",
+	RekeyUntold:      "run the version of parley that the cluster runs, with the file identity/generation.secret that this host had; if that is lost, parley agent trust NODE on another agent",
 	RekeyClock:       "set the clock of this host; the renewal is repeated",
 	RekeyUnavailable: "the renewal is repeated",
 }

@@ -55,7 +55,7 @@ func copyHost(t *testing.T, a *lab.Agent) string {
 		if out, err := exec.Command("cp", "-a", a.DataDir, to).CombinedOutput(); err != nil {
 			return errors.Join(fmt.Errorf("%w: %s", err, out), os.RemoveAll(to))
 		}
-		data, err := os.ReadFile(filepath.Join(to, "identity", "generation.key"))
+		data, err := os.ReadFile(filepath.Join(to, "identity", "generation.secret"))
 		if err == nil && bytes.Contains(data, []byte(`"pending"`)) {
 			err = errors.New("in the middle of a renewal")
 		}
