@@ -17,6 +17,7 @@ import (
 	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
+	"github.com/parley-mesh/parley/transport"
 )
 
 // twins is a cluster of one log and several core members, and the host a1 with its files, which can be copied. Members judge by what
@@ -474,4 +475,23 @@ func TestGenerationsAreWrittenTogether(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestGenerationRefusalsReachTheHost: each refusal has what to do, and a host knows of an answer by certificate that it has gone on
+// since, whoever wrapped it, and takes nothing else for that.
+func TestGenerationRefusalsReachTheHost(t *testing.T) {
+	for code, gone := range map[string]bool{security.RekeyOutdated: true, security.RekeyCopied: false, security.RekeyUntold: false, security.RekeyUnavailable: false} {
+		refused := security.NewRekeyError(code, "m")
+		err := fmt.Errorf("ask a1: %w", generationWire(refused))
+		var wire *transport.Error
+		if !errors.As(err, &wire) || wire.Hint == "" || wire.Message != "m" || outdated(err) != gone {
+			t.Errorf("%s: %v, outdated %t", code, err, outdated(err))
+		}
+		if refused.Permanent() == (code == security.RekeyUnavailable) {
+			t.Errorf("%s: permanent %t", code, refused.Permanent())
+		}
+	}
+	if outdated(security.NewRekeyError(security.RekeyOutdated, "by a relay")) || outdated(nil) {
+		t.Error("what a relay says is taken for a core member's word")
+	}
 }
