@@ -104,7 +104,7 @@ var pure = []string{
 	"ops/check.go", "ops/precheck.go",
 	"ops/runbook/*.go",
 	"security/rotation.go",
-	"agent/sessionbook.go", "agent/canarybook.go",
+	"agent/sessionbook.go", "agent/canarybook.go", "agent/generationbook.go",
 }
 
 // impure are the exceptions.

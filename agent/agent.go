@@ -80,10 +80,12 @@ type Agent struct {
 	issuer  *issuer
 	rotor   *rotor
 
-	sealKeeper *sealKeeper
-	jwtSigner  *jwtSigner
-	workloads  *workloadIssuer
-	identities *identities // a workload.Source
+	sealKeeper  *sealKeeper
+	ratchet     *security.Ratchet // of this host's generations
+	generations *generations      // of all hosts, on a core member
+	jwtSigner   *jwtSigner
+	workloads   *workloadIssuer
+	identities  *identities // a workload.Source
 
 	scrubber   *scrubber
 	space      *spaceKeeper
@@ -326,7 +328,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.service.Mount(consul.Routes(consul.Options{Datacenter: a.cfg.Dialect.Datacenter})...)
 	a.issuer = newIssuer(a, td)
 	a.rotor = &rotor{agent: a, td: td, log: a.log.Named("issuer"), reports: map[string]security.TrustReport{}}
-	a.sealKeeper, a.jwtSigner = newSealKeeper(a), newJWTSigner(a)
+	a.sealKeeper, a.jwtSigner, a.generations = newSealKeeper(a), newJWTSigner(a), newGenerations(a)
 	a.workloads = newWorkloadIssuer(a)
 	a.identities = a.newIdentities()
 	a.renewer = a.newRenewer()

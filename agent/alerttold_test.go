@@ -39,7 +39,7 @@ func TestCoreAlertsAreToldOnce(t *testing.T) {
 		ids = append(ids, id)
 	}
 	slices.Sort(ids)
-	if want := []string{"no-leader", "quorum-margin", "state-undecided", "voter-unhealthy"}; !slices.Equal(ids, want) {
+	if want := []string{"host-copied", "no-leader", "quorum-margin", "state-undecided", "voter-unhealthy"}; !slices.Equal(ids, want) {
 		t.Errorf("about the core are %q, want %q", ids, want)
 	}
 }

@@ -236,6 +236,7 @@ type renewAnswer struct {
 	Chain     [][]byte `json:"chain"`
 	BundleSeq uint64   `json:"bundle_seq"`
 	Roots     [][]byte `json:"roots"`
+	Recorded  uint64   `json:"recorded,omitempty"` // the host's newest generation in the applied state
 }
 
 // serveRenew signs a new certificate for the agent that asks, and for no other.
@@ -268,17 +269,23 @@ func (i *issuer) sign(req security.LeafRequest) (renewAnswer, error) {
 	if !ok || row.Left {
 		return renewAnswer{}, &transport.Error{Code: api.CodeDenied, Message: fmt.Sprintf("node %q is not a member of this cluster", req.Node)}
 	}
+	recorded, err := i.agent.generations.admit(row, req.Generation)
+	if err != nil {
+		return renewAnswer{}, generationWire(err)
+	}
 	req.HostKey = row.HostKey
 	chain, err := authority.SignAgent(req, i.agent.now())
 	if err != nil {
 		return renewAnswer{}, &transport.Error{Code: api.CodeInvalid, Message: err.Error()}
 	}
-	return renewAnswer{Chain: chain, BundleSeq: v.Bundle().Sequence, Roots: v.Bundle().Roots}, nil
+	return renewAnswer{Chain: chain, BundleSeq: v.Bundle().Sequence, Roots: v.Bundle().Roots, Recorded: recorded}, nil
 }
 
 func (a *Agent) newRenewer() *security.Renewer {
+	a.ratchet = security.OpenRatchet(a.dir.path, a.ids.ClusterID, a.ids.Node, a.host)
 	return security.NewRenewer(security.RenewerOptions{
-		Source: a.source, Renew: a.askRenewal, Rekey: a.askByHostKey, Stale: a.chainsToCompromised, Shunned: a.shunned, TTL: a.cfg.Identity.LeafTTL, Now: a.now, Log: a.log.Named("security"),
+		Source: a.source, Renew: a.askRenewal, Rekey: a.askByHostKey, Ratchet: a.ratchet, Stale: a.chainsToCompromised, Shunned: a.shunned,
+		TTL: a.cfg.Identity.LeafTTL, Now: a.now, Log: a.log.Named("security"),
 	})
 }
 
@@ -299,7 +306,9 @@ func (a *Agent) renewIdentity(ctx context.Context) error {
 
 // askRenewal asks this agent's own authority, else the core members one after the other.
 func (a *Agent) askRenewal(ctx context.Context, req security.LeafRequest) ([][]byte, uint64, [][]byte, error) {
-	if answer, err := a.issuer.sign(req); err == nil {
+	answer, own := a.issuer.sign(req)
+	if own == nil {
+		a.ratchet.Recorded(answer.Recorded)
 		return answer.Chain, answer.BundleSeq, answer.Roots, nil
 	}
 	if !a.certified() {
@@ -309,7 +318,7 @@ func (a *Agent) askRenewal(ctx context.Context, req security.LeafRequest) ([][]b
 	if err != nil {
 		return nil, 0, nil, err
 	}
-	failure := errors.New("no core member is known")
+	failure, gone := errors.New("no core member is known"), outdated(own)
 	for _, node := range a.book.coreSources() {
 		raw, err := a.pool.Call(ctx, node, methodRenew, body)
 		var answer renewAnswer
@@ -317,9 +326,13 @@ func (a *Agent) askRenewal(ctx context.Context, req security.LeafRequest) ([][]b
 			err = json.Unmarshal(raw, &answer)
 		}
 		if err == nil {
+			a.ratchet.Recorded(answer.Recorded)
 			return answer.Chain, answer.BundleSeq, answer.Roots, nil
 		}
-		failure = fmt.Errorf("ask %s: %w", node, err)
+		failure, gone = fmt.Errorf("ask %s: %w", node, err), gone || outdated(err)
+	}
+	if gone {
+		failure = errors.Join(failure, a.ratchet.Outdated())
 	}
 	return nil, 0, nil, failure
 }

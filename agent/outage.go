@@ -188,6 +188,9 @@ func (w *watcher) countFresh(now time.Duration, r ops.Readings) {
 // certificateFacts are what check says about the certificates in use.
 func (a *Agent) certificateFacts(f *ops.CheckFacts) {
 	f.SealTrouble = a.sealKeeper.troubled()
+	for _, c := range copiedHosts(a.hub.View()) {
+		f.Copied = append(f.Copied, c.Node)
+	}
 	links := a.certificatesInUse()
 	first := firstToEnd(links)
 	if first == nil {

@@ -103,6 +103,9 @@ func (i *issuer) signByHostKey(req security.RekeyRequest) (security.RekeyRespons
 	if err != nil {
 		return security.RekeyResponse{}, err
 	}
+	if _, err := i.agent.generations.admit(row, leaf.Generation); err != nil {
+		return security.RekeyResponse{}, err
+	}
 	chain, err := authority.SignAgent(leaf, i.agent.now())
 	if err != nil {
 		return security.RekeyResponse{}, err

@@ -46,6 +46,7 @@ func (a *Agent) tiers(socks *sockets) []tier {
 		{"trust", a.followTrust, stopGrace},
 		{"rotation", a.rotor.run, stopGrace},
 		{"seals", a.sealKeeper.run, stopGrace},
+		{"generations", a.generations.run, stopGrace},
 		{"tokens", a.jwtSigner.run, stopGrace},
 		{"identities", a.identities.run, stopGrace},
 		{"core status", a.followCore, stopGrace},

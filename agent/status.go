@@ -56,13 +56,14 @@ func (a *Agent) apiMember(name, state, address, zone string, roles map[string]st
 	if !ok {
 		role = "none"
 	}
+	_, copied := a.hub.View().Fork(name)
 	id, err := security.AgentID(a.issuer.td, name)
 	if err != nil {
 		id = spiffeid.ID{} // gossip and state admit valid names only
 	}
 	return api.Member{
 		Name: name, SPIFFEID: id.String(),
-		State: state, Address: address, Zone: zone, Core: role,
+		State: state, Address: address, Zone: zone, Core: role, Copied: copied,
 	}
 }
 

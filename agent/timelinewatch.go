@@ -79,14 +79,17 @@ func (w *timelineWatch) lookAtCore() {
 	for _, c := range memberChanges(a.ids.Node, a.memberList(), last.members) {
 		a.timeline.report(c.kind, c.node, c.message)
 	}
+	for _, c := range copyChanges(copiedHosts(a.hub.View()), last.copies) {
+		a.timeline.report(c.kind, c.node, c.message)
+	}
 	for _, c := range alertChanges(a.watcher.board.Snapshot().Alerts, last.alerts) {
 		a.reportAlert(c.ID, c.State == ops.StateFiring, c.Summary)
 	}
 }
 
 // lastWords are the kinds of the last events about each member (dead, left or back), and about each alert (firing or
-// resolved).
-type lastWords struct{ members, alerts map[string]string }
+// resolved), and each host that was seen twice (copied or decided).
+type lastWords struct{ members, alerts, copies map[string]string }
 
 func (l lastWords) note(kind, subject string) {
 	switch {
@@ -94,6 +97,8 @@ func (l lastWords) note(kind, subject string) {
 		l.members[subject] = kind
 	case kind == api.EventAlert || kind == api.EventResolved:
 		l.alerts[subject] = kind
+	case kind == api.EventCopied || kind == api.EventCopyOver:
+		l.copies[subject] = kind
 	}
 }
 
@@ -101,14 +106,32 @@ func (l lastWords) note(kind, subject string) {
 func (w *timelineWatch) lastWords() lastWords {
 	v := w.agent.hub.View()
 	if r := v.TableRevision(state.TableEvent); w.last.members == nil || r != w.revision {
-		w.last, w.revision = lastWords{make(map[string]string), make(map[string]string)}, r
+		w.last, w.revision = lastWords{make(map[string]string), make(map[string]string), make(map[string]string)}, r
 		v.Events(0, func(e state.Event) bool { w.last.note(e.Kind, e.Subject); return true })
 	}
-	last := lastWords{maps.Clone(w.last.members), maps.Clone(w.last.alerts)}
+	last := lastWords{maps.Clone(w.last.members), maps.Clone(w.last.alerts), maps.Clone(w.last.copies)}
 	for _, e := range w.agent.timeline.pending() {
 		last.note(e.Kind, e.Subject)
 	}
 	return last
+}
+
+// copyChanges lists the hosts that were seen twice and of which the last words do not say so, and the others way round.
+func copyChanges(now []state.Fork, last map[string]string) (changes []memberChange) {
+	copied := make(map[string]bool)
+	for _, f := range now {
+		copied[f.Node] = true
+		if last[f.Node] != api.EventCopied {
+			changes = append(changes, memberChange{api.EventCopied, f.Node,
+				fmt.Sprintf("at generation %d, by %s: its certificate is renewed no more, see runbook host-copied", f.Generation, f.By)})
+		}
+	}
+	for _, node := range slices.Sorted(maps.Keys(last)) {
+		if last[node] == api.EventCopied && !copied[node] {
+			changes = append(changes, memberChange{api.EventCopyOver, node, "trusted, replaced, evicted or left"})
+		}
+	}
+	return changes
 }
 
 var memberKinds = map[string]bool{api.EventMemberDead: true, api.EventMemberLeft: true, api.EventMemberBack: true}

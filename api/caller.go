@@ -87,6 +87,8 @@ func commandAction(cmd state.Command) policy.Action {
 		return policy.Evict
 	case state.DenySet, state.DenyRemove:
 		return policy.DenyWrite
+	case state.NodeTrust:
+		return policy.NodeTrust
 	case state.EntrySet, state.EntryDelete, state.JWTKeyRevoke:
 		return policy.EntryWrite
 	case state.Probe:
@@ -102,7 +104,7 @@ func internalOnly(cmd state.Command) bool {
 	case state.Put, state.Delete, state.DeletePrefix, state.KVUndo, state.KVPurge, state.Txn, state.TokenCreate, state.TokenRevoke,
 		state.NodeSetRole, state.CoreGrant, state.CoreHold, state.SetCoreSize,
 		state.SessionCreate, state.SessionDestroy, state.Lock, state.Unlock,
-		state.CatalogRegister, state.CatalogDeregister, state.OperatorBind, state.OperatorRemove, state.CARotate, state.UpstreamLeave, state.NodeEvict,
+		state.CatalogRegister, state.CatalogDeregister, state.OperatorBind, state.OperatorRemove, state.CARotate, state.UpstreamLeave, state.NodeEvict, state.NodeTrust,
 		state.EntrySet, state.EntryDelete, state.JWTKeyRevoke, state.AdmissionSet, state.AdmissionDelete,
 		state.DenySet, state.DenyRemove:
 		return false

@@ -79,7 +79,9 @@ func (s *Service) mayExecute(caller Caller, cmd state.Command) *Error {
 	case state.JWTKeyPublish:
 		return s.mayPublish(caller, c)
 	case state.SealKeySet:
-		return s.mayReseal(caller, c)
+		return s.mayAsCore(caller, c, "have the root sealed for another")
+	case state.NodeGenerations:
+		return s.mayAsCore(caller, c, "tell of the generations of hosts")
 	case state.NodeSetLeft:
 		return s.maySetLeft(caller, c)
 	case state.OperatorBind:

@@ -67,7 +67,7 @@ var calls = []struct{ method, target, body string }{
 	{"GET", "/parley/v1/admissions", ""}, {"POST", "/parley/v1/admission", admissionExample}, {"DELETE", "/parley/v1/admission/fleet", ""},
 	{"GET", "/parley/v1/denies", ""}, {"POST", "/parley/v1/deny", `{"what":"/svc/other"}`}, {"DELETE", "/parley/v1/deny/id/svc/worst", ""}, {"POST", "/parley/v1/ca/reseal", `{"recovery_key":"k"}`},
 	{"POST", "/parley/v1/evict", `{"node":"z9"}`}, {"GET", "/parley/v1/leave", ""}, {"POST", "/parley/v1/leave", ""},
-	{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"operator"}`},
+	{"POST", "/parley/v1/agent/role", `{"node":"a1","role":"operator"}`}, {"POST", "/parley/v1/agent/trust", `{"node":"a1"}`},
 	{"GET", "/parley/v1/operators", ""}, {"GET", "/parley/v1/operator/eve", ""}, {"POST", "/parley/v1/identity/renew", `{"csr":"` + eveCSR + `"}`},
 	{"POST", "/parley/v1/operator", `{"role":"local","csr":"` + eveCSR + `"}`}, {"DELETE", "/parley/v1/operator/eve", ""},
 	{"GET", "/parley/v1/identity", ""}, {"GET", "/parley/v1/identity/explain/7", ""}, {"GET", "/parley/v1/identity/entries", ""}, {"GET", "/parley/v1/identity/entry/web", ""},

@@ -34,6 +34,7 @@ func (s *Service) nativeRoutes() []Route {
 		{Method: http.MethodGet, Path: "/parley/v1/leave", Action: policy.Leave, Own: true, Serve: serveLeaveLook},
 		{Method: http.MethodPost, Path: "/parley/v1/leave", Action: policy.Leave, Own: true, Serve: serveLeave},
 		{Method: http.MethodPost, Path: "/parley/v1/agent/role", Action: policy.NodeRole, Serve: serveAgentRole},
+		{Method: http.MethodPost, Path: "/parley/v1/agent/trust", Action: policy.NodeTrust, Serve: serveAgentTrust},
 	}
 }
 

@@ -181,6 +181,19 @@ func serveAgentRole(x *Exchange) error {
 	return x.executeAndEcho(state.NodeSetRole{Node: body.Node, Role: role}, body)
 }
 
+// trustBody is POST /parley/v1/agent/trust.
+type trustBody struct {
+	Node string `json:"node"`
+}
+
+func serveAgentTrust(x *Exchange) error {
+	var body trustBody
+	if err := x.Decode(&body); err != nil {
+		return err
+	}
+	return x.executeAndEcho(state.NodeTrust{Node: body.Node}, body)
+}
+
 // executeAndEcho answers a command that has no result of its own with what was set.
 func (x *Exchange) executeAndEcho(cmd state.Command, body any) error {
 	done, err := x.service.Execute(x.Context(), x.Caller, cmd)

@@ -44,7 +44,7 @@ func TestRunbooksAreServed(t *testing.T) {
 			{"/parley/v1/runbooks/server-down", "application/json", `"failure_mode":2`, 200},
 			{"/runbooks/nothing", "application/json", "there is no runbook", 404},
 			{"/runbooks/../server-down", "application/json", "there is no runbook", 404},
-			{"/parley/v1/runbooks/nothing", "application/json", "crash-loop, data-corruption, data-loss, firewall, heisenbug, incorrect-algorithm, query-of-death, server-down", 404},
+			{"/parley/v1/runbooks/nothing", "application/json", "crash-loop, data-corruption, data-loss, firewall, heisenbug, host-copied, incorrect-algorithm, query-of-death, server-down", 404},
 		} {
 			w := do(h, "GET", tt.target, "", root)
 			if w.Code != tt.status || w.Header().Get("Content-Type") != tt.contentType || !strings.Contains(w.Body.String(), tt.words) {

@@ -69,7 +69,8 @@ func (o *order) carryOut(ctx context.Context) (done Applied, err error) {
 // in itself.
 func countsOnce(cmd state.Command) bool {
 	switch cmd.(type) {
-	case state.Probe, state.EventAppend, state.WriteCanary: // one canary more does no harm
+	case state.Probe, state.EventAppend, state.WriteCanary, // one canary more does no harm
+		state.NodeGenerations: // the same once more changes nothing
 		return false
 	}
 	return true

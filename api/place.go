@@ -53,16 +53,16 @@ func (s *Service) mayPublish(caller Caller, k state.JWTKeyPublish) *Error {
 	return allow(caller, commandAction(k))
 }
 
-// mayReseal says whether caller may have the root sealed to another key of a node: core members may, who hold the root.
-func (s *Service) mayReseal(caller Caller, k state.SealKeySet) *Error {
+// mayAsCore says whether caller may do what core members alone may: they hold the root.
+func (s *Service) mayAsCore(caller Caller, cmd state.Command, what string) *Error {
 	from := caller.Via
 	if from == "" {
 		from = s.local.Node
 	}
 	for _, m := range s.local.Hub.View().Core() {
 		if m.Node == from {
-			return allow(caller, commandAction(k))
+			return allow(caller, commandAction(cmd))
 		}
 	}
-	return Errorf(CodeDenied, "agent %s is no core member, and may not have the root sealed for %q", from, k.Node)
+	return Errorf(CodeDenied, "agent %s is no core member, and may not %s", from, what)
 }

@@ -86,6 +86,7 @@ const (
 	runbookAlgorithm  = "incorrect-algorithm"
 	runbookExpiry     = "certificate-expires"
 	runbookHeisenbug  = "heisenbug"
+	runbookCopied     = "host-copied"
 )
 
 var alerts = []Alert{
@@ -228,6 +229,11 @@ var alerts = []Alert{
 		ID: "authority-expires", Condition: Condition{IdentityAuthority, Below, 1.0 / 10},
 		Severity: Page, Runbook: runbookExpiry,
 		Summary: "the authority that another one has signed is about to end, and all certificates of the cluster with it",
+	},
+	{
+		ID: "host-copied", Condition: Condition{IdentityCopied, Above, 0},
+		Severity: Page, Runbook: runbookCopied, Core: true,
+		Summary: "a host was seen twice, or went back to an older copy of its files: it is not renewed until somebody decides",
 	},
 	{
 		ID: "restore-unverified", Condition: Condition{BackupVerifiedAge, Above, 7 * 24 * 3600},

@@ -8,7 +8,7 @@ import (
 // Every alert has an id of its own, judges a reading that is listed with its help, and names a runbook
 // that is there.
 func TestAlertsAreComplete(t *testing.T) {
-	runbooks := []string{runbookServerDown, runbookCrashLoop, runbookCorruption, runbookFirewall, runbookDataLoss, runbookPoison, runbookAlgorithm, runbookExpiry, runbookHeisenbug}
+	runbooks := []string{runbookServerDown, runbookCrashLoop, runbookCorruption, runbookFirewall, runbookDataLoss, runbookPoison, runbookAlgorithm, runbookExpiry, runbookHeisenbug, runbookCopied}
 	seen := map[string]bool{}
 	for _, a := range Alerts() {
 		if a.ID == "" || seen[a.ID] {
@@ -35,7 +35,7 @@ func TestAlertsAreComplete(t *testing.T) {
 	for _, id := range []string{
 		"quorum-margin", "no-leader", "voter-unhealthy", "crash-loop", "digest-mismatch", "storage-damage", "udp-fallback",
 		"link-unreachable", "slo-config-write-page", "slo-config-write-ticket", "slo-membership-accuracy-page", "slo-membership-accuracy-ticket",
-		"certificate-old", "certificate-expires", "root-expires", "authority-old", "authority-expires", "slo-certificate-freshness-page",
+		"certificate-old", "certificate-expires", "root-expires", "authority-old", "authority-expires", "slo-certificate-freshness-page", "host-copied",
 	} {
 		if !seen[id] {
 			t.Errorf("there is no alert %s", id)

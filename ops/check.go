@@ -79,6 +79,7 @@ type CheckFacts struct {
 	Scrubbed       bool // there was a scrub since the start
 	ScrubErrors    int
 	ScrubFirstFile string
+	Copied         []string      // hosts that were seen twice, by name
 	SafeMode       int           // 0..3
 	SafeWindow     time.Duration // safe_mode.window
 }
@@ -95,9 +96,18 @@ type CheckMember struct {
 // Check judges a running agent. The order is the order in which one would look.
 func Check(f CheckFacts) CheckReport {
 	return reportOf([]CheckResult{
-		f.certificate(), f.certificates(), f.seal(), f.epoch(), f.leader(), f.margin(), f.voters(), f.members(), f.coreSize(), f.allowed(), f.zones(), f.learners(),
+		f.certificate(), f.certificates(), f.copied(), f.seal(), f.epoch(), f.leader(), f.margin(), f.voters(), f.members(), f.coreSize(), f.allowed(), f.zones(), f.learners(),
 		f.versions(), f.clock(), f.safe(), f.disk(), f.files(), f.storage(), f.anonymous(),
 	})
+}
+
+func (f CheckFacts) copied() CheckResult {
+	const id = "copies"
+	if len(f.Copied) == 0 {
+		return pass(id, "no host was seen twice")
+	}
+	r := CheckResult{ID: id, Message: "seen twice, or gone back to an older copy of its files, and renewed no more: " + strings.Join(f.Copied, ", ")}
+	return r.fail("find out where the copy came from, then trust, replace or evict the host: parley runbook run host-copied").with(runbookCopied)
 }
 
 func (f CheckFacts) seal() CheckResult {

@@ -39,6 +39,7 @@ func TestCheck(t *testing.T) {
 		{"a link has ended", func(f *CheckFacts) { f.OutageLeft = 0 }, "certificates fail certificate-expires"},
 		{"a root ends", func(f *CheckFacts) { f.RootLeft = 89 * 24 * time.Hour }, "certificates warn certificate-expires"},
 		{"a root of ten years", func(f *CheckFacts) { f.RootLeft = 87600 * time.Hour }, ""},
+		{"a host was copied", func(f *CheckFacts) { f.Copied = []string{"a7"} }, "copies fail host-copied"},
 		{"no TPM", func(f *CheckFacts) { f.SealTrouble = "there is no TPM" }, "root-seal warn data-loss"},
 		{"safe mode", func(f *CheckFacts) { f.SafeMode = 2 }, "safe-mode warn crash-loop"},
 		{"a window for tests", func(f *CheckFacts) { f.SafeWindow = time.Second }, "safe-mode warn "},
@@ -174,7 +175,7 @@ func TestCheckIDs(t *testing.T) {
 		ids[c.ID] = true
 	}
 	want := []string{
-		"advertise", "anonymous-role", "certificate", "certificates", "clock", "consul", "core-allowed", "core-size", "data-dir", "disk", "epoch", "file-system",
+		"advertise", "anonymous-role", "certificate", "certificates", "clock", "consul", "copies", "core-allowed", "core-size", "data-dir", "disk", "epoch", "file-system",
 		"files", "fsync", "http.bind-tcp", "join-tcp", "join-udp", "leader", "learners", "members", "mesh.bind-udp", "name", "open-files", "platform",
 		"quorum-margin", "root-seal", "safe-mode", "storage", "versions", "voters", "zones",
 	}

@@ -46,8 +46,8 @@
 //
 // The rest of the identity design has its places: a recovery key is one more recipient of [SealRoot];
 // the gate of a root rotation asks which sequence each [Source.Bundle] has; eviction fills
-// [SourceOptions].Denied and closes what is open; the generation secret that tells a clone goes into
-// [RekeyRequest] and the renewal; the Workload API signs with the same [Authority] and a template of
+// [SourceOptions].Denied and closes what is open; the secret of each renewal, which tells a copy of a host, is the
+// business of [Ratchet]; the Workload API signs with the same [Authority] and a template of
 // its own.
 //
 // # Concurrency and files

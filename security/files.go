@@ -29,6 +29,7 @@ const (
 	bundleFile      = "bundle.pem"
 	issuerKeyFile   = "issuer.key"
 	issuerFile      = "issuer.pem"
+	generationFile  = "generation.secret"
 )
 
 // identityPath is the path of one identity file of the data directory dir.
@@ -104,7 +105,7 @@ func (e *KeyModeError) Hint() string {
 // CheckKeyFiles refuses, with a *KeyModeError, a data directory in which others may have read a private
 // key, the issuer's among them: a new issuer's key would not take back what the old one can sign.
 func CheckKeyFiles(dir string) error {
-	for _, name := range []string{hostKeyFile, sealKeyFile, tpmKeyFile, tpmNextKeyFile, leafKeyFile, issuerKeyFile, jwtKeyFile, jwtNextKeyFile} {
+	for _, name := range []string{hostKeyFile, sealKeyFile, tpmKeyFile, tpmNextKeyFile, leafKeyFile, issuerKeyFile, jwtKeyFile, jwtNextKeyFile, generationFile} {
 		info, err := os.Stat(identityPath(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

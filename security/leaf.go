@@ -34,6 +34,8 @@ type LeafRequest struct {
 	PublicKey     []byte    `json:"public_key"` // SPKI DER, P-256
 	NotAfter      time.Time `json:"not_after"`  // whole seconds, UTC
 	HostSignature []byte    `json:"host_signature"`
+	// Generation is nil of an agent that knows of no generations.
+	Generation *GenerationLink `json:"generation,omitempty"`
 
 	// HostKey (SPKI DER) is the key that the cluster pinned for Node, or in a join the one that
 	// the joiner brings and the token vouches for.
@@ -67,7 +69,18 @@ func DecodeLeafRequest(data []byte) (LeafRequest, error) {
 	if err := CheckNodeName(r.Node); err != nil {
 		return LeafRequest{}, fmt.Errorf("certificate request: %w", err)
 	}
+	if err := r.checkGeneration(); err != nil {
+		return LeafRequest{}, fmt.Errorf("certificate request: %w", err)
+	}
 	return r, nil
+}
+
+// checkGeneration says what is wrong with the form of the link, if there is one.
+func (r *LeafRequest) checkGeneration() error {
+	if r.Generation == nil {
+		return nil
+	}
+	return r.Generation.check()
 }
 
 // LeafTimeError is returned by Authority.SignAgent for an end of life that the issuer does not grant.

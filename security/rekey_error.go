@@ -10,6 +10,9 @@ const (
 	RekeyWindow      = "window_over" // the last certificate ended longer ago than ContinuityWindow
 	RekeyDenied      = "denied"      // the host was evicted
 	RekeyInvalid     = "invalid"     // the request makes no sense to the cluster
+	RekeyCopied      = "copied"      // the host was seen twice, or went back to an older copy of itself
+	RekeyOutdated    = "outdated"    // the host has gone on since, by what the cluster knows
+	RekeyUntold      = "no_generation"
 
 	RekeyClock       = "clock"       // the clock of the host that asks is far off
 	RekeyUnavailable = "unavailable" // no core member could be asked
@@ -18,6 +21,9 @@ const (
 // joinAgain is the way back for a host that the cluster does not take back by its key.
 const joinAgain = "join again: an empty data directory, and a token made by `parley token create --replace NODE` on another agent"
 
+// decideCopy is what an operator does about a host that there are two of. The runbook has the steps.
+const decideCopy = "stop every copy but the right one, then, on another agent: parley agent trust NODE for the one that is left, or parley evict NODE; runbook host-copied"
+
 var rekeyHints = map[string]string{
 	RekeyForeign:     "another cluster answers at that address; check --join",
 	RekeyUnknownNode: joinAgain,
@@ -25,6 +31,9 @@ var rekeyHints = map[string]string{
 	RekeyWindow:      joinAgain,
 	RekeyDenied:      "ask the operator who evicted this host",
 	RekeyInvalid:     "run the version of parley that the cluster runs",
+	RekeyCopied:      decideCopy,
+	RekeyOutdated:    decideCopy,
+	RekeyUntold:      "run the version of parley that the cluster runs, with the file identity/generation.secret that this host had; if that is lost, parley agent trust NODE on another agent",
 	RekeyClock:       "set the clock of this host; the renewal is repeated",
 	RekeyUnavailable: "the renewal is repeated",
 }

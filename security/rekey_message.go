@@ -75,6 +75,9 @@ func (r *RekeyRequest) check() error {
 	if len(r.Leaf.HostSignature) == 0 || len(r.Leaf.HostSignature) > maxHostSignature {
 		return errors.New("host signature is missing")
 	}
+	if err := r.Leaf.checkGeneration(); err != nil {
+		return err
+	}
 	if len(r.Last) == 0 || len(r.Last) > maxLastCerts {
 		return fmt.Errorf("%d last certificates, want 1 to %d", len(r.Last), maxLastCerts)
 	}

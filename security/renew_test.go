@@ -295,3 +295,59 @@ func TestRenewerTTLBounds(t *testing.T) {
 		}()
 	}
 }
+
+// Each renewal carries the host's next generation, a failed attempt the same one again. Without a disk for it the renewal goes on
+// with the one before, and a request of one that has none is what an older agent sends.
+func TestRenewsWithAGeneration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, testTD)
+		src := w.first()
+		core, logs := observer.New(zapcore.WarnLevel)
+		var fail error
+		var asked []*GenerationLink
+		r := NewRenewer(RenewerOptions{
+			Source: src, TTL: time.Hour, Now: time.Now, Log: zap.New(core), Ratchet: OpenRatchet(w.dir, w.gen.ClusterID, "a1", w.gen.Host),
+			Renew: func(_ context.Context, req LeafRequest) ([][]byte, uint64, [][]byte, error) {
+				back, err := DecodeLeafRequest(mustJSON(t, req))
+				if err != nil {
+					t.Error(err)
+				}
+				asked = append(asked, back.Generation)
+				if fail != nil {
+					return nil, 0, nil, fail
+				}
+				chain, err := w.gen.Authority.SignAgent(req, time.Now())
+				return chain, w.gen.BundleSequence, w.gen.Roots, err
+			},
+		})
+		for _, failing := range []error{errors.New("lost"), errors.New("lost again"), nil, nil} {
+			if fail = failing; !errors.Is(r.renew(t.Context()), failing) {
+				t.Fatal("another error")
+			}
+		}
+		blocked := identityPath(w.dir, generationFile) + ".tmp"
+		if err := os.MkdirAll(filepath.Join(blocked, "full"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.renew(t.Context()); err != nil {
+			t.Errorf("without a disk: %v", err)
+		}
+		if err := errors.Join(os.RemoveAll(blocked), os.WriteFile(identityPath(w.dir, generationFile), []byte("{"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		r.o.Ratchet = OpenRatchet(w.dir, w.gen.ClusterID, "a1", w.gen.Host)
+		if err := r.renew(t.Context()); err != nil || asked[5] != nil {
+			t.Errorf("with a damaged file: %v, %v", err, asked[5])
+		}
+		if n := logs.FilterMessage("asking for a certificate without a generation").Len(); n != 1 {
+			t.Errorf("%d warnings of it", n)
+		}
+		var got []uint64
+		for _, l := range asked[:5] {
+			got = append(got, l.Generation)
+		}
+		if want := []uint64{1, 1, 1, 2, 2}; !slices.Equal(got, want) {
+			t.Errorf("generations %v, want %v", got, want)
+		}
+	})
+}

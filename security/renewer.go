@@ -18,6 +18,8 @@ type RenewerOptions struct {
 	// Rekey asks for the certificate by the host key alone, when Renew fails and the certificate has
 	// expired, is about to, or is shunned. It returns the chain. nil: there is no such way.
 	Rekey func(ctx context.Context, r LeafRequest) (chain [][]byte, err error)
+	// Ratchet has this host's generations. nil: it has none, and asks without.
+	Ratchet *Ratchet
 	// Stale tells whether the certificate in use is to be replaced soon, within ten seconds, because the root that it
 	// chains to is compromised. nil: never.
 	Stale func() bool
@@ -77,9 +79,13 @@ func (r *Renewer) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.link(&req)
 	chain, seq, roots, err := r.ask(ctx, req)
 	if err != nil {
 		return err
+	}
+	if err := r.linked(req); err != nil {
+		r.o.Log.Warn("generation of this host is in use but not on disk", zap.Error(err))
 	}
 	if len(roots) > 0 {
 		if err := r.unlessUnsaved(src.SetBundle(seq, roots)); err != nil && !errors.Is(err, ErrBundleOlder) {
@@ -87,6 +93,28 @@ func (r *Renewer) renew(ctx context.Context) error {
 		}
 	}
 	return r.unlessUnsaved(src.SetLeaf(chain, key))
+}
+
+// link adds the host's generation. Without one the request is that of an older agent, and it is for the cluster to judge whether
+// that will do.
+func (r *Renewer) link(req *LeafRequest) {
+	if r.o.Ratchet == nil {
+		return
+	}
+	link, err := r.o.Ratchet.Link()
+	if err != nil {
+		r.o.Log.Warn("asking for a certificate without a generation", zap.Error(err))
+		return
+	}
+	req.Generation = link
+}
+
+// linked tells the ratchet that the request was answered.
+func (r *Renewer) linked(req LeafRequest) error {
+	if req.Generation == nil {
+		return nil
+	}
+	return r.o.Ratchet.Accepted()
 }
 
 // ask goes the ordinary way first: a core member signs for itself, expired or not.

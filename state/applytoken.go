@@ -146,6 +146,7 @@ func (c NodeJoin) bind(a *applying, t Token, old Node, known bool) Node {
 	if known && !bytes.Equal(old.SealKey, c.SealKey) {
 		a.dropSeal(c.Node)
 	}
+	a.forgetGenerations(c.Node)
 	a.deleteCatalogNode(c.Node) // the name is an identity from now on: what others said of it ends
 	a.touchServices(c.Node)     // their readers are shown the node
 	a.setNode(n)

@@ -6,9 +6,9 @@ import "fmt"
 type Class uint8
 
 const (
-	ClassPublic  Class = 1 + iota // every agent: cluster, nodes, operators, core members, bundle, timeline, catalog, canaries, entries
+	ClassPublic  Class = 1 + iota // every agent: cluster, nodes, operators, core members, bundle, timeline, catalog, canaries, entries, forks
 	ClassKV                       // key/value and sessions: core members, and agents granted a prefix
-	ClassCore                     // core members only: tokens and sealed root keys
+	ClassCore                     // core members only: tokens, sealed root keys, generations
 	ClassReplica                  // what the replicas of the log remember for themselves; in no change stream
 
 	classCount = 4
@@ -99,6 +99,8 @@ const (
 	TableUpstream                      // authorities that an authority above has signed, by hash
 	TableAdmission                     // how hosts may join by a certificate of somebody else's, by name
 	TableDeny                          // SPIFFE IDs and certificates that are denied, by mark
+	TableGeneration                    // what is known of the secrets that a host has had, by node
+	TableFork                          // nodes that were seen twice, by name
 
 	tableEnd // one more than the last
 )
@@ -125,7 +127,7 @@ var (
 		TableRecovery: ClassCore, TableAuthority: ClassPublic, TableNextSeal: ClassCore,
 		TableDenial: ClassPublic,
 		TableEntry:  ClassPublic, TableJWTKey: ClassPublic, TableSealKey: ClassPublic, TableUpstream: ClassPublic,
-		TableAdmission: ClassPublic, TableDeny: ClassPublic,
+		TableAdmission: ClassPublic, TableDeny: ClassPublic, TableGeneration: ClassCore, TableFork: ClassPublic,
 	}
 	tableNames = [tableEnd]string{
 		TableCluster: "cluster", TableNode: "node", TableCore: "core", TableBundle: "bundle",
@@ -139,7 +141,7 @@ var (
 		TableHistory: "history", TableHistoryMark: "history mark", TableHistorySweep: "history sweep",
 		TableRecovery: "recovery", TableAuthority: "authority", TableNextSeal: "next seal", TableDenial: "denial",
 		TableEntry: "entry", TableJWTKey: "jwt key", TableSealKey: "seal key", TableUpstream: "upstream",
-		TableAdmission: "admission", TableDeny: "deny",
+		TableAdmission: "admission", TableDeny: "deny", TableGeneration: "generation", TableFork: "fork",
 	}
 )
 

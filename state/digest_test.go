@@ -52,6 +52,10 @@ var rowTypes = []struct {
 		func(x any) []byte { return encodeUpstream(x.(Upstream)) }, nil},
 	{TableAdmission, "n", Admission{Name: "n", Kind: AdmissionSSH, Authorities: [][]byte{[]byte("a")}, Names: "*", Suffix: ".x", Role: "local", Core: true, CreatedAt: 3, CreatedBy: "c"},
 		func(x any) []byte { return encodeAdmission(x.(Admission)) }, nil},
+	{TableGeneration, "n", Generations{Node: "n", Binding: 1, Generation: 3, Marks: []GenerationMark{{1}}, BeginBy: 2},
+		func(x any) []byte { return encodeGenerations(x.(Generations)) }, nil},
+	{TableFork, "n", Fork{Node: "n", Generation: 1, At: 3, By: "b"},
+		func(x any) []byte { return encodeFork(x.(Fork)) }, nil},
 	{TableSealKey, "n", SealKey{Node: "n", Key: []byte("k")},
 		func(x any) []byte { return encodeSealKey(x.(SealKey)) }, nil},
 	{TableSession, sessionKey(testSession(1).ID), Session{

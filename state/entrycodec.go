@@ -77,7 +77,7 @@ func DecodeEntry(row []byte) (Entry, error) {
 	return e, r.done()
 }
 
-// checkIdentityRow is checkRow for the tables of identities of programs, and of keys of nodes.
+// checkIdentityRow is checkRow for the tables of identities of programs, and of keys and copies of nodes.
 func checkIdentityRow(t Table, key string, row []byte) error {
 	var own string
 	var err error
@@ -103,6 +103,8 @@ func checkIdentityRow(t Table, key string, row []byte) error {
 		var k SealKey
 		k, err = decodeSealKey(row)
 		own = k.Node
+	case TableGeneration, TableFork:
+		own, err = checkGenerationRow(t, row)
 	default:
 		var k JWTKey
 		k, err = DecodeJWTKey(row)

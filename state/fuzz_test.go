@@ -27,7 +27,8 @@ func fuzzSeeds() []Command {
 		KVUndo{Key: "k", Revision: 3}, KVPurge{Key: "k"},
 		RootPrepare{Root: []byte{2}, Seals: []Seal{{Node: "a1", Sealed: []byte("s")}}, RecoverySealed: []byte("r")},
 		RootSeal{Node: "a1", Sealed: []byte("s")}, RootActivate{RootHash{1}}, RootRetire{RootHash{1}}, CARotate{Force: true},
-		NodeEvict{Node: "a1", Reason: "stolen"},
+		NodeEvict{Node: "a1", Reason: "stolen"}, NodeTrust{Node: "a1"},
+		NodeGenerations{[]GenerationClaim{{Node: "a1", Binding: 1, Series: 2, First: 3, Marks: []GenerationMark{{4}, {5}}, Live: true}}},
 		AdmissionSet{Admission: testAdmission("own"), Replace: true}, AdmissionDelete{Name: "own"},
 		DenySet{Kind: DenyID, Subject: "spiffe://example.test/svc/web", Seconds: 9, Reason: "stolen"}, DenyRemove{Kind: DenySerial, Subject: strings.Repeat("4a", 16)},
 		RecoverySet{Recovery{SealKey: sealKey("recovery"), Sealed: []byte("s")}},
@@ -120,6 +121,8 @@ func readAll(v *View, key string) {
 	v.Entries()
 	v.Entry(key)
 	v.JWTKeys()
+	v.Forks()
+	v.Generations(Node{Name: key})
 	v.Seal(key)
 	v.Events(0, func(Event) bool { return true })
 	for _, s := range v.Sessions() {

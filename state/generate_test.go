@@ -148,6 +148,17 @@ func drawCoreCommand(t *rapid.T) Command {
 	case 4:
 		return CARotate{Force: rapid.Bool().Draw(t, "force"), Compromised: rapid.Bool().Draw(t, "compromised")}
 	}
+	if rapid.Bool().Draw(t, "generation") {
+		if rapid.IntRange(0, 5).Draw(t, "trust") == 0 {
+			return NodeTrust{Node: node}
+		}
+		claim := GenerationClaim{Node: node, Binding: 1, Series: rapid.Uint64Range(0, 1).Draw(t, "series"), First: rapid.Uint64Range(1, 3).Draw(t, "first")}
+		for n := range rapid.Uint64Range(1, 3).Draw(t, "claimed") {
+			claim.Marks = append(claim.Marks, GenerationMark{byte(claim.First + n), rapid.SampledFrom([]byte{0, 0, 0, 1}).Draw(t, "copy")})
+		}
+		claim.Live = rapid.Bool().Draw(t, "live")
+		return NodeGenerations{[]GenerationClaim{claim}}
+	}
 	if rapid.Bool().Draw(t, "seal key") {
 		return SealKeySet{Node: node, Key: hardSealKey(rapid.ByteRange(1, 2).Draw(t, "hard")), Signing: sha256.Sum256([]byte("root")), Sealed: []byte("s")}
 	}

@@ -53,6 +53,8 @@ const (
 	kindAdmissionDelete
 	kindDenySet
 	kindDenyRemove
+	kindNodeGenerations
+	kindNodeTrust
 
 	kindEnd
 )
@@ -117,6 +119,8 @@ var kinds = [kindEnd]kindSpec{
 	kindAdmissionDelete:   {"admission delete", 1, 1, readAdmissionDelete},
 	kindDenySet:           {"deny set", 1, 1, readDenySet},
 	kindDenyRemove:        {"deny remove", 1, 1, readDenyRemove},
+	kindNodeGenerations:   {"node generations", 1, 1, readNodeGenerations},
+	kindNodeTrust:         {"node trust", 1, 1, readNodeTrust},
 }
 
 func (Put) kind() kind               { return kindPut }

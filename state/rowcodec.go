@@ -292,7 +292,7 @@ func checkRow(t Table, key string, revision uint64, row []byte) error {
 		var o Operator
 		o, err = DecodeOperator(row)
 		own = o.Name
-	case TableEntry, TableJWTKey, TableSealKey, TableUpstream, TableAdmission, TableDeny:
+	case TableEntry, TableJWTKey, TableSealKey, TableUpstream, TableAdmission, TableDeny, TableGeneration, TableFork:
 		err = checkIdentityRow(t, key, row)
 	case TableSession, TableNodeSessions, TableHold, TableDelay, TableDelayEnd:
 		err = checkSessionRow(t, key, row)

@@ -61,7 +61,7 @@ func (a *app) agentCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&token, "token", "", "the join token itself; other users of this host can see it, prefer --token-file")
 	settings.register(cmd)
-	cmd.AddCommand(a.agentRoleCommand())
+	cmd.AddCommand(a.agentRoleCommand(), a.agentTrustCommand())
 	return cmd
 }
 

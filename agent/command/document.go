@@ -16,7 +16,7 @@ const groupMark = "group"
 
 const (
 	coreShape      = `{"leader","term","commit_index","applied_index","size","margin","read_only","reads","voters":[{"name","raft_id","healthy"}],"learners":[...],"held":[{"name","until"}],"epoch","epoch_id"}`
-	memberShape    = `[{"name","spiffe_id","state","address","zone","core"}]`
+	memberShape    = `[{"name","spiffe_id","state","address","zone","core","copied"}]`
 	pairShape      = `{"key","value","flags","revision","create_revision","version","modified_at","modified_hlc"}`
 	sessionShape   = `{"id","name","node","ttl","lease","behavior","lock_delay","created_at","created_hlc","fencing_token"}`
 	entryShape     = `{"name","spiffe_id","selectors":[...],"nodes":[...],"service","federates_with":[...],"ttl_s","jwt_ttl_s","hint","owner","created_at","changed_at","changed_by","generation"}`
@@ -69,9 +69,10 @@ var jsonShapes = map[string]string{
 	"ca timeline":     `{"events":[..],"rotates_at"}`,
 	"operator remove": `{"name","removed"}, and "dry_run" of a dry run`,
 
-	"agent":      "none: it runs until it is stopped",
-	"agent role": `{"node","role"}`,
-	"lab":        "none: it runs until it is stopped; $PARLEY_LAB_DIR/lab.json is a list of agents",
+	"agent":       "none: it runs until it is stopped",
+	"agent role":  `{"node","role"}`,
+	"agent trust": `{"node","trusted"}, and "dry_run" of a dry run`,
+	"lab":         "none: it runs until it is stopped; $PARLEY_LAB_DIR/lab.json is a list of agents",
 
 	"status":     `{"name","cluster_id","trust_domain","version","ready","safe_mode","core":{...},"svid":{"spiffe_id","not_after"},"digest":{"revision","public","all"}}`,
 	"members":    memberShape,

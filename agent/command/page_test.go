@@ -47,6 +47,7 @@ var endpointNotes = map[string]string{
 	"POST /parley/v1/digest/accept":    "`{\"node\"}`",
 	"POST /parley/v1/core/size":        "`{\"size\"}`",
 	"POST /parley/v1/agent/role":       "`{\"node\",\"role\"}`",
+	"POST /parley/v1/agent/trust":      "`{\"node\"}`",
 	"POST /parley/v1/session":          "`{\"name\",\"node\",\"ttl\",\"behavior\",\"lock_delay\"}`, all optional; `behavior` is release or delete",
 	"GET /parley/v1/sessions":          "`node=NAME`, `stale`, `index=N&wait=30s`",
 	"GET /parley/v1/session/*":         "`stale`, `index=N&wait=30s`",

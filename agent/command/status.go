@@ -43,11 +43,18 @@ func (a *app) membersCommand() *cobra.Command {
 			return answer{value: list(members), table: func(w io.Writer) {
 				row(w, "NAME", "STATE", "CORE", "ZONE", "ADDRESS", "IDENTITY")
 				for _, m := range members {
-					row(w, m.Name, m.State, m.Core, m.Zone, m.Address, m.SPIFFEID)
+					row(w, m.Name, stateOf(m), m.Core, m.Zone, m.Address, m.SPIFFEID)
 				}
 			}}, err
 		}),
 	}
+}
+
+func stateOf(m client.Member) string {
+	if m.Copied {
+		return m.State + " (copied)"
+	}
+	return m.State
 }
 
 func (a *app) coreCommand() *cobra.Command {

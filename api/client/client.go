@@ -291,6 +291,11 @@ func (c *Client) SetAgentRole(ctx context.Context, node, role string) error {
 	return c.post(ctx, "/parley/v1/agent/role", map[string]any{"node": node, "role": role}, nil)
 }
 
+// TrustAgent takes back a host that was seen twice: whichever copy of it asks first, within an hour.
+func (c *Client) TrustAgent(ctx context.Context, node string) error {
+	return c.post(ctx, "/parley/v1/agent/trust", map[string]any{"node": node}, nil)
+}
+
 func uintParam(query url.Values, name string, value uint64) {
 	query.Set(name, strconv.FormatUint(value, 10))
 }

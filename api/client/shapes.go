@@ -14,6 +14,7 @@ type Member struct {
 	Address  string `json:"address"`
 	Zone     string `json:"zone"`
 	Core     string `json:"core"`
+	Copied   bool   `json:"copied"` // it was seen twice, and no operator has decided
 }
 
 // CoreMember is one voter or learner; RaftID is in hex.

@@ -59,6 +59,7 @@ const (
 	AdmissionWrite  Action = "admission.write"  // POST and DELETE /parley/v1/admission: which hosts join by whose certificates
 	CoreWrite       Action = "core.write"       // POST /parley/v1/core/allow, size, hold
 	NodeRole        Action = "node.role"        // change what an agent may do
+	NodeTrust       Action = "node.trust"       // POST /parley/v1/agent/trust: an operator decides about a host that was seen twice
 	OperatorRead    Action = "operator.read"    // GET /parley/v1/operators
 	OperatorWrite   Action = "operator.write"   // POST and DELETE /parley/v1/operator: who else may do what
 	Evict           Action = "evict"            // POST /parley/v1/evict: a host is denied for good
@@ -131,6 +132,7 @@ var needs = map[Action]Role{
 	AdmissionWrite:  Operator,
 	CoreWrite:       Operator,
 	NodeRole:        Operator,
+	NodeTrust:       Operator,
 	OperatorRead:    Operator,
 	OperatorWrite:   Operator,
 	EntryRead:       Operator,

@@ -20,7 +20,7 @@ var allowed = []struct {
 	{Discovery, "metrics console runbooks members core.read status catalog.read health.read slo.read alert.read probe " +
 		"digest.read apply.read net.read bundle.read operator.renew identity.read"},
 	{Local, "kv.read kv.write txn session.read session.use lock.use catalog.write event.read event.fire"},
-	{Operator, "token.create token.list token.revoke admission.read admission.write core.write node.role operator.read operator.write entry.read entry.write ca.rotate evict deny.read deny.write leave apply.quarantine check storage.scrub storage.tail digest.diff digest.accept kv.purge snapshot.save debug.read debug.forget"},
+	{Operator, "token.create token.list token.revoke admission.read admission.write core.write node.role node.trust operator.read operator.write entry.read entry.write ca.rotate evict deny.read deny.write leave apply.quarantine check storage.scrub storage.tail digest.diff digest.accept kv.purge snapshot.save debug.read debug.forget"},
 }
 
 // Every role may do exactly what the written list gives it and what the weaker roles have.

@@ -221,6 +221,9 @@ func rekeyBy(t *testing.T, dir, node, clusterID, addr string) error {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if req.Generation, err = security.OpenRatchet(dir, clusterID, node, host).Link(); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	_, err = security.Rekey(ctx, security.RekeyOptions{Source: src, ClusterID: clusterID, Addrs: []string{addr}}, req)

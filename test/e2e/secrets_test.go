@@ -3,6 +3,8 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -10,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -44,7 +47,7 @@ func (a artefacts) process(t *testing.T, pid int) {
 func (a artefacts) disk(t *testing.T, agent *lab.Agent) {
 	t.Helper()
 	err := filepath.WalkDir(filepath.Dir(agent.DataDir), func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && filepath.Ext(path) != ".key" {
+		if err == nil && d.Type().IsRegular() && filepath.Ext(path) != ".key" && filepath.Base(path) != "generation.secret" {
 			a.file(t, path)
 		}
 		return err
@@ -84,7 +87,7 @@ func (a artefacts) search(needles []needle) (hits []string) {
 // is; a token in the environment and in the arguments of a process is found there.
 func TestSecretsInNoArtefact(t *testing.T) {
 	t.Parallel()
-	l := startLab(t, lab.Options{Agents: 3})
+	l := startLab(t, lab.Options{Agents: 3, Settings: map[string]string{"identity.leaf_ttl": "20s"}}) // so that there are generations
 	settled(t, l)
 	a1 := l.Agents[0]
 	c := clientOf(t, a1)
@@ -154,6 +157,9 @@ func knownSecrets(t *testing.T, l *lab.Lab, c *client.Client) (out []needle) {
 			t.Fatal(err)
 		}
 		out = append(out, newNeedle(a.Name+" claim.key", claim))
+		if a != l.Agents[0] { // the founder's first certificate has the default life
+			out = append(out, generationNeedles(t, a)...)
+		}
 	}
 	fresh, err := c.CreateToken(ctx, client.TokenSpec{Uses: 1, Role: "local"})
 	if err != nil {
@@ -188,6 +194,31 @@ func knownSecrets(t *testing.T, l *lab.Lab, c *client.Client) (out []needle) {
 	jwt := strings.TrimSpace(asked("identity", "fetch", "jwt", "--audience", "db", "-o", "raw", "--wait", "10s"))
 	signature := jwt[strings.LastIndexByte(jwt, '.')+1:]
 	return append(out, needle{name: "a JWT-SVID", forms: [][]byte{[]byte(signature)}})
+}
+
+// generationNeedles are the secrets of an agent's renewals, once there was one.
+func generationNeedles(t *testing.T, a *lab.Agent) (out []needle) {
+	t.Helper()
+	var file struct{ Secrets, Pending []byte }
+	var text []byte
+	eventually(t, 30*time.Second, "a generation of "+a.Name, func(context.Context) error {
+		data, err := os.ReadFile(filepath.Join(a.DataDir, "identity", "generation.secret"))
+		if err == nil {
+			text, err = data, json.Unmarshal(data, &file)
+		}
+		if err == nil && len(file.Secrets)+len(file.Pending) == 0 {
+			err = errors.New("it has no secret")
+		}
+		return err
+	})
+	for secret := range slices.Chunk(append(file.Secrets, file.Pending...), 16) {
+		n := newNeedle(a.Name+" generation", secret)
+		if !n.in(text) {
+			t.Errorf("control: the generations of %s are not found in the file itself", a.Name)
+		}
+		out = append(out, n)
+	}
+	return out
 }
 
 // leftBehind gathers what three agents leave behind, tell and hand out.
