@@ -107,6 +107,7 @@ type core struct {
 	reads    readRounds
 	lease    lease
 	hint     hint
+	afresh   afresh
 	tails    tails
 	claiming claiming
 	claims   map[uint64]claim // of others, to be given back
@@ -207,6 +208,7 @@ func (c *core) tick() {
 	c.noteBeat(before)
 	c.campaignAlone()
 	c.tickHint()
+	c.tickAfresh()
 	c.plantedCommit()
 	c.watchProgress()
 	c.tickProposals()
