@@ -148,7 +148,11 @@ func (h *host) start() error {
 	if err != nil {
 		return fmt.Errorf("snapshots: %w", err)
 	}
-	log, found, err := storage.OpenLog(h.logOptions())
+	options := h.logOptions()
+	if meta, _, ok := snaps.Latest(); ok {
+		options.Covered = meta.Index
+	}
+	log, found, err := storage.OpenLog(options)
 	if err != nil {
 		return fmt.Errorf("log: %w", err)
 	}
