@@ -90,7 +90,7 @@ func TestDamageBesideCoveredSegments(t *testing.T) {
 			if tt.offset < pageBytes {
 				overwrite(t, fsys, walPath(tt.segment), int64(traceSegment)-pageBytes+tt.offset, []byte{0xee, 0xee, 0xee})
 			}
-			wantDamage(t, fsys, "control: all is read")
+			_ = wantDamage(t, fsys, "control: all is read")
 			o := logOptions(fsys)
 			o.Covered = covered
 			log, _, err := OpenLog(o)
