@@ -31,22 +31,20 @@ func openStore(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, lo
 	if err != nil {
 		return nil, err
 	}
-	if err := s.openLog(dir, clusterID, raftID, segmentMiB, 0, log); err != nil {
+	if err := s.openLog(dir, clusterID, raftID, segmentMiB, log); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// openLoaded is openStore for a member that is about to run: the newest snapshot is loaded while the log is read, of which
-// only the segments are that hold what comes behind it.
+// openLoaded is openStore for a member that is about to run: the newest snapshot is loaded while the log is read.
 func openLoaded(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, log *zap.Logger) (*store, error) {
 	s, err := openSnapshots(dir, clusterID, log)
 	if err != nil {
 		return nil, err
 	}
 	wait := beside(s.load)
-	meta, _, _ := s.snapshots.Latest()
-	err = s.openLog(dir, clusterID, raftID, segmentMiB, meta.Index, log)
+	err = s.openLog(dir, clusterID, raftID, segmentMiB, log)
 	wait()
 	if err != nil {
 		return nil, err
@@ -62,8 +60,8 @@ func openSnapshots(dir *dataDir, clusterID string, log *zap.Logger) (*store, err
 	return &store{snapshots: snapshots}, nil
 }
 
-func (s *store) openLog(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, covered uint64, log *zap.Logger) (err error) {
-	s.log, s.recovered, err = storage.OpenLog(storage.LogOptions{FS: dir.fs, Dir: dir.path, ClusterID: mustID(clusterID), RaftID: raftID, SegmentBytes: int64(segmentMiB) << 20, Covered: covered, Log: log})
+func (s *store) openLog(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, log *zap.Logger) (err error) {
+	s.log, s.recovered, err = storage.OpenLog(storage.LogOptions{FS: dir.fs, Dir: dir.path, ClusterID: mustID(clusterID), RaftID: raftID, SegmentBytes: int64(segmentMiB) << 20, Log: log})
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}

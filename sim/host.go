@@ -148,11 +148,7 @@ func (h *host) start() error {
 	if err != nil {
 		return fmt.Errorf("snapshots: %w", err)
 	}
-	options := h.logOptions()
-	if meta, _, ok := snaps.Latest(); ok {
-		options.Covered = meta.Index
-	}
-	log, found, err := storage.OpenLog(options)
+	log, found, err := storage.OpenLog(h.logOptions())
 	if err != nil {
 		return fmt.Errorf("log: %w", err)
 	}

@@ -21,9 +21,6 @@ type LogOptions struct {
 	RaftID       uint64
 	SegmentBytes int64       // of new segments; 0 is DefaultSegmentBytes, else a multiple of 4096 from 16 KiB to 1 GiB
 	Log          *zap.Logger // nil logs nothing
-	// Covered is the entry up to which a snapshot that is whole covers the log; 0: none does. What is in segments that hold
-	// nothing later is neither verified nor recovered then: FirstIndex is that of the first segment that does.
-	Covered uint64
 	// Rare makes things happen that are legal and seldom (RarePoints) whenever it returns true; nil = never.
 	Rare func(point string) bool
 
@@ -54,7 +51,6 @@ type Log struct {
 	id           identity
 	log          *zap.Logger
 	ignoreAnchor bool
-	covered      uint64 // see LogOptions
 	rare         func(point string) bool
 	spares       spares
 	spareCount   atomic.Uint64 // numbers the spares' names
@@ -116,7 +112,7 @@ func newLog(o LogOptions) (*Log, error) {
 		fs:           o.FS,
 		id:           identity{o.ClusterID, o.RaftID},
 		log:          o.Log,
-		ignoreAnchor: o.ignoreAnchor, covered: o.Covered, rare: o.Rare,
+		ignoreAnchor: o.ignoreAnchor, rare: o.Rare,
 		spares:    spares{fs: o.FS, dir: filepath.Join(o.Dir, "wal"), size: o.SegmentBytes},
 		turn:      make(chan struct{}, 1),
 		chainer:   newChainer(),

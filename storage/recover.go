@@ -42,10 +42,9 @@ type repair struct {
 	page   []byte
 }
 
-// read scans the segments, all that no snapshot covers; numbers are those of the existing ones, in order.
+// read scans all segments; numbers are those of the existing ones, in order.
 func (r *recovery) read(numbers []uint64, anchor anchorState) error {
 	r.replay = replay{anchor: anchor}
-	numbers = r.passOver(numbers, anchor)
 	ahead := r.readAhead(numbers)
 	defer ahead.stop()
 	for i, number := range numbers {
