@@ -79,7 +79,7 @@ func (s *store) load() {
 		return
 	}
 	m := state.NewMachine()
-	if err := errors.Join(m.RestoreBeside(r, beside), r.Close()); err == nil {
+	if err := errors.Join(m.RestoreVerified(r, beside), r.Close()); err == nil {
 		s.loaded = &loadedState{machine: m, index: meta.Index, term: meta.Term}
 	}
 }

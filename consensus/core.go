@@ -107,6 +107,7 @@ type core struct {
 	reads    readRounds
 	lease    lease
 	hint     hint
+	afresh   afresh
 	tails    tails
 	claiming claiming
 	acks     acks
@@ -208,6 +209,7 @@ func (c *core) tick() {
 	c.noteBeat(before)
 	c.campaignAlone()
 	c.tickHint()
+	c.tickAfresh()
 	c.plantedCommit()
 	c.writeCommit()
 	c.watchProgress()

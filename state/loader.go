@@ -23,8 +23,9 @@ const handBytes = 256 << 10
 // loader builds a store from a snapshot that arrives in pieces. What it has built is nobody's
 // until finish has verified all of it.
 //
-// Half of what a load costs is hashing: the checksum over all bytes, and the hash of each row. Both are needed at the end
-// alone, so they are made of a quarter of a megabyte at a time, beside the reading of the next.
+// Much of what a load costs is hashing: the checksum over all bytes, and the hash of each row. Both are needed at the end
+// alone, so they are made of a quarter of a megabyte at a time, beside the reading of the next. The checksum is left out for
+// bytes that were verified: it could only find what the digest, which is made of all rows again, finds as well.
 type loader struct {
 	s       *store // nil before the header
 	classes ClassSet
@@ -34,6 +35,8 @@ type loader struct {
 	last    *record
 	left    int64 // bytes that may still come
 	beside  Beside
+	trusted bool      // the bytes were verified: their checksum is not looked at
+	unhandy int       // bytes of items since the last hand
 	fresh   []*record // in the tree, without their hashes
 	text    []byte    // items that are not in hash yet
 	under   []*record // whose hashes are being made
@@ -54,10 +57,14 @@ func inTurn(work func()) (wait func()) {
 }
 
 // readSnapshot reads a snapshot of exactly the given classes.
-func readSnapshot(r io.Reader, classes ClassSet, beside Beside) (*store, error) {
-	l := newLoader(classes)
-	l.beside = beside
+func (l *loader) readSnapshot(r io.Reader) (*store, error) {
 	defer l.collect() // what is under way ends before this does
+	if whole, ok := r.(io.WriterTo); ok {
+		if _, err := whole.WriteTo(l); err != nil && l.err == nil {
+			return nil, fmt.Errorf("read snapshot: %w", err)
+		}
+		return l.finish()
+	}
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := r.Read(buf)
@@ -82,19 +89,49 @@ func (l *loader) write(p []byte) error {
 		l.err = fmt.Errorf("snapshot over its limit: %w", ErrTooLarge)
 		return l.err
 	}
-	l.pending = append(l.pending, p...)
-	rest := l.pending
+	p = l.complete(p)
 	for l.err == nil {
-		body, n, err := cutItem(rest)
+		body, n, err := cutItem(p)
 		if err != nil || n == 0 {
 			l.err = err
 			break
 		}
-		l.err = l.item(rest[:n], body)
-		rest = rest[n:]
+		l.err = l.item(p[:n], body)
+		p = p[n:]
 	}
-	l.pending = append(l.pending[:0], rest...)
+	l.pending = append(l.pending, p...)
 	return l.err
+}
+
+// Write implements io.Writer.
+func (l *loader) Write(p []byte) (int, error) {
+	if err := l.write(p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// complete takes from p what the item that was begun lacks, and returns the rest: none, unless the item is complete.
+func (l *loader) complete(p []byte) (rest []byte) {
+	for len(l.pending) > 0 && len(p) > 0 && l.err == nil {
+		n := min(len(p), lacking(l.pending))
+		l.pending, p = append(l.pending, p[:n]...), p[n:]
+		body, n, err := cutItem(l.pending)
+		if l.err = err; n > 0 {
+			l.err = l.item(l.pending, body)
+			l.pending = l.pending[:0]
+		}
+	}
+	return p
+}
+
+// lacking is how many bytes the beginning of an item lacks, 1 if its length is not known yet.
+func lacking(b []byte) int {
+	size, head := binary.Uvarint(b)
+	if head <= 0 {
+		return 1
+	}
+	return max(1, head+int(min(size, maxItemBytes))-len(b)) //nolint:gosec // at most an item
 }
 
 // cutItem returns the first item's body and how many bytes it took with its length, 0 when it is
@@ -120,7 +157,10 @@ func (l *loader) item(whole, body []byte) error {
 	case kind == itemTrailer && l.s != nil:
 		return l.trailer(r)
 	}
-	if l.text = append(l.text, whole...); len(l.text) >= handBytes {
+	if !l.trusted {
+		l.text = append(l.text, whole...)
+	}
+	if l.unhandy += len(whole); l.unhandy >= handBytes {
 		l.hand()
 	}
 	switch {
@@ -198,6 +238,7 @@ func (l *loader) row(r *reader) error {
 // hand has what was read summed up, once what was handed before is.
 func (l *loader) hand() {
 	l.collect()
+	l.unhandy = 0
 	l.read, l.text = l.text, l.read[:0]
 	l.under, l.fresh = l.fresh, l.under[:0]
 	text, rows, sum := l.read, l.under, l.hash
@@ -228,7 +269,7 @@ func (l *loader) trailer(r *reader) error {
 	}
 	l.hand()
 	l.collect()
-	if !bytes.Equal(checksum[:], l.hash.Sum(nil)) {
+	if !l.trusted && !bytes.Equal(checksum[:], l.hash.Sum(nil)) {
 		return fmt.Errorf("%w: snapshot checksum", ErrMalformed)
 	}
 	for t := Table(1); t < tableEnd; t++ {

@@ -63,8 +63,14 @@ func (c chunkRef) expand(stored []byte) ([]byte, error) {
 }
 
 // decode is expand of bytes that were verified, or are to be judged by zstd's checksum of the content alone.
-func (c chunkRef) decode(stored []byte) ([]byte, error) {
-	raw, err := decoder().DecodeAll(stored, make([]byte, 0, c.raw))
+func (c chunkRef) decode(stored []byte) ([]byte, error) { return c.decodeInto(nil, stored) }
+
+// decodeInto is decode into the room of a chunk that nobody needs any more, if it is enough.
+func (c chunkRef) decodeInto(room, stored []byte) ([]byte, error) {
+	if cap(room) < int(c.raw) {
+		room = make([]byte, 0, c.raw)
+	}
+	raw, err := decoder().DecodeAll(stored, room[:0:c.raw])
 	if err != nil {
 		return nil, fmt.Errorf("%w %s: %w", ErrChunk, c, err)
 	}
@@ -85,6 +91,8 @@ type chunkReader struct {
 	workers   int
 	summed    bool                   // the reader adds up the whole
 	rest      []byte                 // of the current chunk
+	current   []byte                 // the whole of it
+	used      chan []byte            // chunks that were read: room for those to come. As many as are in memory at a time
 	ahead     chan expanded          // nil before the first Read; closed at the end
 	quit      chan struct{}          // ends the goroutine that fills ahead
 	sum       chan [sha256.Size]byte // of the whole, after ahead is closed; capacity 1
@@ -100,8 +108,18 @@ type expanded struct {
 
 // Read implements io.Reader. io.EOF comes only if the whole content has the manifest's hash.
 func (r *chunkReader) Read(p []byte) (int, error) {
+	if err := r.more(); err != nil {
+		return 0, err
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// more brings the next chunk if there is nothing left of the current one.
+func (r *chunkReader) more() error {
 	if r.closed {
-		return 0, fs.ErrClosed
+		return fs.ErrClosed
 	}
 	if r.ahead == nil {
 		r.start()
@@ -114,21 +132,58 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 		case next.err != nil:
 			r.err = next.err
 		default:
-			r.rest = next.raw
+			r.giveBack()
+			r.rest, r.current = next.raw, next.raw
 		}
 	}
 	if len(r.rest) == 0 {
-		return 0, r.err
+		return r.err
 	}
-	n := copy(p, r.rest)
-	r.rest = r.rest[n:]
-	return n, nil
+	return nil
+}
+
+// WriteTo implements io.WriterTo: w gets one chunk after the other, and may not keep it.
+func (r *chunkReader) WriteTo(w io.Writer) (written int64, err error) {
+	for {
+		if err := r.more(); errors.Is(err, io.EOF) {
+			return written, nil
+		} else if err != nil {
+			return written, err
+		}
+		n, err := w.Write(r.rest)
+		r.rest = r.rest[n:]
+		if written += int64(n); err != nil {
+			return written, err
+		}
+	}
+}
+
+// giveBack lets a chunk that was read be room for another.
+func (r *chunkReader) giveBack() {
+	if r.current == nil {
+		return
+	}
+	select {
+	case r.used <- r.current:
+	default:
+	}
+	r.current = nil
+}
+
+// room is that of a chunk which was read, nil if there is none.
+func (r *chunkReader) room() []byte {
+	select {
+	case room := <-r.used:
+		return room
+	default:
+		return nil
+	}
 }
 
 // start begins to read ahead. At most two chunks for each worker, and two more, are in memory at a time.
 func (r *chunkReader) start() {
 	r.ahead, r.quit = make(chan expanded, r.workers), make(chan struct{})
-	r.sum = make(chan [sha256.Size]byte, 1)
+	r.sum, r.used = make(chan [sha256.Size]byte, 1), make(chan []byte, 2*r.workers+2)
 	inOrder := make(chan chan expanded, r.workers-1)
 	go func() {
 		defer close(inOrder)
@@ -140,7 +195,7 @@ func (r *chunkReader) start() {
 				return
 			}
 			go func() {
-				raw, err := r.snapshots.raw(ref)
+				raw, err := r.snapshots.raw(ref, r.room())
 				one <- expanded{raw, err}
 			}()
 		}
@@ -193,17 +248,17 @@ func (r *chunkReader) Close() error {
 	return nil
 }
 
-// raw reads and verifies a chunk from disk.
-func (s *Snapshots) raw(ref chunkRef) ([]byte, error) {
+// raw reads and verifies a chunk from disk, into room if that is enough.
+func (s *Snapshots) raw(ref chunkRef, room []byte) ([]byte, error) {
 	if stored, warm := s.takeWarm(ref); warm {
-		return ref.decode(stored)
+		return ref.decodeInto(room, stored)
 	}
 	stored, err := s.stored(ref)
 	if err != nil {
 		raise(s.damaged)
 		return nil, err
 	}
-	return ref.decode(stored)
+	return ref.decodeInto(room, stored)
 }
 
 // takeWarm returns a chunk's verified bytes if they are still in memory from OpenSnapshots, once.

@@ -7,6 +7,7 @@ import (
 	stdhash "hash"
 	"io"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"go.uber.org/zap"
@@ -98,8 +99,10 @@ func (w *chunkWriter) run(write func(io.Writer) error) ([]byte, error) {
 	return data, w.snapshots.readBack(data)
 }
 
-// Write implements io.Writer.
+// Write implements io.Writer. Whoever waits for a processor goes first, between any two steps here: nobody waits for a snapshot,
+// and a goroutine that does not stop by itself is stopped only after 10 ms.
 func (w *chunkWriter) Write(p []byte) (int, error) {
+	runtime.Gosched()
 	written := 0
 	for len(p) > 0 {
 		n := min(len(p), w.snapshots.chunkBytes-len(w.buf))
@@ -122,7 +125,9 @@ func (w *chunkWriter) cut() error {
 		return fmt.Errorf("state is larger than a snapshot can hold (%d chunks of %d bytes)", maxChunks, w.snapshots.chunkBytes)
 	}
 	w.sum.Write(w.buf)
+	runtime.Gosched()
 	stored, ref := compress(w.buf)
+	runtime.Gosched()
 	w.manifest.size += uint64(len(w.buf))
 	w.manifest.chunks = append(w.manifest.chunks, ref)
 	w.buf = w.buf[:0]

@@ -19,25 +19,29 @@ const (
 )
 
 // A start keeps most of what it allocates, and each collection marks all of it again, for which a load that uses every
-// processor waits. So the heap of one that starts may grow more, in proportion, while it is small; what it needed besides goes
+// processor waits. So nothing is collected while one starts, as long as it needs little memory; what it needed besides goes
 // back to the system afterwards.
 const (
 	startLook  = 50 * time.Millisecond
-	startBytes = 512 << 20        // a heap of that size is collected as usual
+	startBytes = 512 << 20        // beyond, memory is collected, and the start is one as any other time
 	startMost  = 10 * time.Second // one that is not ready by then waits for something else
 )
 
 // starting says whether a start is still under way: until a second after the agent was ready, as it then applies its log.
-func starting(heap uint64, since, sinceReady time.Duration) bool {
-	return heap < startBytes && since < startMost && sinceReady < collectEvery
+// collections are those since its beginning: there is one when memory came to startBytes.
+func starting(collections uint64, since, sinceReady time.Duration) bool {
+	return collections == 0 && since < startMost && sinceReady < collectEvery
 }
 
-// collectAtStart sets what the collector goes by during a start, and returns after it, or when ctx ends.
-func collectAtStart(ctx context.Context, ready <-chan struct{}) {
-	debug.SetGCPercent(collectMost)
+// collectAtStart sets what the collector goes by during a start that may take so many bytes, and returns after it, or when ctx
+// ends. Who has set GOMEMLIMIT to less knows better.
+func collectAtStart(ctx context.Context, ready <-chan struct{}, most int64) {
+	limit := debug.SetMemoryLimit(-1)
+	defer debug.SetMemoryLimit(limit)
+	debug.SetMemoryLimit(min(limit, most))
+	debug.SetGCPercent(-1)
 	defer debug.SetGCPercent(collectUsual)
-	began, readyAt := time.Now(), time.Now()
-	heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	began, readyAt, before := time.Now(), time.Now(), collections()
 	ticker := time.NewTicker(startLook)
 	defer ticker.Stop()
 	for {
@@ -50,10 +54,17 @@ func collectAtStart(ctx context.Context, ready <-chan struct{}) {
 		if !closed(ready) {
 			readyAt = now
 		}
-		if metrics.Read(heap); !starting(heap[0].Value.Uint64(), now.Sub(began), now.Sub(readyAt)) {
+		if !starting(collections()-before, now.Sub(began), now.Sub(readyAt)) {
 			return
 		}
 	}
+}
+
+// collections is how often memory was collected.
+func collections() uint64 {
+	cycles := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}}
+	metrics.Read(cycles)
+	return cycles[0].Value.Uint64()
 }
 
 func closed(c <-chan struct{}) bool {
@@ -79,7 +90,7 @@ func (a *app) paceCollections(ctx context.Context, ready <-chan struct{}) {
 	if a.getenv("GOGC") != "" {
 		return
 	}
-	collectAtStart(ctx, ready)
+	collectAtStart(ctx, ready, startBytes)
 	defer debug.SetGCPercent(collectUsual)
 	read := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}}
 	metrics.Read(read)

@@ -27,20 +27,20 @@ func TestCollectPercent(t *testing.T) {
 	}
 }
 
-// A start ends a second after the agent was ready, and before that when the heap is large or it takes too long.
+// A start ends a second after the agent was ready, and before that when memory had to be collected or it takes too long.
 func TestStarting(t *testing.T) {
 	for _, c := range []struct {
-		heap              uint64
+		collections       uint64
 		since, sinceReady time.Duration
 		want              bool
 	}{
-		{4 << 20, 0, 0, true},
-		{startBytes - 1, startMost - 1, collectEvery - 1, true},
-		{startBytes, 0, 0, false},
-		{4 << 20, startMost, 0, false},
-		{4 << 20, 2 * time.Second, collectEvery, false},
+		{0, 0, 0, true},
+		{0, startMost - 1, collectEvery - 1, true},
+		{1, 0, 0, false},
+		{0, startMost, 0, false},
+		{0, 2 * time.Second, collectEvery, false},
 	} {
-		if got := starting(c.heap, c.since, c.sinceReady); got != c.want {
+		if got := starting(c.collections, c.since, c.sinceReady); got != c.want {
 			t.Errorf("%+v: %v", c, got)
 		}
 	}
@@ -50,6 +50,7 @@ func TestStarting(t *testing.T) {
 func TestCollectAtStart(t *testing.T) {
 	before := debug.SetGCPercent(collectUsual)
 	defer debug.SetGCPercent(before)
+	limit := debug.SetMemoryLimit(-1)
 	for _, ends := range []bool{true, false} {
 		ctx, cancel := context.WithCancel(t.Context())
 		ready := make(chan struct{})
@@ -57,10 +58,24 @@ func TestCollectAtStart(t *testing.T) {
 		if ends {
 			cancel()
 		}
-		collectAtStart(ctx, ready)
+		collectAtStart(ctx, ready, startBytes)
 		cancel()
 		if got := debug.SetGCPercent(collectUsual); got != collectUsual {
 			t.Errorf("ended %v: the collector goes by %d percent afterwards", ends, got)
 		}
+		if got := debug.SetMemoryLimit(-1); got != limit {
+			t.Errorf("ended %v: memory is limited to %d bytes afterwards", ends, got)
+		}
+	}
+}
+
+// A start that needs more memory than it may take is over at once, although nothing is ready.
+func TestLargeStart(t *testing.T) {
+	before := debug.SetGCPercent(collectUsual)
+	defer debug.SetGCPercent(before)
+	began := time.Now()
+	collectAtStart(t.Context(), make(chan struct{}), 1<<20) // less than any process has
+	if took := time.Since(began); took > startMost/2 {
+		t.Errorf("it lasted %v", took)
 	}
 }
