@@ -276,6 +276,7 @@ func (n *Node) perform() {
 		}
 		n.peers.tell(n.opts.ID, told)
 	}
+	n.peers.ring()
 	for _, a := range out.answers {
 		a.to.reply(a.outcome)
 	}
@@ -290,6 +291,7 @@ func (n *Node) perform() {
 	}
 	if out.changed {
 		n.peers.retain(n.core.members())
+		n.peers.ring()
 		n.publish()
 		notify(n.changed)
 	}

@@ -100,7 +100,7 @@ func (p *peers) start(q *peer) {
 	})
 }
 
-// send queues messages for their receivers. Never blocks.
+// send queues messages for their receivers, until the bells are rung. Never blocks.
 func (p *peers) send(messages ...*raftpb.Message) {
 	for _, m := range messages {
 		if q := p.peer(m.GetTo()); q != nil {
@@ -198,7 +198,7 @@ func (q *peer) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-q.queue.signal:
+		case <-q.queue.bell.c:
 		}
 		worked, err := q.connect(ctx)
 		if ctx.Err() != nil {
@@ -254,15 +254,16 @@ func (q *peer) connect(ctx context.Context) (worked bool, err error) {
 
 func (q *peer) write(ctx context.Context, conn net.Conn) (worked bool, err error) {
 	var buf []byte
-	notify(q.queue.signal) // what we connected for
+	notify(q.queue.bell.c) // what we connected for
 	for {
 		select {
 		case <-ctx.Done():
 			return worked, ctx.Err()
-		case <-q.queue.signal:
+		case <-q.queue.bell.c:
 		}
 		var in carried
 		buf, in = q.frame(buf[:0])
+		q.queue.bell.ring() // for what did not fit
 		if err = writeFrame(conn, buf); err != nil {
 			q.dropCarried(in)
 			return worked, err
@@ -307,8 +308,9 @@ func (p *peers) takeFrames() []Frame {
 	queues := few[:0]
 	p.mu.Lock()
 	for _, q := range p.mu.out {
+		q.queue.bell.ring()
 		select {
-		case <-q.queue.signal: // what its writer waits for
+		case <-q.queue.bell.c: // what its writer waits for
 			queues = append(queues, q)
 		default:
 		}
