@@ -107,7 +107,7 @@ func (c *core) tickRelay() {
 	if changed {
 		c.out.routes, c.out.changed = true, true
 	}
-	every := uint64(max(1, c.cfg.electionTicks/tellLinesPerTimeout)) //nolint:gosec // positive
+	every := uint64(max(1, c.cfg.electionTicks/tellLinesPerTimeout))                   //nolint:gosec // positive
 	if early := uint64(c.cfg.heartbeatTicks - 1); c.ticks == c.beat && every > early { //nolint:gosec // few, and positive
 		every -= early // heartbeats leave now, and the lines with them that would be due before the next
 	}

@@ -181,6 +181,7 @@ type peer struct {
 	owner  *peers
 	cancel context.CancelFunc // guarded by peers.mu
 	number atomic.Uint64      // of the last envelope
+	line   line
 }
 
 // drop tells raft about lost messages, so that it probes instead of streaming into the void.
@@ -253,7 +254,8 @@ func (q *peer) connect(ctx context.Context) (worked bool, err error) {
 }
 
 func (q *peer) write(ctx context.Context, conn net.Conn) (worked bool, err error) {
-	var buf []byte
+	q.line.open(conn)
+	defer q.line.close()
 	notify(q.queue.bell.c) // what we connected for
 	for {
 		select {
@@ -261,17 +263,10 @@ func (q *peer) write(ctx context.Context, conn net.Conn) (worked bool, err error
 			return worked, ctx.Err()
 		case <-q.queue.bell.c:
 		}
-		var in carried
-		buf, in = q.frame(buf[:0])
-		q.queue.bell.ring() // for what did not fit
-		if err = writeFrame(conn, buf); err != nil {
-			q.dropCarried(in)
+		if err := q.writeNext(); err != nil {
 			return worked, err
 		}
 		worked = true
-		if cap(buf) > 4*frameTarget {
-			buf = nil
-		}
 	}
 }
 
@@ -377,6 +372,10 @@ func (n *Node) readPeer(ctx context.Context, conn net.Conn, node string) error {
 		if err := n.checkInbound(&in, node); err != nil {
 			return err
 		}
+		if n.takeTurn(in) {
+			continue
+		}
+		n.turns.queued.Add(1)
 		select {
 		case n.inbound <- in: // full: the peer waits, TCP tells it
 		case <-n.done:

@@ -19,12 +19,3 @@ func (b *bell) ring() {
 		notify(b.c)
 	}
 }
-
-// ring wakes the writers for whom something was put.
-func (p *peers) ring() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, q := range p.mu.out {
-		q.queue.bell.ring()
-	}
-}

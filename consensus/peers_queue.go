@@ -25,10 +25,10 @@ type peerQueue struct {
 		bytes      int // in bulk
 		reports    []peerReport
 		notes      []sentNote
-		straight   []sentNote    // that go through nobody
-		passing    []envelope    // of others
-		passBytes  int           // in passing
-		hub        *bell         // of the queue of the hub that our peer is reached through, nil if none
+		straight   []sentNote // that go through nobody
+		passing    []envelope // of others
+		passBytes  int        // in passing
+		hub        *bell      // of the queue of the hub that our peer is reached through, nil if none
 	}
 }
 

@@ -2,9 +2,11 @@ package transport
 
 import (
 	"io"
+	"math"
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 )
@@ -24,7 +26,8 @@ func Quick(conn net.Conn) net.Conn {
 	if err != nil {
 		return conn
 	}
-	c := &quickConn{TCPConn: tcp}
+	c := &quickConn{TCPConn: tcp, raw: raw}
+	c.unsent.init()
 	c.in.init(syscall.SYS_READ, raw.Read)
 	c.out.init(syscall.SYS_WRITE, raw.Write)
 	return c
@@ -33,7 +36,9 @@ func Quick(conn net.Conn) net.Conn {
 // quickConn is a connection over TCP.
 type quickConn struct {
 	*net.TCPConn
+	raw     syscall.RawConn
 	in, out quickCall
+	unsent  unsent
 }
 
 // maxQuick is how much one system call moves: nothing else runs on the processor meanwhile.
@@ -46,6 +51,7 @@ type quickCall struct {
 	trap uintptr
 	wait func(try func(fd uintptr) bool) error // of syscall.RawConn: until try has done it
 	try  func(fd uintptr) bool                 // made once, so that a call allocates nothing
+	now  atomic.Bool                           // see Prompt
 	b    []byte
 	n    int
 	err  syscall.Errno
@@ -60,6 +66,10 @@ func (c *quickCall) init(trap uintptr, wait func(func(uintptr) bool) error) {
 			case syscall.EINTR:
 				continue
 			case syscall.EAGAIN:
+				if c.now.Load() {
+					c.n, c.err = 0, err
+					return true
+				}
 				return false
 			case 0:
 				c.n, c.err = int(n), 0 //nolint:gosec // at most len(b)
@@ -114,6 +124,40 @@ func (c *quickConn) Write(b []byte) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+// promptBytes is how much may be on its way for a write to be prompt: the kernel has room for several times that.
+const promptBytes = 4 << 10
+
+// Prompt has writes fail where they would have to wait, and reports whether there is room: a few kilobytes can be written, then.
+// Prompt(false) has them wait again. A write that failed has ended a connection over TLS.
+func (c *quickConn) Prompt(on bool) bool {
+	if !on {
+		c.out.now.Store(false)
+		return true
+	}
+	c.unsent.Lock()
+	defer c.unsent.Unlock()
+	if err := c.raw.Control(c.unsent.ask); err != nil || c.unsent.bytes > promptBytes {
+		return false
+	}
+	c.out.now.Store(true)
+	return true
+}
+
+// unsent asks how much of what was written the peer does not have yet.
+type unsent struct {
+	sync.Mutex
+	ask   func(fd uintptr)
+	bytes int32
+}
+
+func (u *unsent) init() {
+	u.ask = func(fd uintptr) {
+		if _, _, err := syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&u.bytes))); err != 0 { //nolint:gosec // the kernel's way
+			u.bytes = math.MaxInt32
+		}
+	}
 }
 
 // failed words an error as the net package does.

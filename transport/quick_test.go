@@ -128,3 +128,30 @@ func TestQuickAllocates(t *testing.T) {
 		t.Fatalf("%v allocations", n)
 	}
 }
+
+// A connection is prompt while little of what was written is on its way, and a write that would wait then fails; afterwards
+// writes wait again.
+func TestQuickPrompt(t *testing.T) {
+	a, b := quickPair(t)
+	c, ok := a.(interface{ Prompt(on bool) bool })
+	if !ok {
+		t.Skip("connections are not quick on this system")
+	}
+	if !c.Prompt(true) {
+		t.Fatal("no room in a new connection")
+	}
+	if n, err := a.Write(make([]byte, 4<<10)); n != 4<<10 || err != nil {
+		t.Fatalf("wrote %d: %v", n, err)
+	}
+	if n, err := a.Write(make([]byte, 64<<20)); n == 64<<20 || !errors.Is(err, syscall.EAGAIN) { // nobody reads
+		t.Fatalf("wrote %d: %v", n, err)
+	}
+	c.Prompt(false)
+	if c.Prompt(true) {
+		t.Error("there is room where a write did not fit")
+	}
+	go func() { _, _ = io.Copy(io.Discard, b) }()
+	if n, err := a.Write(make([]byte, 1<<20)); n != 1<<20 || err != nil {
+		t.Errorf("a write that may wait wrote %d: %v", n, err)
+	}
+}
