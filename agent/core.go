@@ -191,7 +191,6 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 		Final:     isFatal,
 		Fatal:     c.fatal,
-		NextBeat:  nextBeat,
 		Logger:    c.log.Named("consensus"),
 		Record:    c.record,
 	})

@@ -55,8 +55,8 @@ type rotorLook struct {
 
 // run looks until ctx ends, while this agent leads.
 func (r *rotor) run(ctx context.Context) error {
-	ticker := newBeat(rotateEvery)
-	defer ticker.stop()
+	ticker := time.NewTicker(rotateEvery)
+	defer ticker.Stop()
 	for {
 		if _, self, known := r.agent.leader(); self && known && !r.agent.safe.quiet() {
 			stepCtx, cancel := context.WithTimeout(ctx, controlTimeout)
@@ -72,7 +72,6 @@ func (r *rotor) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			ticker.again()
 		}
 	}
 }
@@ -335,8 +334,8 @@ func (a *Agent) followTrust(ctx context.Context) error {
 		return err
 	}
 	defer signing.Close()
-	again := newBeat(rotateEvery) // what failed
-	defer again.stop()
+	again := time.NewTicker(rotateEvery) // what failed
+	defer again.Stop()
 	var said string
 	for ctx.Err() == nil {
 		if err := a.takeTrust(); err == nil {
@@ -349,7 +348,6 @@ func (a *Agent) followTrust(ctx context.Context) error {
 		case <-bundles.C():
 		case <-signing.C():
 		case <-again.C:
-			again.again()
 		case <-ctx.Done():
 		}
 	}
