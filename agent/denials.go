@@ -59,10 +59,14 @@ type denials struct {
 	mu struct {
 		sync.Mutex // a View is read under it, nothing else is done
 		heard      map[state.DenyMark]state.DenyNotice
-		short      told // the newest statement that fits into a packet
-		long       told // the newest of more than that
+		short      map[string]told // each teller's newest statement that fits into a packet
+		long       map[string]told // each teller's newest of more than that
 	}
 }
+
+// maxDenyTellers is of how many tellers statements are kept. Each has a place of its own: who hears may not know the one that told first, and none
+// can push another's word out by a later time.
+const maxDenyTellers = 16
 
 // told is a statement that others are told. Its bytes are never changed.
 type told struct {
@@ -73,6 +77,7 @@ type told struct {
 func newDenials(node, cluster string, view func() *state.View, now func() time.Time, log *zap.Logger) *denials {
 	d := &denials{node: node, cluster: cluster, view: view, now: now, log: log, changed: make(chan struct{}, 1), wake: func() {}}
 	d.mu.heard = make(map[state.DenyMark]state.DenyNotice)
+	d.mu.short, d.mu.long = make(map[string]told), make(map[string]told)
 	return d
 }
 
@@ -217,37 +222,51 @@ func (d *denials) state(sign func(purpose string, data []byte) ([]byte, error)) 
 	return packet, nil
 }
 
-// slot is where a statement is kept. The caller holds mu.
-func (d *denials) slot(s state.DenyStatement) *told {
+// slots are where statements of its kind are kept, by teller. The caller holds mu.
+func (d *denials) slots(s state.DenyStatement) map[string]told {
 	if len(s.Notices) <= state.MaxShortNotices {
-		return &d.mu.short
+		return d.mu.short
 	}
-	return &d.mu.long
+	return d.mu.long
 }
 
-// isNews reports whether nothing as new is told already.
+// isNews reports whether its teller has told nothing as new.
 func (d *denials) isNews(s state.DenyStatement) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return s.Newest() > d.slot(s).newest
+	return s.Newest() > d.slots(s)[s.Node].newest
 }
 
+// keep keeps a statement that is news. Of too many tellers the one goes whose word is oldest.
 func (d *denials) keep(s state.DenyStatement, encoded []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if slot := d.slot(s); s.Newest() > slot.newest {
-		*slot = told{newest: s.Newest(), encoded: encoded}
+	slots := d.slots(s)
+	if s.Newest() <= slots[s.Node].newest {
+		return
+	}
+	slots[s.Node] = told{newest: s.Newest(), encoded: encoded}
+	for len(slots) > maxDenyTellers {
+		oldest := s.Node
+		for node, t := range slots {
+			if t.newest < slots[oldest].newest || t.newest == slots[oldest].newest && node < oldest {
+				oldest = node
+			}
+		}
+		delete(slots, oldest)
 	}
 }
 
-// statements are what every exchange of states with another agent carries.
+// statements are what an exchange of states with another agent carries: of more tellers than fit, some, and others the next time.
 func (d *denials) statements() (all [][]byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, t := range []told{d.mu.short, d.mu.long} {
-		if t.encoded != nil {
-			all = append(all, t.encoded)
-		}
+	for _, t := range d.mu.short { // in another order each time
+		all = append(all, t.encoded)
+	}
+	all = all[:min(len(all), membership.MaxStatements-min(len(d.mu.long), 1))]
+	for _, t := range d.mu.long {
+		return append(all, t.encoded)
 	}
 	return all
 }

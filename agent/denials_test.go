@@ -19,6 +19,7 @@ import (
 
 	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/membership"
 	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/transport"
@@ -28,7 +29,7 @@ const rigCluster = "00000000000000000000000000000000"
 
 var webOfRig = state.DenySet{Kind: state.DenyID, Subject: "spiffe://agent.test/svc/web"}
 
-// denyRig is a state with two nodes that may lead, a1 and a2, and one that may not, a3; and an agent that has stayed behind.
+// denyRig is a state with two nodes in the core, a1 and a2, and one that is only allowed there, a3; and an agent that has stayed behind.
 type denyRig struct {
 	t      *testing.T
 	m      *state.Machine
@@ -55,8 +56,9 @@ func newDenyRig(t *testing.T) *denyRig {
 	for i, node := range []string{"a2", "a3"} {
 		token := state.Token{ID: strings.Repeat(fmt.Sprint(i+1), 16), Verify: make([]byte, state.VerifyBytes), Expires: 1 << 63, Uses: 1, Role: "discovery", Core: node == "a2"}
 		join := state.NodeJoin{Token: token.ID, Node: node, HostKey: r.hosts[node].HostKey(), SealKey: r.hosts[node].SealKey()}
-		r.apply(state.TokenCreate{Token: token}, join, state.CoreGrant{Node: node, Allow: node == "a2"})
+		r.apply(state.TokenCreate{Token: token}, join, state.CoreGrant{Node: node, Allow: true})
 	}
+	r.apply(state.CoreAssign{Node: "a2"})
 	r.stay()
 	return r
 }
@@ -235,6 +237,35 @@ func TestDenialsEnd(t *testing.T) {
 	now = until.Add(-time.Second)
 	if !r.denies("/svc/web") {
 		t.Error("control: it does not count before")
+	}
+}
+
+// TestDenialsOfEachTeller: a statement of one member does not keep another's from who does not know the first, nor one with a later stamp
+// the others' words; and of too many tellers the oldest word goes.
+func TestDenialsOfEachTeller(t *testing.T) {
+	r := newDenyRig(t)
+	r.apply(webOfRig)
+	first := r.tell("a1")
+	if !r.d.hear("p", first) {
+		t.Fatal("control: the first statement is no news")
+	}
+	if !r.d.hear("p", r.tell("a2")) || len(r.d.statements()) != 2 {
+		t.Errorf("%d statements are told on, want that of each teller", len(r.d.statements()))
+	}
+	if r.d.hear("p", first) {
+		t.Error("the same once more is news")
+	}
+	for i := range 2 * maxDenyTellers {
+		r.d.keep(state.DenyStatement{Node: fmt.Sprint("b", i), Notices: []state.DenyNotice{{At: clock.Stamp(i + 1)}}}, []byte("x"))
+	}
+	if n := len(r.d.mu.short); n != maxDenyTellers {
+		t.Errorf("statements of %d tellers are kept", n)
+	}
+	if n := len(r.d.statements()); n != membership.MaxStatements {
+		t.Errorf("%d go along with an exchange", n)
+	}
+	if r.d.isNews(state.DenyStatement{Node: "a2", Notices: r.m.View().DenyNotices(1)}) {
+		t.Error("old words pushed out the newest")
 	}
 }
 

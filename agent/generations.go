@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/api"
+	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/transport"
@@ -57,7 +58,7 @@ func (g *generations) admit(n state.Node, link *security.GenerationLink) (record
 	}
 	known := v.Generations(n)
 	if link == nil {
-		return 0, untold(known)
+		return 0, untold(known, v.Stamp())
 	}
 	c := state.GenerationClaim{Node: n.Name, Binding: n.BindingEpoch, Series: known.Series, Live: true}
 	first, marks, err := link.Marks(g.clusterID, n.Name, n.HostKey)
@@ -78,8 +79,8 @@ func (g *generations) admit(n state.Node, link *security.GenerationLink) (record
 }
 
 // untold is for a host that shows nothing. One that never did is older than generations.
-func untold(known state.Generations) error {
-	if len(known.Marks) == 0 || known.BeginBy != 0 {
+func untold(known state.Generations, at clock.Stamp) error {
+	if len(known.Marks) == 0 || known.BeginBy != 0 && at <= known.BeginBy {
 		return nil
 	}
 	return security.NewRekeyError(security.RekeyUntold,

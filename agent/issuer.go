@@ -240,13 +240,16 @@ type renewAnswer struct {
 }
 
 // serveRenew signs a new certificate for the agent that asks, and for no other.
-func (i *issuer) serveRenew(_ context.Context, peer transport.Peer, body []byte) ([]byte, error) {
+func (i *issuer) serveRenew(ctx context.Context, peer transport.Peer, body []byte) ([]byte, error) {
 	req, err := security.DecodeLeafRequest(body)
 	if err != nil {
 		return nil, &transport.Error{Code: api.CodeInvalid, Message: err.Error()}
 	}
 	if req.Node != peer.Node {
 		return nil, &transport.Error{Code: api.CodeDenied, Message: fmt.Sprintf("%s may not renew the identity of %s", peer.Node, req.Node)}
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err() // who asked has gone, and may have asked another core member since
 	}
 	answer, err := i.sign(req)
 	if err != nil {
@@ -255,7 +258,8 @@ func (i *issuer) serveRenew(_ context.Context, peer transport.Peer, body []byte)
 	return json.Marshal(answer)
 }
 
-// sign judges by applied state alone, so that renewal works without a leader.
+// sign judges by applied state alone, so that renewal works without a leader. The link of a request is looked at last: one that is too
+// old to be signed accuses nobody.
 func (i *issuer) sign(req security.LeafRequest) (renewAnswer, error) {
 	if err := i.agent.certifies(); err != nil {
 		return renewAnswer{}, err
@@ -269,14 +273,14 @@ func (i *issuer) sign(req security.LeafRequest) (renewAnswer, error) {
 	if !ok || row.Left {
 		return renewAnswer{}, &transport.Error{Code: api.CodeDenied, Message: fmt.Sprintf("node %q is not a member of this cluster", req.Node)}
 	}
-	recorded, err := i.agent.generations.admit(row, req.Generation)
-	if err != nil {
-		return renewAnswer{}, generationWire(err)
-	}
 	req.HostKey = row.HostKey
 	chain, err := authority.SignAgent(req, i.agent.now())
 	if err != nil {
 		return renewAnswer{}, &transport.Error{Code: api.CodeInvalid, Message: err.Error()}
+	}
+	recorded, err := i.agent.generations.admit(row, req.Generation)
+	if err != nil {
+		return renewAnswer{}, generationWire(err)
 	}
 	return renewAnswer{Chain: chain, BundleSeq: v.Bundle().Sequence, Roots: v.Bundle().Roots, Recorded: recorded}, nil
 }

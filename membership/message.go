@@ -43,7 +43,7 @@ const (
 	maxPacketDepth   = 3 // crc( compress( compound
 	maxStateBytes    = 8 << 20
 	maxStates        = 16384
-	maxUserBytes     = 64 << 10
+	maxUserBytes     = MaxStatements * (2 + MaxStatementBytes)
 	maxErrorBytes    = 1024
 	maxDecodeNesting = 4
 )

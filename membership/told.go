@@ -13,7 +13,7 @@ const (
 	// MaxPacketStatement is how large one may be that Tell takes, in bytes: with it a packet is still a datagram.
 	MaxPacketStatement = 1000
 	// MaxStatements and MaxStatementBytes bound what a state exchange carries; of more, the first go along.
-	MaxStatements     = 2
+	MaxStatements     = 4
 	MaxStatementBytes = 16 << 10
 )
 

@@ -46,17 +46,17 @@ func TestStatementsPass(t *testing.T) {
 	largest := bytes.Repeat([]byte("x"), MaxStatementBytes)
 	for _, filter := range []func() ([]byte, error){
 		func() ([]byte, error) {
-			return l.request("p", bytes.NewReader(userState(encodeStatements([][]byte{[]byte("two"), largest, []byte("no more")}))))
+			return l.request("p", bytes.NewReader(userState(encodeStatements([][]byte{[]byte("two"), largest, []byte("3"), []byte("4"), []byte("no more")}))))
 		},
 		func() ([]byte, error) {
-			return l.response("p", bytes.NewReader(userState(encodeStatements([][]byte{[]byte("two"), largest}))))
+			return l.response("p", bytes.NewReader(userState(encodeStatements([][]byte{[]byte("two"), largest, []byte("3"), []byte("4")}))))
 		},
 	} {
 		out, err := filter()
 		if err != nil || bytes.Contains(out, []byte("two")) {
 			t.Errorf("memberlist sees %q, %v", out, err)
 		}
-		if got := l.take(); !slices.Equal(got, []string{"p: two", "p: " + string(largest)}) {
+		if got := l.take(); !slices.Equal(got, []string{"p: two", "p: " + string(largest), "p: 3", "p: 4"}) {
 			t.Errorf("heard %.80q", got)
 		}
 	}

@@ -51,6 +51,9 @@ func (r *RekeyRequest) hostDigest() []byte {
 	parts := [][]byte{
 		[]byte(r.ClusterID), []byte(r.Leaf.Node), r.Leaf.PublicKey, until, r.Leaf.HostSignature,
 	}
+	if link := r.Leaf.Generation; link != nil { // else a relay could put an older one in its place, and the host would look like two
+		parts = append(parts, link.Signature)
+	}
 	sum := sha256.Sum256(canonical("parley rekey host proof v1", append(parts, r.Last...)...))
 	return sum[:]
 }

@@ -334,6 +334,38 @@ func TestRekeyRefusals(t *testing.T) {
 	}
 }
 
+// A relay that puts an older link of the host, or none, into its request is refused: it would make one host look like two. As a control,
+// the request as it was sent is taken.
+func TestRekeyProofCoversTheLink(t *testing.T) {
+	w := newOldWorld(t)
+	a1, a2 := w.first(), w.aged("a2", time.Hour)
+	pinned, _ := w.hostKeyOf("a2")
+	ratchet := OpenRatchet(t.TempDir(), w.gen.ClusterID, "a2", a2.host)
+	links := make([]*GenerationLink, 2)
+	for i := range links {
+		var err error
+		if links[i], err = ratchet.Link(); err != nil {
+			t.Fatal(err)
+		}
+		if err := ratchet.Accepted(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := rekeyRequest(t, w, a2)
+	good.Leaf.Generation = links[1]
+	good = resign(t, good, a2)
+	if _, err := a1.CheckRekey(good, pinned); err != nil {
+		t.Fatal(err)
+	}
+	for name, link := range map[string]*GenerationLink{"an older one": links[0], "none": nil} {
+		r := good
+		r.Leaf.Generation = link
+		if _, err := a1.CheckRekey(r, pinned); rekeyCode(err) != RekeyHostKey {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // Each field that is changed on the way is refused: most by the proof, the tag and the version by form.
 func TestRekeyProofCoversEveryField(t *testing.T) {
 	w := newOldWorld(t)

@@ -41,7 +41,7 @@ func (n DenyNotice) Counts(now uint64) bool { return !n.Removed && !ended(n.Unti
 func (v *View) Includes(n DenyNotice) bool { return v.Revision() >= n.Revision || v.Stamp() > n.At }
 
 // DenyStatement is what a member of the core tells of the newest denials, signed by its host key. Any agent can check it by its own
-// state, as it does an epoch statement: the signer is a node that it knows, that has not left, and that has the core grant.
+// state, as it does an epoch statement: the signer is a node that it knows, that has not left, and that is in the core.
 // A statement says nothing to who has a state that is as new, so repeating it does no harm.
 type DenyStatement struct {
 	Node      string
@@ -144,11 +144,12 @@ func (v *View) DenyNotices(most int) []DenyNotice {
 
 // MayTellDenials returns the host key by which a statement of a node has to be signed, or why it tells nothing.
 func (v *View) MayTellDenials(node string) (hostKey []byte, err error) {
+	inCore := func(m CoreMember) bool { return m.Node == node && !m.Retired }
 	switch n, ok := v.Node(node); {
 	case !ok || n.Left:
 		return nil, fmt.Errorf("this cluster has no node %q", node)
-	case !n.CoreGrant:
-		return nil, fmt.Errorf("the node %q is not allowed in the core", node)
+	case !n.CoreGrant || !slices.ContainsFunc(v.Core(), inCore):
+		return nil, fmt.Errorf("the node %q is not in the core", node)
 	default:
 		return n.HostKey, nil
 	}

@@ -94,10 +94,10 @@ func TestDenyStatement(t *testing.T) {
 	}
 }
 
-// TestMayTellDenials: only a node that may lead tells of denials.
+// TestMayTellDenials: only a node of the core tells of denials; that it is allowed there is not enough.
 func TestMayTellDenials(t *testing.T) {
 	m := beforeLoss(t)
-	apply(t, m, stampAt(1500), TokenCreate{Token: testToken(3)}, testJoin(3, "a3"), CoreGrant{Node: "a3"})
+	apply(t, m, stampAt(1500), TokenCreate{Token: testToken(3)}, testJoin(3, "a3"), CoreGrant{Node: "a3", Allow: true})
 	v := m.View()
 	if key, err := v.MayTellDenials("a1"); err != nil || string(key) != string(hostKey("a1")) {
 		t.Errorf("a1: %q, %v", key, err)

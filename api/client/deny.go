@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -33,10 +34,17 @@ func (c *Client) SetDeny(ctx context.Context, what string, lasts time.Duration, 
 	return out, err
 }
 
-// RemoveDeny lets what SetDeny took count again.
+// RemoveDeny lets what SetDeny took count again. A SPIFFE ID that is not of this cluster's trust domain is not found.
 func (c *Client) RemoveDeny(ctx context.Context, what string) error {
 	path := "serial/" + url.PathEscape(what)
 	if rest, ok := strings.CutPrefix(what, "spiffe://"); ok {
+		all, err := c.Denies(ctx)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(all, func(d Deny) bool { return d.Subject == what }) {
+			return &Error{Code: "not_found", Message: what + " is not denied here", Hint: "list what is: parley deny list", Status: http.StatusNotFound}
+		}
 		_, rest, _ = strings.Cut(rest, "/")
 		what = "/" + rest
 	}
