@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,6 +24,8 @@ import (
 // twins is a cluster of one log and several core members, and the host a1 with its files, which can be copied. Members judge by what
 // they have applied: a member that is cut off stays where it was.
 type twins struct {
+	mu sync.Mutex // of quorum and writes, where goroutines use them
+
 	t       *testing.T
 	machine *state.Machine
 	quorum  bool
@@ -78,6 +81,8 @@ func (w *twins) member() *member {
 			return w.machine.View()
 		},
 		propose: func(_ context.Context, c state.NodeGenerations) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
 			if !w.quorum {
 				return errors.New("no leader")
 			}
@@ -461,14 +466,23 @@ func TestGenerationsAreWrittenTogether(t *testing.T) {
 		renew()
 		time.Sleep(generationsGather + time.Second)
 		synctest.Wait()
-		if w.writes != 0 || len(m.book.held) != hosts {
-			t.Errorf("without a leader: %d writes, %d held", w.writes, len(m.book.held))
+		counts := func() (writes, held int) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return w.writes, len(m.book.held)
 		}
+		if writes, held := counts(); writes != 0 || held != hosts {
+			t.Errorf("without a leader: %d writes, %d held", writes, held)
+		}
+		w.mu.Lock()
 		w.quorum = true
+		w.mu.Unlock()
 		time.Sleep(generationsRetry)
 		synctest.Wait()
-		if w.writes != 3 || w.machine.View().Rows(state.TableGeneration) != hosts || len(m.book.held) != 0 {
-			t.Errorf("%d writes for %d hosts, %d rows, %d held", w.writes, hosts, w.machine.View().Rows(state.TableGeneration), len(m.book.held))
+		if writes, held := counts(); writes != 3 || w.machine.View().Rows(state.TableGeneration) != hosts || held != 0 {
+			t.Errorf("%d writes for %d hosts, %d rows, %d held", writes, hosts, w.machine.View().Rows(state.TableGeneration), held)
 		}
 		cancel()
 		if err := <-done; err != nil {
