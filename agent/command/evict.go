@@ -16,7 +16,7 @@ func (a *app) evictCommand() *cobra.Command {
 		Use:   "evict NODE",
 		Short: "Shut a host out for good: its identity, its host key, its connections",
 		Long: "No agent that has heard of it accepts the host any more, and each closes what is open within a second. An agent that\n" +
-			"is cut off from the core goes by what it knew. The host key is denied for good; the name may be given to another\n" +
+			"is cut off from the core hears of it by gossip from any that has. The host key is denied for good; the name may be given to another\n" +
 			"host (parley token create --replace). A host that is or was in the core has been able to open the root: its issuer\n" +
 			"is denied as well, certificates that it signed are replaced, and the root is, as by parley ca rotate --compromised.\n" +
 			"Where the core would have no quorum without it, evict is refused with exit 4. There is no undo.",
