@@ -240,6 +240,13 @@ func TestCoreMovedWhileAway(t *testing.T) {
 	t.Parallel() // it mostly waits
 	l := startLab(t, lab.Options{Agents: 2, ReplaceAfter: 10 * time.Minute})
 	clients := clientsOf(t, l)
+	eventually(t, 20*time.Second, "a2 learns", func(ctx context.Context) error { // to leave the core it has to be in it
+		core, err := clients["a1"].Core(ctx)
+		if err == nil && len(core.Learners) != 1 {
+			err = fmt.Errorf("learners %v", core.Learners)
+		}
+		return err
+	})
 	if err := clients["a1"].SetCoreSize(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
