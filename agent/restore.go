@@ -37,7 +37,7 @@ type RestoreReport struct {
 	SessionsEnded int       `json:"sessions_ended"`
 	NodesKept     []string  `json:"nodes_kept"`      // whose rows are newer in this host's public copy than in the backup
 	OtherMembers  []string  `json:"other_members"`   // of the core in the backup, which have to begin with an empty log
-	Aside         string    `json:"aside"`           // where the log of before is
+	Aside         string    `json:"aside"`           // where the log of before is; empty on a host that had none
 	LastIndexHere uint64    `json:"last_index_here"` // of the public copy on this host; what is between is lost
 	DryRun        bool      `json:"dry_run"`
 	Digest        string    `json:"digest"` // of the state that the new epoch begins with
@@ -140,7 +140,10 @@ func (r *Restore) describe(file string, report BackupReport, v, known *state.Vie
 		TakenAt: report.Manifest.TakenAt, BackupIndex: v.Index(), Index: r.view.Index(), Epoch: r.view.Cluster().Epoch.Counter,
 		RaftID: fmt.Sprintf("%x", r.raftID()), Keys: v.Rows(state.TableKV),
 		SessionsEnded: v.Rows(state.TableSession), NodesKept: []string{}, OtherMembers: []string{},
-		Aside: r.aside, Digest: fmt.Sprintf("%x", digest),
+		Digest: fmt.Sprintf("%x", digest),
+	}
+	if r.founder == nil {
+		r.Report.Aside = r.aside
 	}
 	if known != nil {
 		r.Report.LastIndexHere = known.Index()

@@ -90,6 +90,9 @@ func restoredOn(t *testing.T, born config.Config, file string, key *security.Rec
 	if err != nil {
 		t.Fatal(err)
 	}
+	if r.Report.Aside != "" {
+		t.Errorf("a log of before in %s, on a host that had none", r.Report.Aside)
+	}
 	if err := errors.Join(r.Do(), r.Close()); err != nil {
 		t.Fatal(err)
 	}

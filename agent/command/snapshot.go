@@ -223,11 +223,17 @@ func restoreRadius(r agent.RestoreReport) string {
 	fmt.Fprintf(&b, "  every write after that is undone")
 	if r.LastIndexHere > r.BackupIndex {
 		fmt.Fprintf(&b, "; this host has seen index %d", r.LastIndexHere)
+	} else if r.Aside == "" {
+		fmt.Fprintf(&b, "; nodes that left since the backup come back")
 	} else if r.LastIndexHere == 0 {
 		fmt.Fprintf(&b, "; this host's copy of the public state cannot be read: nodes that left since the backup come back")
 	}
 	fmt.Fprintf(&b, "\n  %s come back; all join tokens are void, %s end\n", plural(r.Keys, "key"), plural(r.SessionsEnded, "session"))
-	fmt.Fprintf(&b, "  the log and snapshots in %s are moved to %s\n", r.DataDir, r.Aside)
+	if r.Aside == "" {
+		fmt.Fprintf(&b, "  %s becomes the data directory of the new host\n", r.DataDir)
+	} else {
+		fmt.Fprintf(&b, "  the log and snapshots in %s are moved to %s\n", r.DataDir, r.Aside)
+	}
 	fmt.Fprintf(&b, "  the new epoch is %d: agents of the old one follow as soon as they reach one of it; %s", r.Epoch, othersOf(r))
 	return b.String()
 }
@@ -241,7 +247,7 @@ func othersOf(r agent.RestoreReport) string {
 
 func restoredTable(w io.Writer, r agent.RestoreReport) {
 	fields(w, "restored", r.Node+" is the core of "+r.TrustDomain, "epoch", r.Epoch, "index", r.Index, "raft id", r.RaftID,
-		"keys", r.Keys, "digest", r.Digest, "log of before", r.Aside, "next", "start the agent on this host, then the others")
+		"keys", r.Keys, "digest", r.Digest, "log of before", orDash(r.Aside), "next", "start the agent on this host, then the others")
 }
 
 // confirmName is confirm without an agent to ask for the name.
