@@ -59,7 +59,7 @@ func recordedLoad(t *testing.T, ring int) (recordings [][]byte) {
 // TestReplay: what running nodes did is done again from the recording alone, of a whole life and of the end of one, and nothing
 // of what was written is in it. The smaller ring is turned over and has room for any state: on a busy machine the log in memory is longer.
 func TestReplay(t *testing.T) {
-	for _, ring := range []int{16 << 20, 40 << 10} {
+	for _, ring := range []int{16 << 20, 80 << 10} {
 		for _, b := range recordedLoad(t, ring) {
 			if bytes.Contains(b, []byte("hunter2")) || bytes.Contains(b, []byte("password")) {
 				t.Error("a command is in the recording")
