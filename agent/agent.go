@@ -303,7 +303,7 @@ func (a *Agent) assemble(socks *sockets) error {
 	a.digests = &digestRing{}
 	a.recordings = newRecordings(a)
 	a.core = &coreRunner{
-		cfg: a.cfg.Core, dir: a.dir, ids: a.ids, epochs: a.epochs, views: a.views, book: a.book, pool: a.pool, clock: hlc, digests: a.digests,
+		cfg: a.cfg.Core, dir: a.dir, self: a.ids.Node, ids: a.ids, epochs: a.epochs, views: a.views, book: a.book, pool: a.pool, clock: hlc, digests: a.digests,
 		room: newCoreRoom(a.dir, a.log.Named("core")), log: a.log.Named("core"), changed: make(chan struct{}, 1),
 		host: a.host, viaTurns: newChunkTurns(),
 		record: a.recordOptions(),

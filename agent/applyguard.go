@@ -135,9 +135,9 @@ func (c *coreRunner) lookAtGuard(n *bootedCore) {
 	case st.StoppedAt != nil && (was == nil || was.Index != st.StoppedAt.Index || was.Place != st.StoppedAt.Place):
 		s := st.StoppedAt
 		c.stops.Add(1)
-		c.report(api.EventApplyStopped, c.ids.Node, fmt.Sprintf("it crashes on command %d of entry %d (%s), signature %x", s.Place, s.Index, s.Cause, s.Signature[:6]))
+		c.report(api.EventApplyStopped, c.self, fmt.Sprintf("it crashes on command %d of entry %d (%s), signature %x", s.Place, s.Index, s.Cause, s.Signature[:6]))
 	case st.StoppedAt == nil && was != nil && neededRebuild(st.Stopped) == nil:
-		c.report(api.EventApplyResumed, c.ids.Node, fmt.Sprintf("command %d of entry %d is left out on all members", was.Place, was.Index))
+		c.report(api.EventApplyResumed, c.self, fmt.Sprintf("command %d of entry %d is left out on all members", was.Place, was.Index))
 	}
 }
 

@@ -25,6 +25,7 @@ type coreRunner struct {
 	record  consensus.RecordOptions
 	cfg     config.Core
 	dir     *dataDir
+	self    string     // our node's name
 	ids     clusterIDs // owned by run
 	views   *viewSwitch
 	epochs  *epochs // nil: the cluster has one
@@ -286,7 +287,7 @@ func (c *coreRunner) assignedID() (uint64, state.Epoch) {
 		return 0, epoch // it is that of the core that was
 	}
 	for _, m := range v.Core() {
-		if m.Node == c.ids.Node && consensus.MayRun(m.RaftID, c.ids.PastRaftID) {
+		if m.Node == c.self && consensus.MayRun(m.RaftID, c.ids.PastRaftID) {
 			return m.RaftID, epoch
 		}
 	}

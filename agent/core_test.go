@@ -54,7 +54,7 @@ func testRunner(t *testing.T, m *state.Machine, disk *storage.Mem) *coreRunner {
 	room := &coreRoom{free: func() (uint64, bool) { return 0, false }, now: clock.Boottime, log: zap.NewNop()}
 	return &coreRunner{
 		cfg: config.Default().Core, dir: dir, views: &viewSwitch{hub: watch.NewHub(m.View())}, clock: hlc, digests: &digestRing{}, room: room,
-		ids: clusterIDs{ClusterID: "00112233445566778899aabbccddeeff", TrustDomain: "agent.test", Node: "a1"},
+		self: "a1", ids: clusterIDs{ClusterID: "00112233445566778899aabbccddeeff", TrustDomain: "agent.test", Node: "a1"},
 		log: zap.NewNop(), changed: make(chan struct{}, 1),
 	}
 }

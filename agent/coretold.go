@@ -29,7 +29,7 @@ func (c *coreRunner) tell(st consensus.Status, told *coreTold) {
 	c.tellViolations(st, told.violated)
 	if told.enlisted && votes(st) {
 		told.enlisted = false
-		c.report(api.EventRejoined, c.ids.Node, fmt.Sprintf("it votes again, under the new Raft id %x", st.ID))
+		c.report(api.EventRejoined, c.self, fmt.Sprintf("it votes again, under the new Raft id %x", st.ID))
 	}
 }
 
@@ -48,10 +48,10 @@ func (c *coreRunner) tellDoubt(now, before string) string {
 	switch {
 	case now != "" && before == "":
 		c.log.Warn("this member does not take part fully", zap.String("reason", now))
-		c.report(api.EventDoubt, c.ids.Node, truncate(now))
+		c.report(api.EventDoubt, c.self, truncate(now))
 	case now == "" && before != "":
 		c.log.Info("this member takes part again, it has heard all others or an operator has accepted its log")
-		c.report(api.EventHealed, c.ids.Node, "the end of the log is in doubt no more")
+		c.report(api.EventHealed, c.self, "the end of the log is in doubt no more")
 	}
 	return now
 }
@@ -64,11 +64,11 @@ func (c *coreRunner) tellUndecided(st consensus.Status, before bool) bool {
 	case now && !before:
 		c.log.Error("the core members hold different states and none has a majority, writes are refused",
 			zap.String("hint", "run: parley digest compare; then: parley runbook run "+undecidedRunbook))
-		c.report(api.EventUndecided, c.ids.Node, "the core members hold different states and none has a majority: writes are refused")
+		c.report(api.EventUndecided, c.self, "the core members hold different states and none has a majority: writes are refused")
 		return true
 	case before && !st.ReadOnly:
 		c.log.Info("a state has a majority of the core members again, writes are taken")
-		c.report(api.EventDecided, c.ids.Node, "a state has a majority of the core members again: writes are taken")
+		c.report(api.EventDecided, c.self, "a state has a majority of the core members again: writes are taken")
 		return false
 	}
 	return before && leads

@@ -15,7 +15,7 @@ import (
 // id in place of one that was given up once it votes.
 func TestCoreIsTold(t *testing.T) {
 	var events []string
-	c := &coreRunner{ids: clusterIDs{Node: "a1"}, log: zap.NewNop(), report: func(kind, _, _ string) { events = append(events, kind) }}
+	c := &coreRunner{self: "a1", log: zap.NewNop(), report: func(kind, _, _ string) { events = append(events, kind) }}
 	leads := consensus.Status{ID: 5, Leader: 5, Voters: []uint64{5, 6}}
 	undecided, follows, learns, broken := leads, leads, leads, leads
 	broken.Violations = []consensus.Violation{{Invariant: consensus.InvariantOneVote, Count: 2, Detail: "for 1 and for 2"}}

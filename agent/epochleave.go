@@ -51,7 +51,7 @@ func (c *coreRunner) leaveEpoch() error {
 // tellLeft reports, once the timeline is there, that an epoch was left.
 func (c *coreRunner) tellLeft() {
 	if c.leftEpoch != "" {
-		c.report(api.EventEpoch, c.ids.Node, truncate(c.leftEpoch))
+		c.report(api.EventEpoch, c.self, truncate(c.leftEpoch))
 		c.leftEpoch = ""
 	}
 }

@@ -33,7 +33,7 @@ func (c *coreRunner) tellViolations(st consensus.Status, told map[string]bool) {
 	for _, v := range st.Violations {
 		if !told[v.Invariant] {
 			told[v.Invariant] = true
-			c.report(api.EventViolated, c.ids.Node, truncate(v.Invariant+": "+v.Detail))
+			c.report(api.EventViolated, c.self, truncate(v.Invariant+": "+v.Detail))
 		}
 	}
 }

@@ -77,13 +77,13 @@ func (c *coreRunner) hasOthers() bool {
 		return true
 	}
 	// The copy of the View may be from before the others came; whom gossip knew is newer.
-	return c.book != nil && slices.ContainsFunc(c.book.known, func(k knownMember) bool { return k.Core && k.Node != c.ids.Node })
+	return c.book != nil && slices.ContainsFunc(c.book.known, func(k knownMember) bool { return k.Core && k.Node != c.self })
 }
 
 // others are the nodes of the other core members.
 func (c *coreRunner) others() (nodes []string) {
 	for _, m := range c.views.hub.View().Core() {
-		if m.Node != c.ids.Node && !slices.Contains(nodes, m.Node) {
+		if m.Node != c.self && !slices.Contains(nodes, m.Node) {
 			nodes = append(nodes, m.Node)
 		}
 	}
@@ -97,7 +97,7 @@ func (c *coreRunner) others() (nodes []string) {
 func (c *coreRunner) heal(ctx context.Context) (*bootedCore, error) {
 	damage, id := c.damage, c.ids.RaftID
 	c.log.Error("the log of this core member is damaged and has to be healed, it takes no part meanwhile", zap.Uint64("raft_id", id), zap.Error(damage.err))
-	c.report(api.EventDamage, c.ids.Node, truncate(damage.err.Error()))
+	c.report(api.EventDamage, c.self, truncate(damage.err.Error()))
 	c.views.toStream() // the own log feeds nothing now
 	c.healing.Store(true)
 	defer c.healing.Store(false)
@@ -118,7 +118,7 @@ func (c *coreRunner) heal(ctx context.Context) (*bootedCore, error) {
 			if err == nil || c.mayRefetch(err) {
 				c.repairs.Add(1)
 				c.damage = nil
-				c.report(api.EventHealed, c.ids.Node, fmt.Sprintf("the log was repaired under its Raft id %x, with %d entries of other core members", id, filled))
+				c.report(api.EventHealed, c.self, fmt.Sprintf("the log was repaired under its Raft id %x, with %d entries of other core members", id, filled))
 			}
 			if c.mayRefetch(err) {
 				c.lost = err
@@ -296,7 +296,7 @@ func (c *coreRunner) giveUp(ctx context.Context, id uint64) error {
 	if why == "" {
 		why = "the id was retired meanwhile"
 	}
-	c.report(api.EventRaftID, c.ids.Node, fmt.Sprintf("the damaged log is given up with its Raft id %x, this agent comes back under a new one: %s", id, why))
+	c.report(api.EventRaftID, c.self, fmt.Sprintf("the damaged log is given up with its Raft id %x, this agent comes back under a new one: %s", id, why))
 	c.replaced.Add(1)
 	return c.discharge(ctx, id)
 }

@@ -68,7 +68,7 @@ func (c *coreRunner) rebuild(n *bootedCore, need *consensus.RebuildNeed) error {
 	c.log.Error("the state of this member is wrong, it is fenced and rebuilt", zap.Uint64("index", need.Index), zap.Int("count", f.Tries),
 		zap.String("reason", need.Reason))
 	c.fencings.Add(1)
-	c.report(api.EventFenced, c.ids.Node, f.Reason)
+	c.report(api.EventFenced, c.self, f.Reason)
 	if err := c.setFencing(f); err != nil {
 		c.log.Warn("that this member is fenced could not be written down", zap.Error(err))
 	}
@@ -76,7 +76,7 @@ func (c *coreRunner) rebuild(n *bootedCore, need *consensus.RebuildNeed) error {
 		c.log.Warn("the wrong state could not be kept aside", zap.Error(err))
 	}
 	if f.hopeless() {
-		c.report(api.EventFenced, c.ids.Node, "it was rebuilt and is wrong again each time: it stays fenced until the agent is started anew")
+		c.report(api.EventFenced, c.self, "it was rebuilt and is wrong again each time: it stays fenced until the agent is started anew")
 		return c.again()
 	}
 	meta, _, ok := n.store.snapshots.Latest()
@@ -166,7 +166,7 @@ func (c *coreRunner) lookAtProbation(n *bootedCore) {
 	c.log.Info("the rebuilt state of this member equals that of the others, it answers again", zap.Uint64("index", st.Applied))
 	c.endFencing()
 	c.rebuilds.Add(1)
-	c.report(api.EventRebuilt, c.ids.Node, "its state was rebuilt and equals that of the others again")
+	c.report(api.EventRebuilt, c.self, "its state was rebuilt and equals that of the others again")
 	n.machine.trust()
 }
 
@@ -187,7 +187,7 @@ func (c *coreRunner) mayServe() bool { return c.isFenced.Load() == nil }
 
 // from reports whether a snapshot may be fetched from a node.
 func (c *coreRunner) from(node string) bool {
-	return node != c.ids.Node && (len(c.sources) == 0 || slices.Contains(c.sources, node))
+	return node != c.self && (len(c.sources) == 0 || slices.Contains(c.sources, node))
 }
 
 // dropSnapshots removes the snapshots of a state that is wrong, and leaves the log.

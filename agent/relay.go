@@ -97,7 +97,7 @@ func (k *relayKeys) verify(from uint64, data, mac []byte) bool {
 func (c *coreRunner) peerOptions() consensus.PeerOptions {
 	o := consensus.PeerOptions{Dial: c.dialPeer, NodeOf: c.nodeOf}
 	if c.cfg.Relay && c.host != nil {
-		keys := newRelayKeys(c.host, c.ids.Node, c.views.hub.View, c.nodeOf)
+		keys := newRelayKeys(c.host, c.self, c.views.hub.View, c.nodeOf)
 		o.Seal, o.Verify = keys.seal, keys.verify
 	}
 	return o

@@ -27,8 +27,8 @@ func (s *scrubber) mendLog(ctx context.Context, n *coreNode, problems []storage.
 			return
 		}
 		s.healed.Add(1)
-		s.report(api.EventDamage, s.core.ids.Node, "a slot of the log's anchor was damaged")
-		s.report(api.EventHealed, s.core.ids.Node, "the log's anchor was written again")
+		s.report(api.EventDamage, s.core.self, "a slot of the log's anchor was damaged")
+		s.report(api.EventHealed, s.core.self, "the log's anchor was written again")
 		return
 	}
 	if err := s.core.healRunning(ctx, n, problems[at]); err != nil {

@@ -245,7 +245,7 @@ func (c *coreRunner) leadTerm() (term uint64, ok bool) {
 
 // heardFrom lists the nodes that a leader hears from by Raft, itself included.
 func (c *coreRunner) heardFrom() []string {
-	nodes := []string{c.ids.Node}
+	nodes := []string{c.self}
 	n := c.node()
 	if n == nil {
 		return nodes

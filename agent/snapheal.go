@@ -56,7 +56,7 @@ func (s *scrubber) mend(ctx context.Context, n *coreNode) {
 			return
 		}
 		s.healed.Add(1)
-		s.report(api.EventHealed, s.core.ids.Node, "a new snapshot was saved from the state in place of the damaged one")
+		s.report(api.EventHealed, s.core.self, "a new snapshot was saved from the state in place of the damaged one")
 	}
 }
 
@@ -78,10 +78,10 @@ func (s *scrubber) tell(found storage.Mended) {
 		return
 	}
 	s.log.Error("snapshots were damaged", zap.Int("count", len(found.Damaged)), zap.String("path", found.Damaged[0]))
-	s.report(api.EventDamage, s.core.ids.Node, fmt.Sprintf("%d damaged files of snapshots, the first is %s", len(found.Damaged), found.Damaged[0]))
+	s.report(api.EventDamage, s.core.self, fmt.Sprintf("%d damaged files of snapshots, the first is %s", len(found.Damaged), found.Damaged[0]))
 	if gone := found.Healed + len(found.Dropped); gone > 0 {
 		s.healed.Add(uint64(gone))
-		s.report(api.EventHealed, s.core.ids.Node, fmt.Sprintf("%d files of snapshots are whole again, %d older snapshots were given up", found.Healed, len(found.Dropped)))
+		s.report(api.EventHealed, s.core.self, fmt.Sprintf("%d files of snapshots are whole again, %d older snapshots were given up", found.Healed, len(found.Dropped)))
 	}
 }
 
@@ -89,7 +89,7 @@ func (s *scrubber) tell(found storage.Mended) {
 func (c *coreRunner) chunkFromAnyone(ctx context.Context, name [32]byte) ([]byte, error) {
 	err := errors.New("there is no other core member")
 	for _, m := range c.views.hub.View().Core() {
-		if m.Node == c.ids.Node {
+		if m.Node == c.self {
 			continue
 		}
 		var chunk []byte
@@ -112,7 +112,7 @@ func (c *coreRunner) mayRefetch(err error) bool {
 		return false
 	}
 	for _, m := range c.views.hub.View().Core() {
-		if m.Node != c.ids.Node {
+		if m.Node != c.self {
 			c.log.Error("no snapshot here is whole, starting with one of another core member", zap.Error(err))
 			return true
 		}
@@ -124,7 +124,7 @@ func (c *coreRunner) mayRefetch(err error) bool {
 // succeeds, the id is retired, or ctx ends; nil without an error is one of the latter two.
 func (c *coreRunner) refetch(ctx context.Context) (*bootedCore, error) {
 	if c.fencing == nil {
-		c.report(api.EventDamage, c.ids.Node, truncate(c.lost.Error()))
+		c.report(api.EventDamage, c.self, truncate(c.lost.Error()))
 	}
 	for wait := refetchPauseMin; ctx.Err() == nil; wait = min(2*wait, refetchPauseMax) {
 		if c.isRetired(c.ids.RaftID) || c.othersSayRetired(ctx, c.ids.RaftID) {
@@ -142,7 +142,7 @@ func (c *coreRunner) refetch(ctx context.Context) (*bootedCore, error) {
 		if err == nil {
 			n, err := c.build(c.ids.RaftID)
 			if err == nil && c.fencing == nil {
-				c.report(api.EventHealed, c.ids.Node, "no snapshot on the disk was whole: one was fetched from another core member")
+				c.report(api.EventHealed, c.self, "no snapshot on the disk was whole: one was fetched from another core member")
 			}
 			if err == nil {
 				c.lost = nil

@@ -123,11 +123,11 @@ func (k *spaceKeeper) look(ctx context.Context) {
 func (k *spaceKeeper) tell(low bool, why *lowSpaceError) {
 	if low {
 		k.log.Error("too little space, writes are refused", zap.Uint64("bytes", why.free), zap.Error(why))
-		k.report(api.EventSpaceLow, k.core.ids.Node, why.Error()+": this member takes no writes")
+		k.report(api.EventSpaceLow, k.core.self, why.Error()+": this member takes no writes")
 		return
 	}
 	k.log.Info("there is space again, writes are taken", zap.Uint64("bytes", why.free))
-	k.report(api.EventSpaceBack, k.core.ids.Node, fmt.Sprintf("%d MiB are free: this member takes writes again", why.free>>20))
+	k.report(api.EventSpaceBack, k.core.self, fmt.Sprintf("%d MiB are free: this member takes writes again", why.free>>20))
 }
 
 // handOver gives the lead to a voter that has room, if this agent leads and there is one.
