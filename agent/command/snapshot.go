@@ -221,11 +221,12 @@ func restoreRadius(r agent.RestoreReport) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "this makes %s the only member of the core of %s, from the backup of %s at index %d\n", r.Node, r.TrustDomain, instant(r.TakenAt), r.BackupIndex)
 	fmt.Fprintf(&b, "  every write after that is undone")
-	if r.LastIndexHere > r.BackupIndex {
+	switch {
+	case r.LastIndexHere > r.BackupIndex:
 		fmt.Fprintf(&b, "; this host has seen index %d", r.LastIndexHere)
-	} else if r.Aside == "" {
+	case r.Aside == "":
 		fmt.Fprintf(&b, "; nodes that left since the backup come back")
-	} else if r.LastIndexHere == 0 {
+	case r.LastIndexHere == 0:
 		fmt.Fprintf(&b, "; this host's copy of the public state cannot be read: nodes that left since the backup come back")
 	}
 	fmt.Fprintf(&b, "\n  %s come back; all join tokens are void, %s end\n", plural(r.Keys, "key"), plural(r.SessionsEnded, "session"))
