@@ -2,6 +2,7 @@ package security
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -176,6 +177,22 @@ func TestRatchetReadsAgain(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRatchetBehindALink: the file may be a link to another file system, which is read; the next secret is written in its place.
+func TestRatchetBehindALink(t *testing.T) {
+	c := newCopies(t)
+	last := c.renew(c.open())
+	path, elsewhere := identityPath(c.dir, generationFile), filepath.Join(t.TempDir(), "secret")
+	if err := errors.Join(os.Rename(path, elsewhere), os.Symlink(elsewhere, path)); err != nil {
+		t.Fatal(err)
+	}
+	next := c.renew(c.open())
+	c.follows(last, next, 1)
+	if err := os.Remove(elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	c.follows(next, c.link(c.open()), 1)
 }
 
 // tended runs the ratchet and returns what it logs.
