@@ -209,6 +209,34 @@ func tended(t *testing.T, r *Ratchet) *observer.ObservedLogs {
 	return logs
 }
 
+// TestRatchetFileComesBackLate: an agent that starts before its file is there, and one that looks while somebody puts it in place of a
+// damaged one, have not begun anew when it comes.
+func TestRatchetFileComesBackLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCopies(t)
+		last := c.renew(c.open())
+		path := identityPath(c.dir, generationFile)
+		if err := errors.Join(os.Rename(path, path+".good"), os.WriteFile(path, []byte("{"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		r := c.open()
+		tended(t, r)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		early := c.open()
+		time.Sleep(ratchetRetry + time.Second)
+		if unread, err := r.Err(); unread || err != nil {
+			t.Errorf("removed, and still: %v", err)
+		}
+		if err := os.Rename(path+".good", path); err != nil {
+			t.Fatal(err)
+		}
+		c.follows(last, c.link(r), 1)
+		c.follows(last, c.link(early), 1)
+	})
+}
+
 // TestRatchetReadsWithinARenewal: a renewal reads again as well, whether anybody runs the ratchet or not.
 func TestRatchetReadsWithinARenewal(t *testing.T) {
 	c := newCopies(t)
