@@ -14,6 +14,7 @@ import (
 
 	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/ops/lab"
+	"github.com/parley-mesh/parley/ops/runbook"
 )
 
 // damagedHost is an agent outside the core whose files somebody damages, and mends as the agent says.
@@ -204,4 +205,32 @@ func copyFile(from, to string) error {
 		return err
 	}
 	return os.WriteFile(to, data, 0o600)
+}
+
+// TestRunbookGenerationsStuck: a host that can write no new secret is renewed all the same, an alert tells of it, and the runbook leads
+// past the certificates, which are well, to the disk. With room it is over by itself.
+func TestRunbookGenerationsStuck(t *testing.T) {
+	t.Parallel() // it mostly waits
+	l := startLab(t, lab.Options{Settings: map[string]string{"identity.leaf_ttl": "20s"}})
+	c, a := clientOf(t, l.Agents[1]), l.Agents[1]
+	renewedAfter(t, c, "a first renewal", time.Now().Add(15*time.Second))
+	settledAlerts(t, a, "certificate-expires")
+	full := filepath.Join(a.DataDir, "identity", "generation.secret.tmp")
+	if err := os.MkdirAll(filepath.Join(full, "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	fires(t, a, "generations-stuck", 100*time.Second)
+	walk := startRunbook(t, "certificate-expires", "--yes", "--addr", a.Addr())
+	walk.waitFor(t, 30*time.Second, "or not write the next one")
+	verifyFails(t, "certificate-expires", "generations-again", a) // the control
+	renewedAfter(t, c, "renewals meanwhile", time.Now().Add(20*time.Second))
+	if err := os.RemoveAll(full); err != nil {
+		t.Fatal(err)
+	}
+	run := walk.end(t)
+	want := []string{"certificates-fresh", "generations-kept", "mend-generations", "all-fresh", "generations-again"}
+	if run.exit != 0 || run.Result != runbook.Pass || run.NotThis || !slices.Equal(run.path(), want) {
+		t.Errorf("got %s\n%s", run, run.shown)
+	}
+	resolved(t, a, "generations-stuck")
 }
