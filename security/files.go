@@ -145,7 +145,13 @@ func readKeyFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return readPrivate(f)
+}
+
+// readPrivate reads what others may not have read, and closes it.
+func readPrivate(f *os.File) ([]byte, error) {
 	defer f.Close() //nolint:errcheck // only read
+	path := f.Name()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
