@@ -170,11 +170,12 @@ func (l *lifeOf) rightKey() error { return writeFile(identityPath(l.dir, hostKey
 // aside come to the disk, the next start goes on: it joins by the same token, is renewed, and is never taken for a copy. The control
 // loses the generations at that moment, and is.
 func TestHostCutOffAnywhere(t *testing.T) {
+	w := newWorld(t, testTD)
+	door := openDoor(t, w)
 	for lossy, every := range map[bool]int{false: 1, true: 5} {
 		cuts, forks := 0, 0
 		for n := 1; ; n += every {
-			w := newWorld(t, testTD)
-			l := &lifeOf{t: t, door: openDoor(t, w), j: &judging{world: w, known: map[uint64]GenerationMark{}}, dir: t.TempDir()}
+			l := &lifeOf{t: t, door: door, j: &judging{world: w, known: map[uint64]GenerationMark{}}, dir: t.TempDir()}
 			var err error
 			at := cutAfter(n, func() { err = l.live() })
 			if at == "" {
