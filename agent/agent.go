@@ -263,8 +263,9 @@ func identityError(err error, node string) error {
 	if Hint(err) != "" {
 		return err
 	}
-	return withHint(err, "restore the directory identity from a backup of this host, or give the host an empty data directory and "+
-		"join again with a token of 'parley token create --replace "+node+"' made on another agent")
+	return withHint(err, "put the file that is named back from a backup of this host, and that file alone (a leaf.key with its leaf.pem): with an older "+
+		"generation.secret the host is taken for a copy, until 'parley agent trust "+node+"' on another agent; without a backup give the host an empty "+
+		"data directory and join again with a token of 'parley token create --replace "+node+"' made on another agent")
 }
 
 // assemble makes the parts and hands them to each other. Nothing runs yet.

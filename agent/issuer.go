@@ -293,6 +293,22 @@ func (a *Agent) newRenewer() *security.Renewer {
 	})
 }
 
+// generationsErr is what is wrong with the file of this host's generations, which an agent that is certified outside does not need.
+func (a *Agent) generationsErr() (unread bool, err error) {
+	if a.certifiedOutside() {
+		return false, nil
+	}
+	return a.ratchet.Err()
+}
+
+// generationsStuck is 1 while something is wrong with it.
+func (a *Agent) generationsStuck() (float64, bool) {
+	if _, err := a.generationsErr(); err != nil {
+		return 1, true
+	}
+	return 0, !a.certifiedOutside()
+}
+
 // shunned tells whether peers refuse this agent's own certificate.
 func (a *Agent) shunned() bool { return a.denials.serial(a.source.Leaf()) }
 

@@ -25,6 +25,7 @@ type opsSources struct {
 	backupVerified   func() (value float64, ok bool)
 	canariesLost     func() (value float64, ok bool)
 	copiedHosts      func() (value float64, ok bool)
+	generations      func() (value float64, ok bool) // 1 while this host cannot read or write its own
 	keysGone         func() (value float64, ok bool) // part of the keys of ten minutes ago; on the leader
 	safeMode         func() (value float64, ok bool)
 	maxStarts10m     func() (value float64, ok bool) // the largest of the own and of any member's
@@ -57,6 +58,7 @@ func (a *Agent) opsSources() opsSources {
 		canariesLost:   func() (float64, bool) { return a.canaries.lost() },
 		keysGone:       a.keysGoneReading,
 		copiedHosts:    func() (float64, bool) { return float64(len(copiedHosts(a.hub.View()))), true },
+		generations:    a.generationsStuck,
 		safeMode:       a.safeReading,
 		maxStarts10m:   a.maxStarts10m, crashes: a.crashStarts, unreachable: a.unreachableAgents,
 		alertChanged: a.alertChanged,
@@ -93,7 +95,7 @@ func (s *opsSources) read(r ops.Readings) {
 		ops.CoreUnopened:  s.unopened,
 		ops.CoreSuspended: s.suspended, ops.StorageHealed: s.storageHealed, ops.StorageWritesRefused: s.writesRefused,
 		ops.BackupAge: s.backupAge, ops.BackupLag: s.backupLag, ops.BackupVerifiedAge: s.backupVerified, ops.CanariesLost: s.canariesLost, ops.KeysGone: s.keysGone,
-		ops.IdentityCopied: s.copiedHosts,
+		ops.IdentityCopied: s.copiedHosts, ops.IdentityStuck: s.generations,
 	} {
 		if source != nil {
 			value, ok := source()

@@ -191,6 +191,9 @@ func (a *Agent) certificateFacts(f *ops.CheckFacts) {
 	for _, c := range copiedHosts(a.hub.View()) {
 		f.Copied = append(f.Copied, c.Node)
 	}
+	if unread, err := a.generationsErr(); err != nil {
+		f.Generations, f.Unread = err.Error(), unread
+	}
 	links := a.certificatesInUse()
 	first := firstToEnd(links)
 	if first == nil {

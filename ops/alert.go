@@ -236,6 +236,11 @@ var alerts = []Alert{
 		Summary: "a host was seen twice, or went back to an older copy of its files: it is not renewed until somebody decides",
 	},
 	{
+		ID: "generations-stuck", Condition: Condition{IdentityStuck, Above, 0},
+		For: time.Minute, Severity: Warn, Runbook: runbookExpiry,
+		Summary: "this host cannot read, or not write, what shows at a renewal that it is no copy: a full disk or a damaged file",
+	},
+	{
 		ID: "restore-unverified", Condition: Condition{BackupVerifiedAge, Above, 7 * 24 * 3600},
 		For: time.Minute, Severity: Ticket, Runbook: runbookDataLoss,
 		Summary: "no scheduled backup was verified by restoring it for seven days",

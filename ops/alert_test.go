@@ -35,7 +35,7 @@ func TestAlertsAreComplete(t *testing.T) {
 	for _, id := range []string{
 		"quorum-margin", "no-leader", "voter-unhealthy", "crash-loop", "digest-mismatch", "storage-damage", "udp-fallback",
 		"link-unreachable", "slo-config-write-page", "slo-config-write-ticket", "slo-membership-accuracy-page", "slo-membership-accuracy-ticket",
-		"certificate-old", "certificate-expires", "root-expires", "authority-old", "authority-expires", "slo-certificate-freshness-page", "host-copied",
+		"certificate-old", "certificate-expires", "root-expires", "authority-old", "authority-expires", "slo-certificate-freshness-page", "host-copied", "generations-stuck",
 	} {
 		if !seen[id] {
 			t.Errorf("there is no alert %s", id)

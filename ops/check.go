@@ -80,6 +80,8 @@ type CheckFacts struct {
 	ScrubErrors    int
 	ScrubFirstFile string
 	Copied         []string      // hosts that were seen twice, by name
+	Generations    string        // why this host cannot read its generations, or not write the next one; "": it can
+	Unread         bool          // it cannot read them, and asks for certificates without
 	SafeMode       int           // 0..3
 	SafeWindow     time.Duration // safe_mode.window
 }
@@ -96,7 +98,7 @@ type CheckMember struct {
 // Check judges a running agent. The order is the order in which one would look.
 func Check(f CheckFacts) CheckReport {
 	return reportOf([]CheckResult{
-		f.certificate(), f.certificates(), f.copied(), f.seal(), f.epoch(), f.leader(), f.margin(), f.voters(), f.members(), f.coreSize(), f.allowed(), f.zones(), f.learners(),
+		f.certificate(), f.certificates(), f.copied(), f.generations(), f.seal(), f.epoch(), f.leader(), f.margin(), f.voters(), f.members(), f.coreSize(), f.allowed(), f.zones(), f.learners(),
 		f.versions(), f.clock(), f.safe(), f.disk(), f.files(), f.storage(), f.anonymous(),
 	})
 }
@@ -108,6 +110,19 @@ func (f CheckFacts) copied() CheckResult {
 	}
 	r := CheckResult{ID: id, Message: "seen twice, or gone back to an older copy of its files, and renewed no more: " + strings.Join(f.Copied, ", ")}
 	return r.fail("find out where the copy came from, then trust, replace or evict the host: parley runbook run host-copied").with(runbookCopied)
+}
+
+func (f CheckFacts) generations() CheckResult {
+	const id = "generations"
+	switch {
+	case f.Generations == "":
+		return pass(id, "this host can show at each renewal that it is no copy")
+	case f.Unread:
+		return pass(id, "this host cannot show at a renewal that it is no copy: %s", f.Generations).
+			fail("mend the file that is named, it is read again by itself; if it is lost, remove it, and run parley agent trust NODE on another agent").with(runbookExpiry)
+	}
+	return pass(id, "this host shows the generation that it had once more, because it can write no other: %s", f.Generations).
+		warn("make room on the file system of the data directory, and let the agent write there; it tries again by itself").with(runbookExpiry)
 }
 
 func (f CheckFacts) seal() CheckResult {

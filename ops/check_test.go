@@ -40,6 +40,8 @@ func TestCheck(t *testing.T) {
 		{"a root ends", func(f *CheckFacts) { f.RootLeft = 89 * 24 * time.Hour }, "certificates warn certificate-expires"},
 		{"a root of ten years", func(f *CheckFacts) { f.RootLeft = 87600 * time.Hour }, ""},
 		{"a host was copied", func(f *CheckFacts) { f.Copied = []string{"a7"} }, "copies fail host-copied"},
+		{"a full disk", func(f *CheckFacts) { f.Generations = "no space left on device" }, "generations warn certificate-expires"},
+		{"damaged generations", func(f *CheckFacts) { f.Generations, f.Unread = "it holds no generations", true }, "generations fail certificate-expires"},
 		{"no TPM", func(f *CheckFacts) { f.SealTrouble = "there is no TPM" }, "root-seal warn data-loss"},
 		{"safe mode", func(f *CheckFacts) { f.SafeMode = 2 }, "safe-mode warn crash-loop"},
 		{"a window for tests", func(f *CheckFacts) { f.SafeWindow = time.Second }, "safe-mode warn "},
@@ -176,7 +178,7 @@ func TestCheckIDs(t *testing.T) {
 	}
 	want := []string{
 		"advertise", "anonymous-role", "certificate", "certificates", "clock", "consul", "copies", "core-allowed", "core-size", "data-dir", "disk", "epoch", "file-system",
-		"files", "fsync", "http.bind-tcp", "join-tcp", "join-udp", "leader", "learners", "members", "mesh.bind-udp", "name", "open-files", "platform",
+		"files", "fsync", "generations", "http.bind-tcp", "join-tcp", "join-udp", "leader", "learners", "members", "mesh.bind-udp", "name", "open-files", "platform",
 		"quorum-margin", "root-seal", "safe-mode", "storage", "versions", "voters", "zones",
 	}
 	if got := slices.Sorted(maps.Keys(ids)); !slices.Equal(got, want) {

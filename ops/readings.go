@@ -48,6 +48,7 @@ const (
 	IdentityRootLeft  = "parley_identity_root_left_seconds"
 	IdentityAuthority = "parley_identity_authority_remaining_ratio"
 	IdentityCopied    = "parley_identity_copied_hosts"
+	IdentityStuck     = "parley_identity_generations_stuck"
 	ViewIndex         = "parley_view_index"
 	ViewLag           = "parley_view_lag_entries"
 	ClockAhead        = "parley_clock_ahead_seconds"
@@ -175,6 +176,7 @@ var metrics = []Metric{
 	{EpochRefused, "Connections that ended because the two ends live in different epochs, since this agent started."},
 	{BackupVerifiedAge, "Time since a scheduled backup of this agent was last verified by restoring it in memory."},
 	{IdentityCopied, "Hosts that were seen twice, or went back to an older copy of their files, and of which no operator has decided."},
+	{IdentityStuck, "1 while this host cannot read its generations, or not write the next one, 0 otherwise."},
 	{CanariesLost, "Canaries, writes of the core's own, that this agent saw acknowledged and found gone within the last day."},
 	{KeysGone, "Part of the keys that there were at most within the last ten minutes and that there are no more; from 100 keys on, and on the leader alone."},
 }

@@ -37,6 +37,9 @@ func identityPath(dir, name string) string {
 	return filepath.Join(dir, identityDirName, name)
 }
 
+// written is called after each step of a change of these files, with the file that it was about. A test ends the program there.
+var written = func(string) {}
+
 // writeFile replaces path with data in one step: a reader, or the next start after a crash, sees the
 // old bytes or the new ones. The file has mode 0600 from its first moment on, its directory 0700.
 // Two calls for one path must not overlap.
@@ -53,10 +56,12 @@ func writeFile(path string, data []byte) error {
 		_ = os.Remove(tmp) // the write's error is the one to report
 		return err
 	}
+	written(tmp)
 	if err := os.Rename(tmp, path); err != nil {
 		_ = os.Remove(tmp)
 		return fmt.Errorf("replace: %w", err)
 	}
+	written(path)
 	return syncDir(dir)
 }
 
@@ -105,13 +110,20 @@ func (e *KeyModeError) Hint() string {
 // CheckKeyFiles refuses, with a *KeyModeError, a data directory in which others may have read a private
 // key, the issuer's among them: a new issuer's key would not take back what the old one can sign.
 func CheckKeyFiles(dir string) error {
+	paths, err := generationFiles{dir}.putAsides()
+	if err != nil {
+		return err
+	}
 	for _, name := range []string{hostKeyFile, sealKeyFile, tpmKeyFile, tpmNextKeyFile, leafKeyFile, issuerKeyFile, jwtKeyFile, jwtNextKeyFile, generationFile} {
-		info, err := os.Stat(identityPath(dir, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		paths = append(paths, identityPath(dir, name))
+	}
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
+			continue // who reads it says so
 		}
 		if err == nil {
-			err = checkKeyMode(identityPath(dir, name), info)
+			err = checkKeyMode(path, info)
 		}
 		if err != nil {
 			return err
@@ -129,11 +141,17 @@ func checkKeyMode(path string, info fs.FileInfo) error {
 
 // readKeyFile reads a file that holds a private key, and refuses one that others may have read.
 func readKeyFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}
+	return readPrivate(f)
+}
+
+// readPrivate reads what others may not have read, and closes it.
+func readPrivate(f *os.File) ([]byte, error) {
 	defer f.Close() //nolint:errcheck // only read
+	path := f.Name()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -144,9 +162,28 @@ func readKeyFile(path string) ([]byte, error) {
 	return readBounded(f, path)
 }
 
+// openFile opens a file to read it, and nothing else: opening a pipe could wait for ever.
+func openFile(path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no file but a %s", path, kindOfFile(info.Mode()))
+	}
+	return os.Open(path)
+}
+
+func kindOfFile(m fs.FileMode) string {
+	if m.IsDir() {
+		return "directory"
+	}
+	return "pipe, socket or device"
+}
+
 // readPublicFile reads a file that holds certificates only.
 func readPublicFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}

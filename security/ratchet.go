@@ -1,12 +1,16 @@
 package security
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
 )
 
 // maxUnrecorded is how many generations a host draws of which it does not know that the cluster has written them down. From then
@@ -23,61 +27,111 @@ const maxUnrecorded = 32
 //  3. The host asks again, with the same link: it is a retry, and is answered.
 //  4. The host writes {7, 8}. The next time it shows 8.
 //
+// A file that cannot be read is no new beginning: the host asks without until it can. Where none can be written it shows the last one
+// again. Both end by themselves, see Run.
+//
 // Safe for concurrent use; it writes files under its lock, which is what the lock is for.
 type Ratchet struct {
 	redacted
-	path, clusterID, node string
-	host                  *Host
-	broken                error // why the file cannot be used
+	files           generationFiles
+	clusterID, node string
+	host            *Host
+	troubled        chan struct{} // there is something for Run; capacity 1
+	trouble         atomic.Pointer[ratchetTrouble]
 
-	mu sync.Mutex
-	s  ratchetState
+	mu   sync.Mutex
+	s    ratchetState
+	read bool // there is a file, and it was read or written: from then on what is in memory counts
 }
 
-// ratchetState is the file.
-type ratchetState struct {
-	Host     string `json:"host"`              // UID, in hex: another host key has other generations
-	Last     uint64 `json:"last"`              // the newest generation that was answered
-	Secrets  []byte `json:"secrets"`           // of Last and those before it, the oldest first
-	Pending  []byte `json:"pending,omitempty"` // of the generation after Last, if an answer is waited for
-	Recorded uint64 `json:"recorded"`          // the newest that is known to be in the replicated state
+// ratchetTrouble is why generations cannot be read, or not written.
+type ratchetTrouble struct {
+	err    error
+	unread bool
 }
 
-// OpenRatchet reads what the data directory dir holds, which is nothing before the first renewal. A file that is damaged is no
-// reason not to start: Link says so.
+// ratchetRetry is how often Run tries again to read or to write.
+const ratchetRetry = 10 * time.Second
+
+// OpenRatchet reads what the data directory dir holds, which is nothing before the first renewal. A file that cannot be used is no
+// reason not to start: Err and Link say so.
 func OpenRatchet(dir, clusterID, node string, host *Host) *Ratchet {
-	r := &Ratchet{path: identityPath(dir, generationFile), clusterID: clusterID, node: node, host: host}
-	uid := host.UID()
-	fresh := ratchetState{Host: hex.EncodeToString(uid[:])}
-	data, err := readKeyFile(r.path)
-	switch {
-	case isNotExist(err):
-		r.s = fresh
-		return r
-	case err == nil:
-		err = r.decode(data)
-	}
-	switch {
-	case err != nil:
-		r.broken = fmt.Errorf("%w: remove it, and run `parley agent trust %s` on another agent", err, node)
-	case r.s.Host != fresh.Host:
-		r.s = fresh
-	}
+	r := &Ratchet{files: generationFiles{dir}, clusterID: clusterID, node: node, host: host, troubled: make(chan struct{}, 1)}
+	_ = r.load() // Err says so
 	return r
 }
 
-func (r *Ratchet) decode(data []byte) error {
-	var s ratchetState
-	if err := json.Unmarshal(data, &s); err != nil {
-		return fmt.Errorf("%s holds no generations", r.path) // the parser's error may quote a secret
+// load reads until there is something to read, so that a file that comes back late is not taken for none.
+func (r *Ratchet) load() error {
+	if r.read {
+		return nil
 	}
-	kept := uint64(len(s.Secrets) / generationSecretBytes)
-	whole := len(s.Secrets)%generationSecretBytes == 0 && kept <= maxLinkSecrets && kept <= s.Last && (kept > 0) == (s.Last > 0)
-	if !whole || len(s.Pending) != 0 && len(s.Pending) != generationSecretBytes || s.Last > 1<<61 {
-		return fmt.Errorf("%s holds no generations", r.path)
+	uid := r.host.UID()
+	s, err := r.files.read(hex.EncodeToString(uid[:]))
+	if err != nil {
+		err = fmt.Errorf("%w: mend or put back what this names, as it was last, and it is read again; if that is lost, remove it, "+
+			"and run `parley agent trust %s` on another agent", err, r.node)
+		r.troubledBy(err, true)
+		return err
 	}
-	r.s = s
+	r.s, r.read = s, s.Last > 0 || s.Pending != nil
+	if t := r.trouble.Load(); t != nil && t.unread {
+		r.trouble.Store(nil)
+	}
 	return nil
+}
+
+func (r *Ratchet) troubledBy(err error, unread bool) {
+	r.trouble.Store(&ratchetTrouble{err, unread})
+	select {
+	case r.troubled <- struct{}{}:
+	default:
+	}
+}
+
+// Err says why this host cannot read its generations, in which case it asks without, or why it cannot write the next one. It is nil
+// when it can. It never waits for a disk.
+func (r *Ratchet) Err() (unread bool, err error) {
+	if t := r.trouble.Load(); t != nil {
+		return t.unread, t.err
+	}
+	return false, nil
+}
+
+// Run tries again what could not be read or written, until ctx ends, and logs when that begins and when it is over.
+func (r *Ratchet) Run(ctx context.Context, log *zap.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.troubled:
+		}
+		t := r.trouble.Load()
+		if t == nil {
+			continue
+		}
+		level := zap.WarnLevel
+		if t.unread {
+			level = zap.ErrorLevel
+		}
+		log.Log(level, "cannot read or write the generations of this host, trying again", zap.Error(t.err))
+		for r.trouble.Load() != nil {
+			if sleep(ctx, ratchetRetry) != nil {
+				return
+			}
+			r.retry()
+		}
+		log.Info("the generations of this host are read and written again")
+	}
+}
+
+// retry draws no secret, which is for the next renewal to do, but writes what there is, to see whether that is possible.
+func (r *Ratchet) retry() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.load() == nil && r.trouble.Load() != nil {
+		_ = r.save(r.s) // Err says so
+	}
 }
 
 // Link is what to ask for the next certificate with. It is the same until Accepted. Without a disk to write on it repeats the last
@@ -85,8 +139,8 @@ func (r *Ratchet) decode(data []byte) error {
 func (r *Ratchet) Link() (*GenerationLink, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.broken != nil {
-		return nil, r.broken
+	if err := r.load(); err != nil {
+		return nil, err
 	}
 	if r.s.Pending == nil && (r.s.Last < maxUnrecorded || r.s.Last-maxUnrecorded < r.s.Recorded) {
 		if err := r.draw(); err != nil && r.s.Last == 0 {
@@ -111,13 +165,12 @@ func (r *Ratchet) draw() error {
 }
 
 func (r *Ratchet) save(s ratchetState) error {
-	data, err := json.Marshal(s)
-	if err == nil {
-		err = writeFile(r.path, data)
+	if err := r.files.write(s); err != nil {
+		r.troubledBy(err, false)
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("save generations: %w", err)
-	}
+	r.read = true
+	r.trouble.Store(nil)
 	return nil
 }
 
@@ -131,15 +184,17 @@ func (r *Ratchet) link() (*GenerationLink, error) {
 	mark := markOf(r.clusterID, r.node, l.Generation, newest)
 	l.Mark = mark[:]
 	var err error
-	l.Signature, err = r.host.SignStatement(generationPurpose, l.content(r.clusterID, r.node))
-	return l, err
+	if l.Signature, err = r.host.SignStatement(generationPurpose, l.content(r.clusterID, r.node)); err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
 // Accepted is told that a certificate came for the last link.
 func (r *Ratchet) Accepted() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.broken != nil || r.s.Pending == nil {
+	if !r.read || r.s.Pending == nil {
 		return nil
 	}
 	secrets := append(splitSecrets(r.s.Secrets), r.s.Pending)
@@ -160,7 +215,7 @@ func (r *Ratchet) Recorded(generation uint64) {
 func (r *Ratchet) Outdated() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.broken != nil {
+	if !r.read {
 		return nil
 	}
 	return r.draw()

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"os"
 )
 
 // RecoveryName stands for the recovery key where a seal names its node. No node can have it.
@@ -87,9 +88,13 @@ func recoveryBlock(text []byte, kind string) ([]byte, error) {
 	return block.Bytes, nil
 }
 
-// ReadRecoveryKey reads a key from a file that its owner alone may read.
+// ReadRecoveryKey reads a key from a file that its owner alone may read, or from the pipe of a program that decrypts it.
 func ReadRecoveryKey(path string) (*RecoveryKey, error) {
-	text, err := readKeyFile(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	text, err := readPrivate(f)
 	var wide *KeyModeError
 	if errors.As(err, &wide) {
 		return nil, fmt.Errorf("%s has mode %04o, others may read it: chmod 0600 %s", wide.Path, wide.Mode, wide.Path)

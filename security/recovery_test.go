@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -112,6 +113,18 @@ func TestRecoveryTexts(t *testing.T) {
 		if _, err := ReadRecoveryKey(path); (err == nil) != fine {
 			t.Errorf("mode %o: %v", mode, err)
 		}
+	}
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan error, 1)
+	go func() { written <- os.WriteFile(pipe, []byte(private), 0o600) }()
+	if _, err := ReadRecoveryKey(pipe); err != nil {
+		t.Errorf("by a pipe: %v", err)
+	}
+	if err := <-written; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -24,16 +24,19 @@ const joinAgain = "join again: an empty data directory, and a token made by `par
 // decideCopy is what an operator does about a host that there are two of. The runbook has the steps.
 const decideCopy = "stop every copy but the right one, then, on another agent: parley agent trust NODE for the one that is left, or parley evict NODE; runbook host-copied"
 
+// thatAlone says how to put a file of an identity back. Keys do not change, generations do with each renewal.
+const thatAlone = "that file alone: with an older identity/generation.secret the host is taken for a copy, until parley agent trust NODE on another agent"
+
 var rekeyHints = map[string]string{
 	RekeyForeign:     "another cluster answers at that address; check --join",
 	RekeyUnknownNode: joinAgain,
-	RekeyHostKey:     "restore identity/host.key, if this is the host; else " + joinAgain,
+	RekeyHostKey:     "put identity/host.key of this host back, " + thatAlone + "; without it " + joinAgain,
 	RekeyWindow:      joinAgain,
 	RekeyDenied:      "ask the operator who evicted this host",
 	RekeyInvalid:     "run the version of parley that the cluster runs",
 	RekeyCopied:      decideCopy,
 	RekeyOutdated:    decideCopy,
-	RekeyUntold:      "run the version of parley that the cluster runs, with the file identity/generation.secret that this host had; if that is lost, parley agent trust NODE on another agent",
+	RekeyUntold:      "run the version of parley that the cluster runs, with the file identity/generation.secret as this host had it last; if that is damaged or lost, remove it, and run parley agent trust NODE on another agent",
 	RekeyClock:       "set the clock of this host; the renewal is repeated",
 	RekeyUnavailable: "the renewal is repeated",
 }

@@ -3,6 +3,7 @@ package security
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/parley-mesh/parley/transport"
 )
 
 // renewal runs a Renewer in the bubble of t until the test ends.
@@ -348,6 +351,21 @@ func TestRenewsWithAGeneration(t *testing.T) {
 		}
 		if want := []uint64{1, 1, 1, 2, 2}; !slices.Equal(got, want) {
 			t.Errorf("generations %v, want %v", got, want)
+		}
+	})
+}
+
+// TestRefusedRenewalSaysWhatToDo: what a core member says to a host that asks with its certificate is in the first line about it.
+func TestRefusedRenewalSaysWhatToDo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startRenewal(t, time.Hour)
+		r.set(func() {
+			r.fail = fmt.Errorf("ask a2: %w", &transport.Error{Code: RekeyUntold, Message: "it shows none", Hint: rekeyHints[RekeyUntold]})
+		})
+		time.Sleep(40 * time.Minute)
+		lines := r.logs.FilterMessage("certificate renewal failed, the old one stays in use").All()
+		if len(lines) != 1 || lines[0].ContextMap()["hint"] != rekeyHints[RekeyUntold] {
+			t.Errorf("logged %+v", lines)
 		}
 	})
 }

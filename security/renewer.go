@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -39,6 +40,8 @@ type RenewerOptions struct {
 type Renewer struct {
 	o RenewerOptions
 	u *upkeep
+
+	saidBare bool // that requests go without a generation; owned by Run
 }
 
 // NewRenewer prepares a Renewer; Run starts it. It panics when TTL is out of bounds, which the
@@ -57,7 +60,14 @@ func NewRenewer(o RenewerOptions) *Renewer {
 }
 
 // Run renews until ctx ends and returns ctx.Err().
-func (r *Renewer) Run(ctx context.Context) error { return r.u.run(ctx) }
+func (r *Renewer) Run(ctx context.Context) error {
+	var tending sync.WaitGroup
+	defer tending.Wait()
+	if r.o.Ratchet != nil {
+		tending.Go(func() { r.o.Ratchet.Run(ctx, r.o.Log) })
+	}
+	return r.u.run(ctx)
+}
 
 // Err is why the last renewal failed, nil while renewals work. Safe for concurrent use.
 func (r *Renewer) Err() error { return r.u.err() }
@@ -102,11 +112,10 @@ func (r *Renewer) link(req *LeafRequest) {
 		return
 	}
 	link, err := r.o.Ratchet.Link()
-	if err != nil {
+	if err != nil && !r.saidBare {
 		r.o.Log.Warn("asking for a certificate without a generation", zap.Error(err))
-		return
 	}
-	req.Generation = link
+	req.Generation, r.saidBare = link, err != nil
 }
 
 // linked tells the ratchet that the request was answered.

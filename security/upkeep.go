@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/parley-mesh/parley/transport"
 )
 
 const (
@@ -92,6 +94,8 @@ func (u *upkeep) failed(err error, failures int, saidExpired bool) bool {
 	if errors.As(err, &refused) {
 		final = refused.Permanent()
 		fields = append(fields, zap.String("hint", refused.Hint))
+	} else if told := (*transport.Error)(nil); errors.As(err, &told) && told.Hint != "" {
+		fields = append(fields, zap.String("hint", told.Hint))
 	}
 	expired := u.now().After(notAfter)
 	switch {

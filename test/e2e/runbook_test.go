@@ -133,7 +133,7 @@ func TestRunbookCertificateExpires(t *testing.T) {
 		}
 	}
 	run := walk.end(t)
-	want := []string{"certificates-fresh", "core-reached", "bring-core-back", "all-fresh"}
+	want := []string{"certificates-fresh", "core-reached", "bring-core-back", "all-fresh", "generations-again"}
 	if run.exit != 0 || run.Result != runbook.Pass || run.NotThis || !slices.Equal(run.path(), want) {
 		t.Errorf("got %s\n%s", run, run.shown)
 	}

@@ -47,7 +47,7 @@ func (a artefacts) process(t *testing.T, pid int) {
 func (a artefacts) disk(t *testing.T, agent *lab.Agent) {
 	t.Helper()
 	err := filepath.WalkDir(filepath.Dir(agent.DataDir), func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && filepath.Ext(path) != ".key" && filepath.Base(path) != "generation.secret" {
+		if err == nil && d.Type().IsRegular() && filepath.Ext(path) != ".key" && !isGenerations(filepath.Base(path)) {
 			a.file(t, path)
 		}
 		return err
@@ -55,6 +55,12 @@ func (a artefacts) disk(t *testing.T, agent *lab.Agent) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// isGenerations tells the files of generations, of this host key and of another one that was in its place.
+func isGenerations(name string) bool {
+	aside, _ := filepath.Match("generation-????????????????????????????????.secret", name)
+	return aside || name == "generation.secret"
 }
 
 // search returns what of the needles, and which private keys, are in which artefact.
@@ -97,6 +103,8 @@ func TestSecretsInNoArtefact(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	otherHostKey(t, l, l.Agents[2])
+	settled(t, l)
 	secrets := knownSecrets(t, l, c)
 	found := leftBehind(t, l)
 	owner := hashOf(planted.Public())
@@ -158,9 +166,14 @@ func knownSecrets(t *testing.T, l *lab.Lab, c *client.Client) (out []needle) {
 		}
 		out = append(out, newNeedle(a.Name+" claim.key", claim))
 		if a != l.Agents[0] { // the founder's first certificate has the default life
-			out = append(out, generationNeedles(t, a)...)
+			out = append(out, generationNeedles(t, a, "generation.secret")...)
 		}
 	}
+	kept, err := filepath.Glob(filepath.Join(l.Agents[2].DataDir, "identity", "generation-*.secret"))
+	if err != nil || len(kept) != 1 {
+		t.Fatalf("the generations of another host key: %q, %v", kept, err)
+	}
+	out = append(out, generationNeedles(t, l.Agents[2], filepath.Base(kept[0]))...)
 	fresh, err := c.CreateToken(ctx, client.TokenSpec{Uses: 1, Role: "local"})
 	if err != nil {
 		t.Fatal(err)
@@ -196,13 +209,33 @@ func knownSecrets(t *testing.T, l *lab.Lab, c *client.Client) (out []needle) {
 	return append(out, needle{name: "a JWT-SVID", forms: [][]byte{[]byte(signature)}})
 }
 
-// generationNeedles are the secrets of an agent's renewals, once there was one.
-func generationNeedles(t *testing.T, a *lab.Agent) (out []needle) {
+// otherHostKey has an agent's directory hold the generations of another host key, as if that one had been in it for a while.
+func otherHostKey(t *testing.T, l *lab.Lab, a *lab.Agent) {
+	t.Helper()
+	generationNeedles(t, a, "generation.secret") // of its own there are some
+	clusterID := statusOf(t, clientOf(t, a)).ClusterID
+	kill(t, l, a.Name)
+	host, err := security.NewHost()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := security.OpenRatchet(a.DataDir, clusterID, a.Name, host)
+	for range 3 {
+		_, err := r.Link()
+		if err = errors.Join(err, r.Accepted()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restart(t, l, a.Name)
+}
+
+// generationNeedles are the secrets in a file of an agent's generations, once there are some.
+func generationNeedles(t *testing.T, a *lab.Agent, name string) (out []needle) {
 	t.Helper()
 	var file struct{ Secrets, Pending []byte }
 	var text []byte
 	eventually(t, 30*time.Second, "a generation of "+a.Name, func(context.Context) error {
-		data, err := os.ReadFile(filepath.Join(a.DataDir, "identity", "generation.secret"))
+		data, err := os.ReadFile(filepath.Join(a.DataDir, "identity", name))
 		if err == nil {
 			text, err = data, json.Unmarshal(data, &file)
 		}
@@ -212,7 +245,7 @@ func generationNeedles(t *testing.T, a *lab.Agent) (out []needle) {
 		return err
 	})
 	for secret := range slices.Chunk(append(file.Secrets, file.Pending...), 16) {
-		n := newNeedle(a.Name+" generation", secret)
+		n := newNeedle(a.Name+" "+name, secret)
 		if !n.in(text) {
 			t.Errorf("control: the generations of %s are not found in the file itself", a.Name)
 		}
