@@ -431,6 +431,13 @@ func TestTrustedHostIsWrittenDown(t *testing.T) {
 	w := newTwins(t)
 	a, b := w.member(), w.member()
 	host, twin := w.trusted(a)
+	link, err := host.Link()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if recorded, err := w.member().admit(t.Context(), a.node(), link); recorded != 0 || err != nil {
+		t.Errorf("the host is told that its generation %d is written down, which is of its copy; %v", recorded, err)
+	}
 	w.renews("by the word", host, a)
 	w.later(3 * time.Hour)
 	w.renews("after the member that let it in was killed", host, b)
@@ -489,6 +496,7 @@ func TestTrustedHostWithoutQuorum(t *testing.T) {
 // common with those of the host.
 func TestWordIsUsedOnce(t *testing.T) {
 	w := newTwins(t)
+	w.later(time.Hour)
 	b := newGenerationBook(10)
 	known := state.Generations{Node: "a1", Generation: 2, Marks: []state.GenerationMark{{1}, {2}}, BeginBy: w.machine.View().Stamp() + 1}
 	claim := func(first uint64, marks ...byte) state.GenerationClaim {
