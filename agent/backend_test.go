@@ -13,6 +13,7 @@ import (
 // for no deadline.
 func TestProposeTooLate(t *testing.T) {
 	a1 := start(t, single(t), 0)
+	put(t, a1.Client, "before") // an agent is ready before its core is
 	late, cancel := context.WithDeadline(t.Context(), time.Unix(1, 0))
 	defer cancel()
 	gone, leave := context.WithCancel(t.Context())
