@@ -14,7 +14,10 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/parley-mesh/parley/api"
+	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
@@ -68,12 +71,17 @@ func (w *twins) apply(commands ...state.Command) error {
 type member struct {
 	*generations
 	applied *state.View // of a member that is cut off; nil: it has all
+	outside bool        // it has left the core
+	now     time.Duration
+	events  []string
 }
 
 func (w *twins) member() *member {
 	m := &member{}
 	m.generations = &generations{
 		clusterID: twinCluster, log: zap.NewNop(), wake: make(chan struct{}, 1), book: newGenerationBook(100),
+		notices: make(notices), accusing: make(notices), elapsed: func() time.Duration { return m.now }, inCore: func() bool { return !m.outside },
+		report: func(kind, node, message string) { m.events = append(m.events, kind+" "+node) },
 		view: func() *state.View {
 			if m.applied != nil {
 				return m.applied
@@ -132,7 +140,7 @@ func (w *twins) ask(r *security.Ratchet, m *member) (code string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	recorded, err := m.admit(m.node(), link)
+	recorded, err := m.admit(w.t.Context(), m.node(), link)
 	var refused *security.RekeyError
 	if errors.As(err, &refused) {
 		if strings.Contains(refused.Message, string(link.Secrets)) && len(link.Secrets) > 0 {
@@ -339,11 +347,11 @@ func TestGenerationsGoneBack(t *testing.T) {
 		a.write(t)
 	}
 	var refused *security.RekeyError
-	if _, err := a.admit(a.node(), nil); !errors.As(err, &refused) || refused.Code != security.RekeyUntold || refused.Hint == "" {
+	if _, err := a.admit(t.Context(), a.node(), nil); !errors.As(err, &refused) || refused.Code != security.RekeyUntold || refused.Hint == "" {
 		t.Errorf("nothing shown: %v", err)
 	}
 	fresh := newTwins(t)
-	if _, err := fresh.member().admit(fresh.member().node(), nil); err != nil {
+	if _, err := fresh.member().admit(t.Context(), fresh.member().node(), nil); err != nil {
 		t.Errorf("an agent of before generations: %v", err)
 	}
 	stranger := newTwins(t)
@@ -382,6 +390,297 @@ func TestGenerationsRestored(t *testing.T) {
 			t.Errorf("%d on: %v", on, w.machine.View().Forks())
 		}
 		w.refuses("a copy", security.RekeyCopied, twin, a)
+	}
+}
+
+// later lets the time of the log go by.
+func (w *twins) later(d time.Duration) {
+	w.t.Helper()
+	c, err := state.Encode(state.Envelope{Command: state.Put{Key: "k"}}, state.Version)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	v := w.machine.View()
+	if _, _, err := w.machine.Apply(v.Index()+1, 1, v.Stamp()+clock.Stamp(d.Milliseconds())<<16, [][]byte{c}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// trusted is a host that was set back and is let in again by an operator's word, and the copy that went on meanwhile.
+func (w *twins) trusted(a *member) (host, twin *security.Ratchet) {
+	w.t.Helper()
+	host = w.open(w.dir)
+	for range 3 {
+		w.renews("before", host, a)
+		a.write(w.t)
+	}
+	twin = w.open(w.copy(w.dir))
+	w.renews("the copy", twin, a)
+	a.write(w.t)
+	w.refuses("the host", security.RekeyCopied, host, a)
+	a.write(w.t)
+	if err := w.apply(state.NodeTrust{Node: "a1"}); err != nil {
+		w.t.Fatal(err)
+	}
+	return host, twin
+}
+
+// TestTrustedHostIsWrittenDown: a host that was let in by an operator's word is in the log before it is answered, so that it stays in when
+// the core member that let it in is killed at once, and the word is over when it asks again.
+func TestTrustedHostIsWrittenDown(t *testing.T) {
+	w := newTwins(t)
+	a, b := w.member(), w.member()
+	host, twin := w.trusted(a)
+	link, err := host.Link()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if recorded, err := w.member().admit(t.Context(), a.node(), link); recorded != 0 || err != nil {
+		t.Errorf("the host is told that its generation %d is written down, which is of its copy; %v", recorded, err)
+	}
+	w.renews("by the word", host, a)
+	w.later(3 * time.Hour)
+	w.renews("after the member that let it in was killed", host, b)
+	b.write(t)
+	if forks := w.machine.View().Forks(); len(forks) != 0 {
+		t.Errorf("a host that an operator has trusted: %v", forks)
+	}
+	w.refuses("the copy", security.RekeyCopied, twin, b)
+	if writes := w.writes; w.renew(host, b) != "" || w.writes != writes {
+		t.Error("a renewal without a word waits for the log")
+	}
+}
+
+// TestTrustedHostWithoutQuorum: it is renewed all the same, again and again, and stays in when the log hears of it long after the word is
+// over. That helps no copy: neither one that asks the same member, nor one that another member has not let in.
+func TestTrustedHostWithoutQuorum(t *testing.T) {
+	for _, name := range []string{"the host alone", "its copy asks too", "its copy asks elsewhere"} {
+		t.Run(name, func(t *testing.T) {
+			w := newTwins(t)
+			a, b := w.member(), w.member()
+			host, twin := w.trusted(a)
+			w.quorum, a.applied = false, w.machine.View()
+			before := w.writes
+			for range 5 {
+				w.renews("by the word", host, a)
+			}
+			w.quorum, a.applied = true, nil
+			w.later(3 * time.Hour)
+			w.renews("when the word is over", host, a)
+			forks := 0
+			switch name {
+			case "its copy asks too":
+				w.refuses("the copy", security.RekeyCopied, twin, a)
+				forks = 1
+			case "its copy asks elsewhere":
+				w.renews("the copy, whose generations the log has", twin, b)
+				b.write(t)
+				forks = 1
+			}
+			a.write(t)
+			v := w.machine.View()
+			if len(v.Forks()) != forks {
+				t.Errorf("%d forks, want %d: %v", len(v.Forks()), forks, v.Forks())
+			}
+			if g := v.Generations(a.node()); g.BeginBy != 0 || w.writes == before {
+				t.Errorf("the word is not used up: %+v", g)
+			}
+			if forks == 0 {
+				w.renews("afterwards", host, b, a)
+			}
+		})
+	}
+}
+
+// TestWordIsUsedOnce: a member that has let a host in by a word lets nobody else in by it, were it with generations that have nothing in
+// common with those of the host.
+func TestWordIsUsedOnce(t *testing.T) {
+	w := newTwins(t)
+	w.later(time.Hour)
+	b := newGenerationBook(10)
+	known := state.Generations{Node: "a1", Generation: 2, Marks: []state.GenerationMark{{1}, {2}}, BeginBy: w.machine.View().Stamp() + 1}
+	claim := func(first uint64, marks ...byte) state.GenerationClaim {
+		c := state.GenerationClaim{Node: "a1", Binding: 1, First: first, Live: true}
+		for _, m := range marks {
+			c.Marks = append(c.Marks, state.GenerationMark{m})
+		}
+		return c
+	}
+	for _, c := range []struct {
+		claim state.GenerationClaim
+		want  state.GenerationVerdict
+	}{
+		{claim(1, 7, 8), state.GenerationBegins},
+		{claim(1, 7, 8, 9), state.GenerationBegins},
+		{claim(30, 5), state.GenerationAhead},
+		{claim(1, 1, 2, 3), state.GenerationForks},
+		{claim(1, 7), state.GenerationPast},
+	} {
+		if got := b.admit(known, c.claim, w.machine.View()); got != c.want {
+			t.Errorf("%+v: %s, want %s", c.claim, got, c.want)
+		}
+	}
+	if h := b.held["a1"]; h.Last() != 3 || h.Word != known.BeginBy || b.accused["a1"].Word != 0 {
+		t.Errorf("held %+v, accused %+v", h, b.accused["a1"])
+	}
+	b, known.BeginBy = newGenerationBook(10), 1
+	if b.admit(known, claim(1, 1, 2, 3), w.machine.View()) != state.GenerationFollows || b.held["a1"].Word != 0 {
+		t.Error("a word that is over, and was not used here, lets somebody begin")
+	}
+}
+
+// TestGenerationBookEnds: what a member has seen does not outlive its time in the core, nor the epoch.
+func TestGenerationBookEnds(t *testing.T) {
+	for name, end := range map[string]func(w *twins, m *member){
+		"it leaves the core": func(_ *twins, m *member) { m.outside = true },
+		"another epoch": func(w *twins, m *member) {
+			v := w.machine.View()
+			var err error
+			w.machine, err = state.Recover(v, state.RecoverOptions{Node: "a1", EpochID: [16]byte{9}, At: v.Stamp() + 1<<16, EventID: [16]byte{3}, Message: "m"})
+			if err != nil {
+				w.t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newTwins(t)
+			m := w.member()
+			w.renews("before", w.open(w.dir), m)
+			m.write(t)
+			w.quorum = false
+			r := w.open(w.dir)
+			twin := w.open(w.copy(w.dir))
+			w.renews("without a quorum", r, m)
+			w.refuses("a copy", security.RekeyCopied, twin, m)
+			if len(m.book.held) != 1 || len(m.book.accused) != 1 {
+				t.Fatalf("%d held, %d accused", len(m.book.held), len(m.book.accused))
+			}
+			soon, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond) // and no pause of ten seconds
+			more := m.tell(soon)
+			if cancel(); !more || len(m.book.held) != 1 {
+				t.Error("control: a member of the core forgets before it is written down")
+			}
+			end(w, m)
+			w.quorum = true
+			writes := w.writes
+			if m.tell(t.Context()) || w.writes != writes || len(m.book.held)+len(m.book.accused) != 0 {
+				t.Errorf("%d writes, %d held, %d accused", w.writes-writes, len(m.book.held), len(m.book.accused))
+			}
+		})
+	}
+}
+
+// TestHeldCanFollow: what a member that is far behind holds reaches back to what the state knows, to the last generation.
+func TestHeldCanFollow(t *testing.T) {
+	v := newTwins(t).machine.View()
+	for first := uint64(1); first <= 40; first += 13 { // the last one is the generation that is known
+		b := newGenerationBook(10)
+		known := state.Generations{Node: "a1", Generation: 40, Marks: []state.GenerationMark{{40}}}
+		c := state.GenerationClaim{Node: "a1", First: first}
+		for n := range uint64(state.MaxGenerationMarks) {
+			c.Marks = append(c.Marks, state.GenerationMark{byte(first + n)})
+		}
+		if got := b.admit(known, c, v); got != state.GenerationFollows {
+			t.Fatalf("from %d: %s", first, got)
+		}
+		if got := known.Judge(b.held["a1"], 0); got != state.GenerationFollows {
+			t.Errorf("from %d: what is held is %s", first, got)
+		}
+	}
+}
+
+// TestGenerationsNoticed: a host that shows an old generation, and one that shows the same for hours, is told of, once an hour and of so
+// many hosts; retries and an honest host are not.
+func TestGenerationsNoticed(t *testing.T) {
+	w := newTwins(t)
+	m := w.member()
+	core, lines := observer.New(zap.WarnLevel)
+	m.log = zap.New(core)
+	told := func() (n int) {
+		n = lines.Len()
+		if n != len(m.events) {
+			t.Errorf("%d lines, %d events", n, len(m.events))
+		}
+		return n
+	}
+	r := w.open(w.dir)
+	for range 20 {
+		w.renews("an honest host", r, m)
+		m.write(t)
+		m.now += 30 * time.Minute
+	}
+	if _, err := r.Link(); err != nil {
+		t.Fatal(err)
+	}
+	middle := w.open(w.copy(w.dir))
+	w.renews("an honest host", r, m)
+	m.write(t)
+
+	for range 10 { // its answers are lost
+		if code := w.ask(middle, m); code != "" {
+			t.Fatal(code)
+		}
+		m.now += time.Minute
+	}
+	if told() != 0 {
+		t.Errorf("retries are told of: %v", lines.All())
+	}
+	for i := range 8 { // a copy that repeats itself, while the host is off
+		if code := w.ask(middle, m); code != "" {
+			t.Fatal(code)
+		}
+		if got, want := told(), min(max(0, (i-1)/2), 3); got != want {
+			t.Errorf("after %d half hours: told of %d times, want %d", i, got, want)
+		}
+		m.now += 30 * time.Minute
+	}
+	lines.TakeAll()
+	m.events = nil
+	w.renews("the host is back", r, m)
+	m.write(t)
+	for range 5 {
+		if code := w.ask(middle, m); code != security.RekeyOutdated {
+			t.Fatal(code)
+		}
+	}
+	if all := lines.All(); told() != 1 || all[0].ContextMap()["node"] != "a1" || m.events[0] != api.EventStale+" a1" {
+		t.Errorf("%v, %v", all, m.events)
+	}
+	m.now += noticeEvery
+	for i := range 3 * maxNotices {
+		m.notice(state.Generations{}, state.GenerationClaim{Node: fmt.Sprint("n", i), First: 1, Marks: make([]state.GenerationMark, 1)}, state.GenerationPast)
+	}
+	if n := told(); n != 1+maxNotices {
+		t.Errorf("%d are told of", n)
+	}
+	if w.refuses("a fork is told of all the same", security.RekeyCopied, w.open(w.copy(t.TempDir())), m); lines.FilterLevelExact(zap.ErrorLevel).Len() != 1 {
+		t.Error("it is not")
+	}
+}
+
+// TestOutdatedByAll: a host draws another secret only when each core member that it asked has said that it has gone on since.
+func TestOutdatedByAll(t *testing.T) {
+	gone := fmt.Errorf("ask a1: %w", generationWire(security.NewRekeyError(security.RekeyOutdated, "m")))
+	for name, c := range map[string]struct {
+		answers []error
+		want    bool
+	}{
+		"nobody was asked":            {nil, false},
+		"this agent issues nothing":   {[]error{errNotIssuing}, false},
+		"one":                         {[]error{errNotIssuing, gone}, true},
+		"all":                         {[]error{gone, gone, gone}, true},
+		"one answer did not come":     {[]error{errNotIssuing, gone, context.DeadlineExceeded}, false},
+		"one is behind":               {[]error{generationWire(security.NewRekeyError(security.RekeyUnavailable, "m")), gone, gone}, false},
+		"one says that it is a copy":  {[]error{errNotIssuing, gone, generationWire(security.NewRekeyError(security.RekeyCopied, "m"))}, false},
+		"an agent that issues itself": {[]error{gone}, true},
+	} {
+		var r refusals
+		for _, err := range c.answers {
+			r.add(err)
+		}
+		if got := r.outdates(); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
 	}
 }
 
@@ -455,6 +754,7 @@ func TestGenerationsAreWrittenTogether(t *testing.T) {
 			for i := range hosts {
 				c := state.GenerationClaim{Node: fmt.Sprintf("n%d", i), Binding: 1, First: 1, Marks: []state.GenerationMark{{byte(i)}}, Live: true}
 				m.mu.Lock()
+				m.book.enter(w.machine.View())
 				verdict := m.book.admit(state.Generations{}, c, w.machine.View())
 				m.mu.Unlock()
 				if verdict != state.GenerationBegins {

@@ -104,6 +104,7 @@ func (i *issuer) serveAs(ctx context.Context, authority *security.Authority) {
 		i.wait(ctx)
 	}
 	i.authority.Store(nil)
+	i.agent.generations.look() // which are for this agent to tell no more
 	cancel()
 	<-done
 }
@@ -251,7 +252,7 @@ func (i *issuer) serveRenew(ctx context.Context, peer transport.Peer, body []byt
 	if ctx.Err() != nil {
 		return nil, ctx.Err() // who asked has gone, and may have asked another core member since
 	}
-	answer, err := i.sign(req)
+	answer, err := i.sign(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -260,7 +261,7 @@ func (i *issuer) serveRenew(ctx context.Context, peer transport.Peer, body []byt
 
 // sign judges by applied state alone, so that renewal works without a leader. The link of a request is looked at last: one that is too
 // old to be signed accuses nobody.
-func (i *issuer) sign(req security.LeafRequest) (renewAnswer, error) {
+func (i *issuer) sign(ctx context.Context, req security.LeafRequest) (renewAnswer, error) {
 	if err := i.agent.certifies(); err != nil {
 		return renewAnswer{}, err
 	}
@@ -278,7 +279,7 @@ func (i *issuer) sign(req security.LeafRequest) (renewAnswer, error) {
 	if err != nil {
 		return renewAnswer{}, &transport.Error{Code: api.CodeInvalid, Message: err.Error()}
 	}
-	recorded, err := i.agent.generations.admit(row, req.Generation)
+	recorded, err := i.agent.generations.admit(ctx, row, req.Generation)
 	if err != nil {
 		return renewAnswer{}, generationWire(err)
 	}
@@ -324,9 +325,27 @@ func (a *Agent) renewIdentity(ctx context.Context) error {
 	return err
 }
 
+// refusals are the answers of the core members that were asked for one renewal.
+type refusals struct{ asked, outdated int }
+
+// add counts one. This agent, if it issues nothing, was not asked.
+func (r *refusals) add(err error) {
+	if errors.Is(err, errNotIssuing) {
+		return
+	}
+	r.asked++
+	if outdated(err) {
+		r.outdated++
+	}
+}
+
+// outdates reports whether all of them say that the host has gone on since. One whose answer did not come may have signed, and one that
+// is behind knows less than the others: a secret that it has seen is not to be drawn again.
+func (r refusals) outdates() bool { return r.asked > 0 && r.outdated == r.asked }
+
 // askRenewal asks this agent's own authority, else the core members one after the other.
 func (a *Agent) askRenewal(ctx context.Context, req security.LeafRequest) ([][]byte, uint64, [][]byte, error) {
-	answer, own := a.issuer.sign(req)
+	answer, own := a.issuer.sign(ctx, req)
 	if own == nil {
 		a.ratchet.Recorded(answer.Recorded)
 		return answer.Chain, answer.BundleSeq, answer.Roots, nil
@@ -338,7 +357,8 @@ func (a *Agent) askRenewal(ctx context.Context, req security.LeafRequest) ([][]b
 	if err != nil {
 		return nil, 0, nil, err
 	}
-	failure, gone := errors.New("no core member is known"), outdated(own)
+	failure, refused := errors.New("no core member is known"), refusals{}
+	refused.add(own)
 	for _, node := range a.book.coreSources() {
 		raw, err := a.pool.Call(ctx, node, methodRenew, body)
 		var answer renewAnswer
@@ -349,9 +369,10 @@ func (a *Agent) askRenewal(ctx context.Context, req security.LeafRequest) ([][]b
 			a.ratchet.Recorded(answer.Recorded)
 			return answer.Chain, answer.BundleSeq, answer.Roots, nil
 		}
-		failure, gone = fmt.Errorf("ask %s: %w", node, err), gone || outdated(err)
+		failure = fmt.Errorf("ask %s: %w", node, err)
+		refused.add(err)
 	}
-	if gone {
+	if refused.outdates() {
 		failure = errors.Join(failure, a.ratchet.Outdated())
 	}
 	return nil, 0, nil, failure

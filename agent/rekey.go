@@ -72,9 +72,9 @@ func (i *issuer) serveForwardedRekey(ctx context.Context, _ transport.Peer, body
 	return answerRelayed[security.RekeyRequest, security.RekeyResponse, security.RekeyError](ctx, i, req, i.rekey)
 }
 
-// rekey judges by applied state alone, as an ordinary renewal does, and writes nothing.
-func (i *issuer) rekey(_ context.Context, req security.RekeyRequest) (security.RekeyResponse, error) {
-	resp, err := i.signByHostKey(req)
+// rekey judges by applied state alone, as an ordinary renewal does.
+func (i *issuer) rekey(ctx context.Context, req security.RekeyRequest) (security.RekeyResponse, error) {
+	resp, err := i.signByHostKey(ctx, req)
 	if err != nil {
 		i.log.Warn("did not renew an agent by its host key", zap.String("node", req.Leaf.Node), zap.Error(err))
 		return resp, err
@@ -83,7 +83,7 @@ func (i *issuer) rekey(_ context.Context, req security.RekeyRequest) (security.R
 	return resp, nil
 }
 
-func (i *issuer) signByHostKey(req security.RekeyRequest) (security.RekeyResponse, error) {
+func (i *issuer) signByHostKey(ctx context.Context, req security.RekeyRequest) (security.RekeyResponse, error) {
 	if i.agent.certifiedOutside() {
 		return security.RekeyResponse{}, security.NewRekeyError(security.RekeyDenied, security.ErrExternal.Error())
 	}
@@ -103,7 +103,7 @@ func (i *issuer) signByHostKey(req security.RekeyRequest) (security.RekeyRespons
 	if err != nil {
 		return security.RekeyResponse{}, err
 	}
-	if _, err := i.agent.generations.admit(row, leaf.Generation); err != nil {
+	if _, err := i.agent.generations.admit(ctx, row, leaf.Generation); err != nil {
 		return security.RekeyResponse{}, err
 	}
 	chain, err := authority.SignAgent(leaf, i.agent.now())

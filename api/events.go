@@ -69,6 +69,7 @@ const (
 	EventRoot     = "root-rotation"    // the root is being replaced, and this is one step of it; subject: the root, as its hash begins
 	EventCopied   = "host-copied"      // it was seen twice, or went back to an older copy of its files: it is renewed no more; subject: the host
 	EventCopyOver = "host-decided"     // an operator has trusted, replaced or evicted it
+	EventStale    = "host-stale"       // it asked with an old generation, or with the same one for hours: it may be a copy; subject: the host
 	EventUnopened = "root-unopened"    // a core member can no longer open the root that is sealed for it
 	EventEpoch    = "epoch-passed"     // this core member learned of a recovery without it: its log is kept aside, it comes back under a new id
 	EventRaftID   = "raft-id-given-up" // with a log that could not be repaired; the agent comes back under a new id
@@ -83,7 +84,7 @@ var eventKinds = []string{
 	state.EventRecovered, EventDamage, EventHealed, EventSpaceLow, EventSpaceBack, EventSafeMode, EventSafeModeOver, EventBackupFailed, EventBackupWorks,
 	EventYielded, EventRoot, EventUnopened, EventEpoch, EventRaftID, EventRejoined, EventDoubt, EventFenced, EventRebuilt, EventUndecided, EventDecided, EventViolated, EventRecorded,
 	EventApplyStopped, EventApplyResumed, EventRelayed, EventStraight, EventCanaryLost,
-	EventCopied, EventCopyOver,
+	EventCopied, EventCopyOver, EventStale,
 }
 
 // Event is one row of GET /parley/v1/events, in the order of the log. Time is the cluster's, ReportedAt what the

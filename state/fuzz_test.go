@@ -29,6 +29,7 @@ func fuzzSeeds() []Command {
 		RootSeal{Node: "a1", Sealed: []byte("s")}, RootActivate{RootHash{1}}, RootRetire{RootHash{1}}, CARotate{Force: true},
 		NodeEvict{Node: "a1", Reason: "stolen"}, NodeTrust{Node: "a1"},
 		NodeGenerations{[]GenerationClaim{{Node: "a1", Binding: 1, Series: 2, First: 3, Marks: []GenerationMark{{4}, {5}}, Live: true}}},
+		NodeGenerations{[]GenerationClaim{{Node: "a1", First: 1, Marks: []GenerationMark{{1}}}, {Node: "a2", First: 1, Marks: []GenerationMark{{1}}, Word: 7}}},
 		AdmissionSet{Admission: testAdmission("own"), Replace: true}, AdmissionDelete{Name: "own"},
 		DenySet{Kind: DenyID, Subject: "spiffe://example.test/svc/web", Seconds: 9, Reason: "stolen"}, DenyRemove{Kind: DenySerial, Subject: strings.Repeat("4a", 16)},
 		RecoverySet{Recovery{SealKey: sealKey("recovery"), Sealed: []byte("s")}},

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/parley-mesh/parley/clock"
 	"github.com/parley-mesh/parley/security/policy"
 	"pgregory.net/rapid"
 )
@@ -157,6 +158,9 @@ func drawCoreCommand(t *rapid.T) Command {
 			claim.Marks = append(claim.Marks, GenerationMark{byte(claim.First + n), rapid.SampledFrom([]byte{0, 0, 0, 1}).Draw(t, "copy")})
 		}
 		claim.Live = rapid.Bool().Draw(t, "live")
+		if rapid.IntRange(0, 3).Draw(t, "word") == 0 {
+			claim.Word = clock.Stamp(rapid.Uint64Range(1, 3).Draw(t, "until"))
+		}
 		return NodeGenerations{[]GenerationClaim{claim}}
 	}
 	if rapid.Bool().Draw(t, "seal key") {

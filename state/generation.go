@@ -44,6 +44,9 @@ type GenerationClaim struct {
 	Marks           []GenerationMark
 	// Live says that the host itself has asked by it just now, so that it is no old news of another core member.
 	Live bool
+	// Word is the BeginBy of the operator's word by which a core member has let the host begin anew, in time; 0 if it has not.
+	// However late that is written down, it is so, unless another has begun by the same word.
+	Word clock.Stamp
 }
 
 // Last is the newest generation of the claim.
@@ -65,7 +68,7 @@ const (
 
 // Judge compares a claim with what is known, at a stamp of the log. It does not look at binding and series.
 func (g Generations) Judge(c GenerationClaim, at clock.Stamp) GenerationVerdict {
-	if len(g.Marks) == 0 || g.BeginBy != 0 && at <= g.BeginBy {
+	if len(g.Marks) == 0 || g.BeginBy != 0 && (at <= g.BeginBy || c.Word == g.BeginBy) {
 		return GenerationBegins
 	}
 	oldest := g.Generation + 1 - uint64(len(g.Marks))
@@ -208,20 +211,41 @@ func (a *applying) forgetGenerations(node string) {
 }
 
 // recoverGenerations lets each host go on that is further than the state: its claim follows, or begins anew where it cannot show
-// so much. What the state knows of goes back for nobody. Forks that a later copy of the public state knows stay.
-func (a *applying) recoverGenerations(known *View) {
+// so much. What the state knows of goes back for nobody. Of forks a later copy of the public state knows better: those that it has
+// stay, and those that it has no more were decided. The nodes are those of the recovered state by now.
+func (a *applying) recoverGenerations(v, known *View) {
 	for _, g := range rows(a.s, TableGeneration, func(r *record) (Generations, error) { return decodeGenerations(r.row) }) {
+		if !a.isHost(g.Node, g.Binding) {
+			a.set(TableGeneration, g.Node, nil) // another one has the name since
+			continue
+		}
 		g.Jumps = true
 		a.set(TableGeneration, g.Node, encodeGenerations(g))
 	}
 	if known == nil {
 		return
 	}
+	ours, theirs := v.Cluster().Epoch.Counter, known.Cluster().Epoch.Counter
+	for _, f := range v.Forks() {
+		_, open := known.Fork(f.Node)
+		later := theirs > ours || theirs == ours && known.Revision() >= v.RowRevision(TableFork, f.Node)
+		if later && !open {
+			a.set(TableFork, f.Node, nil)
+		}
+	}
 	for _, f := range known.Forks() {
-		if _, ok := a.s.node(f.Node); ok {
+		n, _ := known.Node(f.Node) // a fork is of the host that has the name: whoever joins ends it
+		later := theirs > ours || theirs == ours && known.RowRevision(TableFork, f.Node) > v.Revision()
+		if later && a.isHost(f.Node, n.BindingEpoch) {
 			a.set(TableFork, f.Node, encodeFork(f))
 		}
 	}
+}
+
+// isHost tells whether a node is the host that had its name at that binding.
+func (a *applying) isHost(node string, binding uint64) bool {
+	n, ok := a.s.node(node)
+	return ok && n.BindingEpoch == binding
 }
 
 // generations is what is known of the host that a node is now.

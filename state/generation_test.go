@@ -1,8 +1,12 @@
 package state
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 	"testing"
+
+	"github.com/parley-mesh/parley/clock"
 )
 
 // marksOf are those of the generations first to last of the host, as one of its copies has drawn them from fork on.
@@ -67,8 +71,15 @@ func TestGenerationsJudged(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
 	}
-	if got := begins.Judge(fork(30, 40, 40), 51); got != GenerationForks {
-		t.Errorf("after the time in which an operator has allowed it: %s", got)
+	for word, want := range map[clock.Stamp]GenerationVerdict{0: GenerationForks, 49: GenerationForks, 51: GenerationForks, 50: GenerationBegins} {
+		late := fork(30, 40, 40)
+		late.Word = word
+		if got := begins.Judge(late, 51); got != want {
+			t.Errorf("after the time in which an operator has allowed it, by the word %d: %s, want %s", word, got, want)
+		}
+		if got := known.Judge(late, 51); got != GenerationForks {
+			t.Errorf("by a word that nobody has given: %s", got)
+		}
 	}
 }
 
@@ -168,6 +179,78 @@ func TestForkDecided(t *testing.T) {
 	}
 }
 
+// TestWordIsKept: a host that a core member has let begin anew in time has begun, however late the log hears of it. What names no word,
+// another one, or one that was used begins nothing, and shows a fork as ever.
+func TestWordIsKept(t *testing.T) {
+	claim := func(last uint64, copied byte, word clock.Stamp) GenerationClaim {
+		return GenerationClaim{Node: "a2", Binding: 1, Series: 1, First: 1, Marks: generationMarks(1, last, last, copied), Word: word}
+	}
+	trusted := func() (m *Machine, word clock.Stamp, tell func(...GenerationClaim)) {
+		m = testGenesis()
+		apply(t, m, stampAt(1000), TokenCreate{Token: testToken(1)}, testJoin(1, "a2"))
+		first := claim(5, 1, 0)
+		first.Series = 0
+		do(t, m, NodeGenerations{[]GenerationClaim{first}}, CodeOK)
+		do(t, m, NodeTrust{Node: "a2"}, CodeOK)
+		return m, chainOf(t, m, "a2").BeginBy, func(claims ...GenerationClaim) {
+			t.Helper()
+			apply(t, m, m.View().Stamp()+10*TrustMillis<<16, NodeGenerations{claims})
+		}
+	}
+	m, word, tell := trusted()
+	mine := claim(5, 2, word)
+	tell(mine)
+	if g := chainOf(t, m, "a2"); len(m.View().Forks()) != 0 || g.BeginBy != 0 || g.Marks[4] != mine.Marks[4] {
+		t.Errorf("a host that was let in in time: %+v, %v", g, m.View().Forks())
+	}
+	if tell(mine); len(m.View().Forks()) != 0 {
+		t.Error("the same once more shows a fork")
+	}
+	if tell(claim(5, 3, word)); len(m.View().Forks()) != 1 {
+		t.Error("two have begun by one word")
+	}
+	for what, of := range map[string]func(word clock.Stamp) clock.Stamp{
+		"no word":     func(clock.Stamp) clock.Stamp { return 0 },
+		"a later one": func(word clock.Stamp) clock.Stamp { return word + 1 },
+		"one before":  func(word clock.Stamp) clock.Stamp { return word - 1 },
+	} {
+		m, word, tell := trusted()
+		if tell(claim(5, 2, of(word))); len(m.View().Forks()) != 1 {
+			t.Errorf("%s begins anew", what)
+		}
+	}
+	m, word, tell = trusted()
+	do(t, m, NodeTrust{Node: "a2"}, CodeOK)
+	if tell(claim(5, 2, word)); chainOf(t, m, "a2").Marks[4] == claim(5, 2, 0).Marks[4] || chainOf(t, m, "a2").BeginBy == 0 {
+		t.Error("a word of before is good for the one after")
+	}
+}
+
+// TestClaimsWithoutWords: a command without a word is written as it was before there were words.
+func TestClaimsWithoutWords(t *testing.T) {
+	c := NodeGenerations{[]GenerationClaim{{Node: "a1", Binding: 2, Series: 3, First: 4, Marks: []GenerationMark{{5}}, Live: true}}}
+	before := slices.Concat([]byte{1, 2, 'a', '1', 2, 3, 4, 1, 5}, make([]byte, 15), []byte{1})
+	if got := c.append(nil); !bytes.Equal(got, before) {
+		t.Errorf("%x, want %x", got, before)
+	}
+	read := func(b []byte) error {
+		r := &reader{b: b}
+		readNodeGenerations(r)
+		return r.done()
+	}
+	if err := read(before); err != nil {
+		t.Error(err)
+	}
+	if err := read(append(slices.Clone(before), 9)); err != nil {
+		t.Errorf("a word: %v", err)
+	}
+	for _, more := range [][]byte{{0}, {9, 9}} {
+		if read(append(slices.Clone(before), more...)) == nil {
+			t.Errorf("%x is read", more)
+		}
+	}
+}
+
 // TestRecoverGenerations: after a restore no honest host looks like a copy, however far it is; a copy from before the backup still
 // does. What a later copy of the public state says of forks stays.
 func TestRecoverGenerations(t *testing.T) {
@@ -205,6 +288,53 @@ func TestRecoverGenerations(t *testing.T) {
 	jumped := v.Generations(n)
 	if next := jumped.With(testClaim("a1", 400, 560), GenerationBegins); next.Jumps || next.Generation != 560 || len(next.Marks) != MaxGenerationWindow {
 		t.Errorf("a second time: %+v", next)
+	}
+}
+
+// TestRecoverForks: of the state that comes back and the copy of the public state that the host has, the later one says which forks are
+// open. What was decided does not come back, not for the host that has the name since either; what nobody has decided does not go.
+func TestRecoverForks(t *testing.T) {
+	fork := NodeGenerations{[]GenerationClaim{testClaim("a2", 1, 20), {Node: "a2", Binding: 1, First: 20, Marks: generationMarks(20, 20, 20, 1)}}}
+	again := NodeGenerations{[]GenerationClaim{{Node: "a2", Binding: 1, Series: 1, First: 20, Marks: generationMarks(20, 20, 20, 1)},
+		{Node: "a2", Binding: 1, Series: 1, First: 20, Marks: generationMarks(20, 20, 20, 2)}}}
+	replaced := testJoin(2, "a2")
+	for name, c := range map[string]struct {
+		before, between []Command // until the earlier one of backup and copy, and from then until the later one
+		copyLater, open bool
+	}{
+		"seen, and nothing since":                    {before: []Command{fork}, copyLater: true, open: true},
+		"seen after the backup":                      {between: []Command{fork}, copyLater: true, open: true},
+		"trusted after the backup":                   {before: []Command{fork}, between: []Command{NodeTrust{Node: "a2"}}, copyLater: true},
+		"replaced after the backup":                  {before: []Command{fork}, between: []Command{replaced}, copyLater: true},
+		"trusted and seen again after the backup":    {before: []Command{fork}, between: []Command{NodeTrust{Node: "a2"}, again}, copyLater: true, open: true},
+		"an old copy, trusted since":                 {before: []Command{fork}, between: []Command{NodeTrust{Node: "a2"}}},
+		"an old copy, replaced since":                {before: []Command{fork}, between: []Command{replaced}},
+		"an old copy, seen since":                    {between: []Command{fork}, open: true},
+		"an old copy, trusted and seen again since":  {before: []Command{fork}, between: []Command{NodeTrust{Node: "a2"}, again}, open: true},
+		"a copy of the same time, which was trusted": {before: []Command{fork, NodeTrust{Node: "a2"}}},
+	} {
+		m := beforeLoss(t)
+		for _, command := range c.before {
+			do(t, m, command, CodeOK)
+		}
+		early := m.View()
+		for _, command := range c.between {
+			do(t, m, command, CodeOK)
+		}
+		from, known := m.View(), early
+		if c.copyLater {
+			from, known = early, m.View()
+		}
+		o := recoverOptions()
+		o.Known = publicCopy(t, known)
+		v := mustRecover(t, from, o)
+		if _, open := v.Fork("a2"); open != c.open {
+			t.Errorf("%s: open %t, want %t", name, open, c.open)
+		}
+		n, _ := v.Node("a2")
+		if n.BindingEpoch == 2 && v.Rows(TableGeneration) != 0 {
+			t.Errorf("%s: what is known of the host before is known of the one that replaced it", name)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package state
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/parley-mesh/parley/clock"
 )
@@ -14,7 +15,18 @@ func (c NodeGenerations) append(b []byte) []byte {
 		b = appendMarks(binary.AppendUvarint(b, claim.First), claim.Marks)
 		b = appendBool(b, claim.Live)
 	}
+	if !c.hasWord() {
+		return b
+	}
+	for _, claim := range c.Claims {
+		b = binary.AppendUvarint(b, uint64(claim.Word))
+	}
 	return b
+}
+
+// hasWord tells whether the words of the claims stand behind them all, which they do not where there is none.
+func (c NodeGenerations) hasWord() bool {
+	return slices.ContainsFunc(c.Claims, func(claim GenerationClaim) bool { return claim.Word != 0 })
 }
 
 func readNodeGenerations(r *reader) Command {
@@ -24,6 +36,15 @@ func readNodeGenerations(r *reader) Command {
 		claim.Marks = readMarks(r, MaxGenerationMarks)
 		claim.Live = r.bool("live")
 		c.Claims = append(c.Claims, claim)
+	}
+	if r.err != nil || len(r.b) == 0 {
+		return c
+	}
+	for i := range c.Claims {
+		c.Claims[i].Word = clock.Stamp(r.uvarint())
+	}
+	if r.err == nil && !c.hasWord() {
+		r.fail("no operator's word is written as nothing")
 	}
 	return c
 }

@@ -65,7 +65,7 @@ func Recover(v *View, o RecoverOptions) (*Machine, error) {
 	a.recoverOperators(v, o.Known, o.Backup)
 	a.recoverDenials(o.Known)
 	a.recoverDenies(o.Known)
-	a.recoverGenerations(o.Known)
+	a.recoverGenerations(v, o.Known)
 	a.admitFounder(o)
 	a.abandonNext()
 	a.recoverJWTKeys()
