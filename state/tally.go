@@ -7,8 +7,8 @@ import "fmt"
 type tally struct {
 	revision uint64 // no row may be of a later one
 	last     *record
-	sums [classCount]sum
-	rows [tableEnd]int
+	sums     [classCount]sum
+	rows     [tableEnd]int
 }
 
 // count takes the next row. The error, that it is out of order or too new, wraps ErrMemory.
