@@ -48,6 +48,7 @@ type coreRunner struct {
 	viaTurns    *chunkTurns       // who is served chunks of others
 	entryTurns  *chunkTurns       // who is served entries of the log
 	goneTurn    chan struct{}     // one place: one member at a time may give its Raft id up
+	unusable    unusableSnapshots // which the node is not started from
 	ownWordOnly bool              // what a leader counts of ours was looked for, and nobody has it
 	healNow     chan *damageFound // capacity 1: the running node's log has to be healed
 	retiredFor  string            // why ours was, as far as we asked for it
@@ -162,9 +163,19 @@ func (c *coreRunner) open() error {
 	return err
 }
 
-// build opens the store of a Raft id and makes its node; nothing runs yet.
+// build opens the store of a Raft id and makes its node; nothing runs yet. A snapshot that cannot be restored is treated as one
+// whose files are damaged.
 func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
-	st, err := openLoaded(c.dir, c.ids.ClusterID, raftID, c.cfg.SegmentMiB, c.log.Named("storage"))
+	for {
+		n, err := c.buildOnce(raftID)
+		if !c.foundUnusable(err) {
+			return n, err
+		}
+	}
+}
+
+func (c *coreRunner) buildOnce(raftID uint64) (*bootedCore, error) {
+	st, err := openLoaded(c.dir, c.ids.ClusterID, raftID, c.cfg.SegmentMiB, c.unusable, c.log.Named("storage"))
 	if err != nil {
 		return nil, err
 	}
@@ -191,13 +202,14 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync, NoLease: !c.cfg.LeaseReads,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 		Final:     isFatal,
+		Later:     func(err error) bool { return errors.Is(err, state.ErrLater) },
 		Fatal:     c.fatal,
 		Logger:    c.log.Named("consensus"),
 		Record:    c.record,
 	})
 	if err != nil {
 		_ = st.close()
-		return nil, err
+		return nil, errors.Join(err, st.snapshots.Damage()) // a snapshot that was passed over may leave a gap
 	}
 	machine.wrong = n.Fence
 	st.forgetEntries()
@@ -326,6 +338,7 @@ func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscr
 	c.current.Store(n.coreNode)
 	c.signal()
 	c.log.Info("taking part in the core", zap.Uint64("raft_id", n.raftID))
+	c.replacePassedOver(n)
 
 	retired, err := c.watchOver(nodeCtx, n, sub, done)
 	c.current.Store(nil)

@@ -24,7 +24,7 @@ func TestStateIsLoadedBesideTheLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	const cluster = "00112233445566778899aabbccddeeff"
-	s, err := openSnapshots(dir, cluster, zap.NewNop())
+	s, err := openSnapshots(dir, cluster, nil, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}

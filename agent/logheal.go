@@ -61,6 +61,7 @@ func damagedLog(err error) *logDamage {
 		return &found.logDamage
 	case errors.As(err, &needed):
 		return &logDamage{err: err, need: &needed.RepairNeed}
+	case errors.Is(err, consensus.ErrNoSnapshot): // the log is whole: see mayRefetch
 	case errors.As(err, &damage) && !damage.Snapshot, errors.Is(err, consensus.ErrLost), errors.Is(err, errLogGone):
 		return &logDamage{err: err}
 	}
@@ -153,7 +154,7 @@ var errNobodyHas = errors.New("no other core member has the missing entries any 
 func (c *coreRunner) repairLog(ctx context.Context, damage *logDamage) (filled int, err error) {
 	id := mustID(c.ids.ClusterID)
 	log := c.log.Named("storage")
-	snapshots, err := storage.OpenSnapshots(storage.SnapshotOptions{FS: c.dir.fs, Dir: c.dir.path, ClusterID: id, Log: log})
+	snapshots, err := storage.OpenSnapshots(storage.SnapshotOptions{FS: c.dir.fs, Dir: c.dir.path, ClusterID: id, Unusable: c.unusable, Log: log})
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", errNobodyHas, err) // a log without a snapshot begins nowhere
 	}

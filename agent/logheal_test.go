@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -196,4 +198,19 @@ func TestMayRunOnlyNewIDs(t *testing.T) {
 		t.Errorf("it would run the Raft id %d again", id)
 	}
 	change(t, m, state.CoreRetire{RaftID: 1})
+}
+
+// A member whose log is whole and begins behind its snapshot needs a snapshot, and not the entries between, which others may have
+// dropped. One that lacks entries for another reason needs those.
+func TestWholeLogFetchesASnapshot(t *testing.T) {
+	behind := fmt.Errorf("%w: %w", consensus.ErrLost, consensus.ErrNoSnapshot)
+	if damage := damagedLog(errors.Join(behind, &storage.DamageError{Snapshot: true})); damage != nil {
+		t.Errorf("its log is to be healed: %v", damage.err)
+	}
+	if damage := damagedLog(fmt.Errorf("%w: the log ends too early", consensus.ErrLost)); damage == nil {
+		t.Error("control: a log that lacks entries is not healed")
+	}
+	if damage := damagedLog(&storage.DamageError{}); damage == nil {
+		t.Error("control: a damaged log is not healed")
+	}
 }

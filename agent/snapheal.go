@@ -85,6 +85,19 @@ func (s *scrubber) tell(found storage.Mended) {
 	}
 }
 
+// replacePassedOver has a snapshot saved in place of one that the start went on without. Where its files are whole no scrub would
+// find anything, and each start would look at it again.
+func (c *coreRunner) replacePassedOver(n *bootedCore) {
+	damage := n.store.snapshots.Damage()
+	if damage == nil {
+		return
+	}
+	if len(c.unusable) > 0 {
+		c.report(api.EventDamage, c.ids.Node, truncate(damage.Error()))
+	}
+	n.node.RenewSnapshot()
+}
+
 // chunkFromAnyone asks the other members of the core, one after the other.
 func (c *coreRunner) chunkFromAnyone(ctx context.Context, name [32]byte) ([]byte, error) {
 	err := errors.New("there is no other core member")
@@ -140,14 +153,17 @@ func (c *coreRunner) refetch(ctx context.Context) (*bootedCore, error) {
 			return nil, nil
 		}
 		if err == nil {
-			n, err := c.build(c.ids.RaftID)
-			if err == nil && c.fencing == nil {
+			var n *bootedCore
+			c.unusable = nil // those are gone
+			if n, err = c.build(c.ids.RaftID); err == nil && c.fencing == nil {
 				c.report(api.EventHealed, c.self, "no snapshot on the disk was whole: one was fetched from another core member")
 			}
 			if err == nil {
 				c.lost = nil
 			}
-			return n, err
+			if !c.mayRefetch(err) { // else what was fetched is no better
+				return n, err
+			}
 		}
 		c.log.Warn("no snapshot could be fetched yet, trying again", zap.Duration("duration", wait), zap.Error(err))
 		pause(ctx, wait)
@@ -158,7 +174,7 @@ func (c *coreRunner) refetch(ctx context.Context) (*bootedCore, error) {
 // refetchOnce asks each of the others for its newest snapshot, and takes the first that the own log continues.
 func (c *coreRunner) refetchOnce(ctx context.Context) error {
 	id := mustID(c.ids.ClusterID)
-	snapshots, err := storage.OpenSnapshots(storage.SnapshotOptions{FS: c.dir.fs, Dir: c.dir.path, ClusterID: id, Log: c.log.Named("storage")})
+	snapshots, err := storage.OpenSnapshots(storage.SnapshotOptions{FS: c.dir.fs, Dir: c.dir.path, ClusterID: id, Unusable: c.unusable, Log: c.log.Named("storage")})
 	if snapshots == nil {
 		return err
 	}

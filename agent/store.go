@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +28,7 @@ const warmBytes = 256 << 20
 
 // openStore opens log and snapshots. New segments of the log have so many MiB.
 func openStore(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, log *zap.Logger) (*store, error) {
-	s, err := openSnapshots(dir, clusterID, log)
+	s, err := openSnapshots(dir, clusterID, nil, log)
 	if err != nil {
 		return nil, err
 	}
@@ -37,9 +38,10 @@ func openStore(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, lo
 	return s, nil
 }
 
-// openLoaded is openStore for a member that is about to run: the newest snapshot is loaded while the log is read.
-func openLoaded(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, log *zap.Logger) (*store, error) {
-	s, err := openSnapshots(dir, clusterID, log)
+// openLoaded is openStore for a member that is about to run: the newest snapshot is loaded while the log is read. Those that are
+// known to be unusable count as damaged.
+func openLoaded(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, unusable unusableSnapshots, log *zap.Logger) (*store, error) {
+	s, err := openSnapshots(dir, clusterID, unusable, log)
 	if err != nil {
 		return nil, err
 	}
@@ -52,8 +54,8 @@ func openLoaded(dir *dataDir, clusterID string, raftID uint64, segmentMiB int, l
 	return s, nil
 }
 
-func openSnapshots(dir *dataDir, clusterID string, log *zap.Logger) (*store, error) {
-	snapshots, err := storage.OpenSnapshots(storage.SnapshotOptions{FS: dir.fs, Dir: dir.path, ClusterID: mustID(clusterID), WarmBytes: warmBytes, Log: log})
+func openSnapshots(dir *dataDir, clusterID string, unusable unusableSnapshots, log *zap.Logger) (*store, error) {
+	snapshots, err := storage.OpenSnapshots(storage.SnapshotOptions{FS: dir.fs, Dir: dir.path, ClusterID: mustID(clusterID), WarmBytes: warmBytes, Unusable: unusable, Log: log})
 	if err != nil {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
@@ -141,6 +143,31 @@ func (s snapshotStore) Parse(manifest []byte) (consensus.SnapshotRef, error) {
 
 func (s snapshotStore) Install(ctx context.Context, manifest []byte, fetch func(context.Context, [32]byte) ([]byte, error)) error {
 	return s.Snapshots.Install(ctx, manifest, fetch)
+}
+
+// unusableSnapshots are snapshots whose files are whole and whose content cannot be restored, by storage.SnapshotOptions.Unusable.
+type unusableSnapshots = map[[32]byte]string
+
+// maxUnusable bounds how many are remembered: a directory holds two, and what is fetched in their place may be no better.
+const maxUnusable = 16
+
+// foundUnusable notes the snapshot that err is about. It reports whether it is a new one: then it is worth a try to open the store
+// without it.
+func (c *coreRunner) foundUnusable(err error) bool {
+	var found *consensus.UnusableSnapshotError
+	if !errors.As(err, &found) {
+		return false
+	}
+	name := sha256.Sum256(found.Manifest)
+	if _, known := c.unusable[name]; known {
+		return false
+	}
+	if c.unusable == nil || len(c.unusable) == maxUnusable {
+		c.unusable = unusableSnapshots{}
+	}
+	c.unusable[name] = truncate(found.Cause.Error())
+	c.log.Error("a snapshot cannot be restored though its files are whole, going on without it", zap.Uint64("index", found.Index), zap.Error(found.Cause))
+	return true
 }
 
 // isFatal reports a failed sync: what is on disk is unknown, and the process must end.

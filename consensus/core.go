@@ -110,6 +110,7 @@ type core struct {
 	afresh   afresh
 	tails    tails
 	claiming claiming
+	acks     acks
 	claims   map[uint64]claim // of others, to be given back
 	durable  uint64           // last index on the disk
 	change   *confChange
@@ -210,6 +211,7 @@ func (c *core) tick() {
 	c.tickHint()
 	c.tickAfresh()
 	c.plantedCommit()
+	c.writeCommit()
 	c.watchProgress()
 	c.tickProposals()
 	c.tickReads()
@@ -245,6 +247,8 @@ func (c *core) step(m *raftpb.Message) error {
 	c.heard[m.GetFrom()] = c.ticks
 	c.watchMessage(m)
 	c.plantedVote(m)
+	c.acks.stepping, c.acks.spare = m.GetType(), spareAck(m)
+	defer func() { c.acks.stepping, c.acks.spare = 0, 0 }()
 	if m.GetType() == raftpb.MsgSnap && m.GetSnapshot().GetMetadata().GetIndex() > c.commit {
 		c.offerSnapshot(m)
 		return nil

@@ -87,8 +87,11 @@ func (c *core) tickDigests() {
 }
 
 // somebodyElseWaits is true in the first checkpoints of a term: a member on probation may need them.
-func (c *core) somebodyElseWaits() bool {
-	return c.ticks-c.ledSince < uint64((probationMarks+2)*c.cfg.checkpointTicks)
+func (c *core) somebodyElseWaits() bool { return c.ticks-c.ledSince < c.probationTicks() }
+
+// probationTicks is how long a probation takes where states are compared.
+func (c *core) probationTicks() uint64 {
+	return uint64((probationMarks + 2) * c.cfg.checkpointTicks) //nolint:gosec // positive
 }
 
 // checkpointed takes our own mark, once the checkpoint is applied.

@@ -150,6 +150,7 @@ func (r *request) cancel() bool { return r.state.CompareAndSwap(requestWaiting, 
 // take returns the effects since the last call.
 func (c *core) take() effects {
 	out := c.out
+	out.messages = withoutCovered(out.messages)
 	c.out = effects{}
 	return out
 }
@@ -243,6 +244,10 @@ func (c *core) send(m *raftpb.Message) {
 		if ctx := m.GetContext(); len(ctx) == readRoundContextLen {
 			c.issued = max(c.issued, readPosition(ctx))
 		}
+	case raftpb.MsgApp:
+		if c.markSpare(m) && c.log.last() > c.commit {
+			return // the commit of what is under way is told soon, and says the same
+		}
 	case raftpb.MsgSnap:
 		c.snaps.note(m.GetTo(), c.ticks)
 	}
@@ -264,8 +269,12 @@ func (c *core) onAppend(m *raftpb.Message) {
 		c.durable = min(c.durable, t.entries[0].GetIndex()-1)
 	}
 	c.log.append(t.entries)
-	c.markSync(t, len(m.GetResponses()) > 0)
-	for _, r := range m.GetResponses() {
+	responses := c.wanted(m.GetResponses())
+	if len(responses) == 0 && c.commitAlone(t) {
+		return
+	}
+	c.markSync(t, len(responses) > 0)
+	for _, r := range responses {
 		if r.GetTo() == c.cfg.id {
 			t.local = append(t.local, r)
 		} else if c.maySend(r) {

@@ -51,6 +51,20 @@ var (
 	ErrTransfer = errors.New("consensus: leadership was not transferred")
 )
 
+// UnusableSnapshotError is returned by New, and by Run, when the machine cannot be restored from a snapshot that came whole from the
+// disk: what is in it is wrong. Whoever opens the snapshots once more without it may start from the one before, and from a peer's.
+type UnusableSnapshotError struct {
+	Index    uint64
+	Manifest []byte
+	Cause    error
+}
+
+func (e *UnusableSnapshotError) Error() string {
+	return fmt.Sprintf("consensus: restore snapshot at %d: %v", e.Index, e.Cause)
+}
+
+func (e *UnusableSnapshotError) Unwrap() error { return e.Cause }
+
 // NotLeaderError is returned by what only the leader can do. The request was not executed and never
 // will be: it is safe to send it again. Leader is the leader's Raft id, 0 when none is known.
 type NotLeaderError struct{ Leader uint64 }

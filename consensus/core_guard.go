@@ -47,6 +47,7 @@ type guard struct {
 	former []uint64 // voters of the configurations of before those changes
 
 	behind behind // where it stopped, others have gone on
+	sought sought
 
 	hold, holdTerm uint64 // promised not to apply from here on, to the leader of that term; 0: nothing
 

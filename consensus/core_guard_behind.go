@@ -27,6 +27,14 @@ type behind struct {
 	askAt    uint64   // tick before which nobody is asked, after such a failure
 }
 
+// sought is since when others ask for a snapshot of a replica that is on probation. As a rule it gives none: its state is not trusted
+// yet. But where it is the only one that has applied what a majority stopped at, its probation cannot end: no checkpoint is compared
+// as long as a majority applies none, and that majority waits for the snapshot. So it gives one once it has been asked for longer than
+// its probation would have taken, if nobody contradicts: as with any snapshot that is needed more than its proof (core_prove.go).
+type sought struct {
+	since, last uint64 // ticks; 0: nobody asks
+}
+
 // behindPauses is the longest pause after a fetch that failed, in election timeouts. The first is one, and each further one twice as
 // long as that before it.
 const behindPauses = 32
@@ -86,11 +94,13 @@ func (c *core) hearBehindAsk(from uint64, body []byte) error {
 		return errNote
 	}
 	index := binary.BigEndian.Uint64(body)
-	switch own := c.log.snap; {
-	case c.cfg.guard == nil || c.applied < index || c.digests.fenced != nil || c.unfit() != nil:
+	if c.cfg.guard == nil || c.applied < index || c.digests.fenced != nil || c.cfg.fenced {
+		return nil
+	}
+	switch may, own := c.mayGive(), c.log.snap; {
 	case own.Index < index:
 		c.renewSnapshot()
-	default:
+	case may:
 		content, err := proto.Marshal(&raftpb.Snapshot{Data: own.Manifest, Metadata: &raftpb.SnapshotMetadata{
 			Index: new(own.Index), Term: new(own.Term), ConfState: own.ConfState,
 		}})
@@ -98,11 +108,28 @@ func (c *core) hearBehindAsk(from uint64, body []byte) error {
 			return fmt.Errorf("encode the snapshot of %d: %w", own.Index, err)
 		}
 		if len(body)+len(content) > maxNoteBytes {
+			if c.unfit() != nil {
+				return nil // its agent would not get it either, and could not vote meanwhile
+			}
 			content = nil
 		}
 		c.tell(from, noteBehind, append(slices.Clone(body), content...))
 	}
 	return nil
+}
+
+// mayGive reports whether others may begin again with a snapshot of ours that they ask for.
+func (c *core) mayGive() bool {
+	s, ticks := &c.guard.sought, uint64(c.cfg.electionTicks)
+	if c.unfit() == nil {
+		*s = sought{}
+		return true
+	}
+	if s.since == 0 || c.ticks-s.last > 2*ticks {
+		s.since = c.ticks
+	}
+	s.last = c.ticks
+	return c.ticks-s.since >= max(proofTimeouts*ticks, c.probationTicks()) && !c.digests.noQuorum
 }
 
 // hearBehind has the snapshot fetched. One whose manifest is too large for a note is fetched by who begins again: then we do at once.

@@ -157,3 +157,28 @@ func TestOutrunByNobody(t *testing.T) {
 	s.tick(200)
 	s.begunBehind(t, index)
 }
+
+// TestProbationGivesInTheEnd: a majority stopped at what the third has applied, and that one is on probation, which only a majority
+// could end. It gives its snapshot once it was asked for longer than a probation takes, and not before, nor if its state was wrong
+// each time it was rebuilt. (It once gave none, and a majority stayed stopped for good.)
+func TestProbationGivesInTheEnd(t *testing.T) {
+	for _, hopeless := range []bool{false, true} {
+		s, index := outrunSim(t)
+		c := s.nodes[1].core
+		c.digests.probation, c.cfg.fenced = probationMarks, hopeless
+		c.snaps.retryAt = 0
+		patience := int(max(uint64(proofTimeouts*c.cfg.electionTicks), c.probationTicks())) //nolint:gosec // few
+		s.tick(patience - c.cfg.electionTicks)
+		for _, id := range []uint64{2, 3} {
+			if need := s.nodes[id].core.rebuild(); need != nil {
+				t.Errorf("hopeless %v: node %d begins again already: %+v", hopeless, id, need)
+			}
+		}
+		s.tick(patience)
+		if !hopeless {
+			s.begunBehind(t, index)
+		} else if need := s.nodes[2].core.rebuild(); need != nil {
+			t.Errorf("control: node 2 begins again with a state that is wrong each time: %+v", need)
+		}
+	}
+}

@@ -91,6 +91,7 @@ func TestRemovedVoterIsAsked(t *testing.T) {
 	at := s.behindPoison(t, 3, change(raftpb.ConfChangeRemoveNode, 3))
 	s.nodes[3].stopped = false // it does it, and is removed
 	s.settle()
+	s.tick(1) // the others write that the command and the change are committed
 	if s.nodes[3].machine.get("bad") != "1" || len(s.nodes[3].core.conf.GetVoters()) != 2 {
 		t.Fatalf("not prepared: %s", s.describe())
 	}

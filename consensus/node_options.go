@@ -90,6 +90,9 @@ type Options struct {
 	// Final reports errors of Snapshots after which what is on disk is unknown, such as a failed sync.
 	// Errors of Log are final unless they are Retryable. Nil = none.
 	Final func(error) bool
+	// Later reports errors of Machine.Restore about a snapshot that a later version wrote: it is not damaged, and none takes its
+	// place. Nil = none.
+	Later func(error) bool
 	// Fatal is called, once, when the log or the snapshots failed for good; it should end the
 	// process, since what is on disk is unknown after a failed sync. Nil = Run returns the error.
 	Fatal func(error)
@@ -149,6 +152,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Final == nil {
 		o.Final = func(error) bool { return false }
+	}
+	if o.Later == nil {
+		o.Later = func(error) bool { return false }
 	}
 	if o.MachineStamp == nil {
 		o.MachineStamp = func() clock.Stamp { return 0 }

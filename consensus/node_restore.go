@@ -14,7 +14,10 @@ type unreadableError struct{ error }
 
 func (e *unreadableError) Unwrap() error { return e.error }
 
-func unreadable(err error) bool { return errors.As(err, new(*unreadableError)) }
+// unreadable reports whether a snapshot is what was wrong, and the next start may find a way around it.
+func unreadable(err error) bool {
+	return errors.As(err, new(*unreadableError)) || errors.As(err, new(*UnusableSnapshotError))
+}
 
 // watchedReader tells afterwards whether it was the disk that failed.
 type watchedReader struct {
@@ -42,7 +45,11 @@ func restoreMachine(o Options, ref SnapshotRef) (clock.Stamp, error) {
 	if cerr := r.Close(); err == nil {
 		err = cerr
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case !from.failed && !o.Later(err):
+		return 0, &UnusableSnapshotError{Index: ref.Index, Manifest: ref.Manifest, Cause: err}
+	default:
 		err = fmt.Errorf("consensus: restore snapshot at %d: %w", ref.Index, err)
 		if from.failed {
 			err = &unreadableError{err}

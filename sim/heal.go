@@ -27,7 +27,7 @@ func (c *cluster) heal(h *host, why error, target *storage.Point, tries int) {
 	behind := h.beyond > 0 || h.gate > 0 // of a command: nothing is lost, and the snapshot will come
 	outcome := never
 	switch {
-	case errors.Is(why, consensus.ErrNoSnapshot) && (tries < repairTries || behind):
+	case snapshotLost(why) && (tries < repairTries || behind):
 		outcome = c.fetchSnapshot(h)
 	case !errors.Is(why, consensus.ErrLost):
 		outcome = c.repair(h, target)
@@ -64,6 +64,12 @@ func (c *cluster) heal(h *host, why error, target *storage.Point, tries int) {
 	case never:
 		c.lose(h)
 	}
+}
+
+// snapshotLost reports whether a start failed for want of a snapshot alone.
+func snapshotLost(why error) bool {
+	var damage *storage.DamageError
+	return errors.Is(why, consensus.ErrNoSnapshot) || errors.As(why, &damage) && damage.Snapshot
 }
 
 // past reports whether another member has applied that entry: there it is, in a snapshot, and what the leader counts is true.

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -46,12 +47,14 @@ type host struct {
 
 	spoiledLife uint64 // when that was last
 	sweep       state.Sweep
-	doomed      bool              // its files will be spoiled
-	damaged     bool              // its files were spoiled, and not read since
-	oneEntry    bool              // its next life sends one entry in a message
-	slow        float64           // its disk takes so many times as long
-	lies        bool              // about what it relays
-	cut         storage.CrashMode // what its disk keeps when it ends amid an operation
+	unusable    map[[32]byte]string // its snapshots that cannot be restored
+	rotten      bool                // somebody has put such a one there
+	doomed      bool                // its files will be spoiled
+	damaged     bool                // its files were spoiled, and not read since
+	oneEntry    bool                // its next life sends one entry in a message
+	slow        float64             // its disk takes so many times as long
+	lies        bool                // about what it relays
+	cut         storage.CrashMode   // what its disk keeps when it ends amid an operation
 
 	boots   int              // counts losses of power
 	ended   bool             // its process ends at this command
@@ -136,11 +139,31 @@ func (h *host) logOptions() storage.LogOptions {
 }
 
 func (h *host) snapshotOptions() storage.SnapshotOptions {
-	return storage.SnapshotOptions{FS: h.disk, Dir: dataDir, ClusterID: clusterID}
+	return storage.SnapshotOptions{FS: h.disk, Dir: dataDir, ClusterID: clusterID, Unusable: h.unusable}
 }
 
-// start boots the replica from its disk. An error is what a process would refuse to start with.
+// start boots the replica from its disk, without the snapshots that cannot be restored. An error is what a process would refuse
+// to start with.
 func (h *host) start() error {
+	for {
+		err := h.open()
+		var unusable *consensus.UnusableSnapshotError
+		if !errors.As(err, &unusable) {
+			return err
+		}
+		if !h.rotten {
+			return fmt.Errorf("a snapshot was written that cannot be restored: %s", err) //nolint:errorlint // nothing mends that
+		}
+		h.c.note("snapshot passed over")
+		h.c.trace("%s: %v", h.name, err)
+		if h.unusable == nil {
+			h.unusable = map[[32]byte]string{}
+		}
+		h.unusable[sha256.Sum256(unusable.Manifest)] = err.Error()
+	}
+}
+
+func (h *host) open() error {
 	h.life++
 	h.up, h.paused, h.missed, h.readers, h.commit, h.ended = false, false, nil, nil, 0, false
 	h.logBusy, h.applyBusy, h.saveBusy, h.fetchBusy, h.anchorBusy = false, false, false, false, false
@@ -357,7 +380,17 @@ func (a *applier) run(index, term uint64, at clock.Stamp, commands [][]byte, gua
 	return results, nil
 }
 
-func (a *applier) Capture() func(io.Writer) error { return a.h.machine.View().WriteSnapshot }
+// Capture finds out a state that is not what it says of itself, and is right as far as anybody knows: a mistake of the program.
+func (a *applier) Capture() func(io.Writer) error {
+	h, v, wrong := a.h, a.h.machine.View(), a.h.tainted
+	return func(w io.Writer) error {
+		err := v.WriteSnapshot(w)
+		if errors.Is(err, state.ErrMemory) && !wrong && !h.tainted {
+			h.c.fail("%s: %v", h.name, err)
+		}
+		return err
+	}
+}
 
 func (a *applier) Restore(r io.Reader, index, term uint64) error {
 	if err := a.h.machine.Restore(r); err != nil {

@@ -167,8 +167,8 @@ func (h *host) dropSnapshots() {
 
 // fetchSnapshot takes a peer's snapshot in place of the host's own, which are lost or wrong.
 func (c *cluster) fetchSnapshot(h *host) repairOutcome {
-	snaps, err := storage.OpenSnapshots(h.snapshotOptions())
-	if err != nil {
+	snaps, _ := storage.OpenSnapshots(h.snapshotOptions())
+	if snaps == nil { // that its own are damaged is why it asks
 		return never
 	}
 	_, own, err := storage.OpenLog(h.logOptions())
@@ -189,6 +189,7 @@ func (c *cluster) fetchSnapshot(h *host) repairOutcome {
 		}
 		fetch := func(_ context.Context, name [32]byte) ([]byte, error) { return p.snaps.Chunk(name) }
 		if ok && snaps.Install(context.Background(), manifest, fetch) == nil {
+			h.unusable = nil // it is gone
 			c.note("snapshot fetched to begin with")
 			return repaired
 		}

@@ -13,7 +13,7 @@ import (
 func TestRecordingsReplay(t *testing.T) {
 	whole, cut, events := 0, 0, uint64(0)
 	for seed := *flagSeed; seed < *flagSeed+4; seed++ {
-		o := Options{Seed: seed, Nodes: 3 + 2*int(seed%2), RecordBytes: 64 << 10} //nolint:gosec // small
+		o := Options{Seed: seed, Nodes: 3 + 2*int(seed%2), RecordBytes: 48 << 10} //nolint:gosec // small
 		type kept struct {
 			host      string
 			recording []byte

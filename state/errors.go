@@ -30,6 +30,9 @@ var (
 	// ErrMalformed is returned (wrapped) for bytes that are no valid encoding.
 	ErrMalformed = errors.New("malformed")
 
+	// ErrLater is in the chain of the error about a snapshot that a later version wrote. Nothing is wrong with it.
+	ErrLater = errors.New("run the version that wrote it")
+
 	// ErrGap is returned (wrapped) by a Follower for a delta that does not continue from its
 	// revision. It keeps what it has; ask for the stream from there, or for a snapshot.
 	ErrGap = errors.New("gap in the change stream")

@@ -177,8 +177,7 @@ func (l *loader) header(r *reader) error {
 		return fmt.Errorf("%w: not a snapshot of the state", ErrMalformed)
 	}
 	if format := r.uvarint(); format != snapshotFormat && r.err == nil {
-		return fmt.Errorf("%w: snapshot format %d is unknown to this binary: run the version that "+
-			"wrote it", ErrMalformed, format)
+		return fmt.Errorf("%w: snapshot format %d is unknown to this binary: %w", ErrMalformed, format, ErrLater)
 	}
 	if set := ClassSet(r.byte("classes")); set != l.classes && r.err == nil {
 		return fmt.Errorf("snapshot of classes %b instead of %b: %w", set, l.classes, ErrClass)
@@ -207,7 +206,7 @@ func (l *loader) tables(r *reader) error {
 		}
 	}
 	if len(r.b) > 0 && Table(r.b[0]) >= tableEnd {
-		return fmt.Errorf("%w: table %d is unknown to this binary: run the version that wrote it", ErrMalformed, r.b[0])
+		return fmt.Errorf("%w: table %d is unknown to this binary: %w", ErrMalformed, r.b[0], ErrLater)
 	}
 	return r.err
 }
@@ -223,15 +222,30 @@ func (l *loader) row(r *reader) error {
 	if !next.table.Valid() || !l.classes.Has(next.table.Class()) {
 		return fmt.Errorf("snapshot row of table %s: %w", next.table, ErrClass)
 	}
-	if next.revision > l.s.at.Revision || l.last != nil && !recordLess(l.last, next) {
-		return fmt.Errorf("%w: snapshot row out of order", ErrMalformed)
+	if next.revision > l.s.at.Revision {
+		return fmt.Errorf("%w: snapshot row of revision %d, after the snapshot's own", ErrMalformed, next.revision)
 	}
 	if err := checkRow(next.table, next.key, next.revision, next.row); err != nil {
 		return err
 	}
-	l.s.tree.load(next)
+	if err := l.place(next); err != nil {
+		return err
+	}
 	l.fresh = append(l.fresh, next)
-	l.last = next
+	return nil
+}
+
+// place puts a row behind all others. There are snapshots in which one stands too late, of a tree that had put it into the wrong
+// leaf: that its rows are the right ones the digest says, which knows no order, and here it goes where it belongs.
+func (l *loader) place(next *record) error {
+	if l.last == nil || recordLess(l.last, next) {
+		l.s.tree.load(next)
+		l.last = next
+		return nil
+	}
+	if l.s.tree.set(next) != nil {
+		return fmt.Errorf("%w: snapshot holds the row %q of table %s twice", ErrMalformed, shortKey(next.key), next.table)
+	}
 	return nil
 }
 

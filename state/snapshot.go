@@ -30,7 +30,8 @@ func (v *View) WriteSnapshot(w io.Writer) error { return v.WriteSnapshotOf(AllCl
 func (v *View) WriteAsIs(w io.Writer) error { return v.write(AllClasses, w, true) }
 
 // WriteSnapshotOf streams the rows of some classes to w, for a Follower of exactly those. A row that changed in memory since
-// it was written is an error that wraps ErrMemory: it gets no further.
+// it was written is an error that wraps ErrMemory: it gets no further. So are rows out of order, and rows that do not add up to
+// the digest.
 func (v *View) WriteSnapshotOf(set ClassSet, w io.Writer) error { return v.write(set, w, false) }
 
 func (v *View) write(set ClassSet, w io.Writer, asIs bool) error {
@@ -38,7 +39,7 @@ func (v *View) write(set ClassSet, w io.Writer, asIs bool) error {
 		return fmt.Errorf("snapshot of classes %b of a state that holds %b", set, v.s.classes)
 	}
 	buffered := bufio.NewWriterSize(w, 64<<10)
-	sw := &snapshotWriter{w: buffered, hash: sha256.New(), asIs: asIs}
+	sw := &snapshotWriter{w: buffered, hash: sha256.New(), asIs: asIs, rows: tally{revision: v.s.at.Revision}}
 	sw.item(v.s.appendHeader([]byte{itemHeader}, set))
 	v.s.tree.scan(func(r *record) bool {
 		if set.Has(r.table.Class()) {
@@ -48,6 +49,9 @@ func (v *View) write(set ClassSet, w io.Writer, asIs bool) error {
 	})
 	trailer := sw.hash.Sum([]byte{itemTrailer})
 	digest := v.s.digestOf(set)
+	if !asIs && sw.err == nil {
+		sw.err = sw.rows.check(v.s, set, digest)
+	}
 	sw.item(append(trailer, digest[:]...))
 	if sw.err != nil {
 		return fmt.Errorf("write snapshot at index %d: %w", v.Index(), sw.err)
@@ -79,13 +83,18 @@ type snapshotWriter struct {
 	buf  []byte
 	head [binary.MaxVarintLen64]byte
 	asIs bool
+	rows tally
 	err  error
 }
 
 func (sw *snapshotWriter) row(r *record) {
-	if err := r.intact(); err != nil && !sw.asIs {
-		sw.err = err // a snapshot of wrong memory would outlive it
-		return
+	if !sw.asIs {
+		if sw.err = r.intact(); sw.err == nil {
+			sw.err = sw.rows.count(r)
+		}
+		if sw.err != nil { // a snapshot of wrong memory would outlive it
+			return
+		}
 	}
 	b := append(sw.buf[:0], itemRow, byte(r.table))
 	b = binary.AppendUvarint(b, r.revision)

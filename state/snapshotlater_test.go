@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -44,6 +45,9 @@ func TestSnapshotOfBefore(t *testing.T) {
 	header := func(more ...byte) []byte {
 		b := append(NewMachine().View().s.appendHeader([]byte{itemHeader}, AllClasses), more...)
 		return append([]byte{byte(len(b)) | 0x80, byte(len(b) >> 7)}, b...)
+	}
+	if err := NewMachine().Restore(bytes.NewReader(header(byte(tableEnd), 0, 0))); !errors.Is(err, ErrLater) {
+		t.Errorf("a table of a later version: %v", err)
 	}
 	for want, b := range map[string][]byte{
 		"is unknown to this binary": header(byte(tableEnd), 0, 0), "an empty table": header(byte(TableSealKey), 0, 0),

@@ -224,8 +224,11 @@ func (t *tree) insert(n *node, r, next *record) (old, middle *record, right *nod
 		switch middle, right = t.add(n, i, r, nil); {
 		case right != nil:
 			t.forget()
-		case i == n.count-1 && (next == nil || next.table != r.table):
-			t.ends[r.table%ends] = n
+		case i == n.count-1:
+			t.ends[r.table%ends] = nil // this leaf may have been the end of another table: its last record is of that one no more
+			if next == nil || next.table != r.table {
+				t.ends[r.table%ends] = n
+			}
 		}
 		return nil, middle, right
 	}

@@ -72,6 +72,31 @@ func TestTreeIsASortedList(t *testing.T) {
 	}
 }
 
+// The end of a table is not taken for that of another which has the same place among the ends that are remembered: of such
+// tables one leaf may hold the end of one and the beginning of the next.
+func TestTreeTellsEndsApart(t *testing.T) {
+	tables := []Table{1, 1 + ends, 1 + 2*ends}
+	for seed := range uint64(400) {
+		rnd := rand.New(rand.NewPCG(seed, 2))
+		at := newTree()
+		model := map[string]*record{}
+		for range 400 {
+			table, key := tables[rnd.IntN(len(tables))], fmt.Sprintf("%02d", rnd.IntN(40))
+			if rnd.IntN(4) == 0 {
+				at.remove(table, key)
+				delete(model, string(rune(table))+key)
+				continue
+			}
+			r := &record{table: table, head: headOf(key), key: key}
+			at.set(r)
+			model[string(rune(table))+key] = r
+		}
+		if checkTree(t, &at, sorted(model)); t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
 // Records that come in order leave full nodes behind, and the tree can be written to afterwards.
 func TestTreeLoadsInOrder(t *testing.T) {
 	at := newTree()

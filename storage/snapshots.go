@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -33,6 +34,9 @@ type SnapshotOptions struct {
 	// it, or none. 0 is none. For who reads it next.
 	WarmBytes int
 
+	// Unusable says, by the SHA-256 of its manifest, which snapshots hold what nobody can read, and why: they count as damaged.
+	Unusable map[[32]byte]string
+
 	chunkBytes int // tests: smaller chunks; 0 is maxChunkBytes
 }
 
@@ -45,6 +49,7 @@ type Snapshots struct {
 	log        *zap.Logger
 	chunkBytes int
 	warmBytes  int
+	unusable   map[[32]byte]string
 
 	// turn has one place: who is in it writes files.
 	turn chan struct{}
@@ -83,7 +88,7 @@ func OpenSnapshots(o SnapshotOptions) (*Snapshots, error) {
 	}
 	s := &Snapshots{
 		fs: o.FS, dir: filepath.Join(o.Dir, "snap"), cluster: o.ClusterID, log: o.Log,
-		chunkBytes: o.chunkBytes, warmBytes: o.WarmBytes, turn: make(chan struct{}, 1), damaged: make(chan struct{}, 1),
+		chunkBytes: o.chunkBytes, warmBytes: o.WarmBytes, unusable: o.Unusable, turn: make(chan struct{}, 1), damaged: make(chan struct{}, 1),
 	}
 	s.mu.pins, s.mu.warm = map[hash]int{}, map[hash][]byte{}
 	for _, dir := range []string{o.Dir, s.dir, s.chunkDir()} {
@@ -165,6 +170,9 @@ func (s *Snapshots) read(index uint64, verify bool) (savedManifest, error) {
 			damage.Snapshot = true
 		}
 		return savedManifest{}, err
+	}
+	if why, bad := s.unusable[sha256.Sum256(data)]; bad {
+		return savedManifest{}, &DamageError{Path: path, Detail: "nothing can be restored from it: " + why, Hint: hintSnapshot, Snapshot: true}
 	}
 	m, err := decodeManifest(data)
 	if errors.Is(err, errFormat) {

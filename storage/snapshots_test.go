@@ -3,6 +3,7 @@ package storage
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -378,5 +379,38 @@ func TestSaveReportsTheWritersError(t *testing.T) {
 	saveBody(t, s, 4)
 	if _, err := s.Save(testMeta(3, [32]byte{}), writeBody(3)); !errors.Is(err, ErrOldSnapshot) {
 		t.Errorf("err = %v, want ErrOldSnapshot", err)
+	}
+}
+
+// A snapshot whose content nobody can read counts as damaged, by its manifest: the one before is the newest then, and one that is
+// saved in its place, at the same index too, is another.
+func TestUnusableSnapshotIsPassedOver(t *testing.T) {
+	fsys := NewMem()
+	s := openTestSnapshots(t, fsys)
+	first, second := saveBody(t, s, 1), saveBody(t, s, 2)
+	wantLatest(t, openTestSnapshots(t, fsys), 2) // control
+	o := snapOptions(fsys)
+	o.Unusable = map[[32]byte]string{sha256.Sum256(second): "rows out of order"}
+	s, err := OpenSnapshots(o)
+	mustNil(t, err)
+	wantLatest(t, s, 1)
+	var damage *DamageError
+	if err := s.Damage(); !errors.As(err, &damage) || !damage.Snapshot || !strings.Contains(err.Error(), "rows out of order") {
+		t.Errorf("damage: %v", err)
+	}
+	if found, err := s.Mend(t.Context(), nil); err != nil || !found.Lost {
+		t.Errorf("mended %+v, %v; want that a new one is asked for", found, err)
+	}
+	o.Unusable[sha256.Sum256(first)] = "as well"
+	if none, err := OpenSnapshots(o); none == nil || !errors.As(err, &damage) {
+		t.Errorf("both are unusable: %v", err)
+	}
+	_, err = s.Save(testMeta(2, [32]byte{2}), writeBody(3))
+	mustNil(t, err)
+	delete(o.Unusable, sha256.Sum256(first))
+	s, err = OpenSnapshots(o)
+	mustNil(t, err)
+	if meta, _, ok := s.Latest(); !ok || meta.Index != 2 || s.Damage() != nil {
+		t.Errorf("after a new one: %+v, %v", meta, s.Damage())
 	}
 }
