@@ -8,12 +8,13 @@ import (
 	"testing"
 )
 
-// BenchmarkRewrite puts 150,000 times to 10,000 keys, with request ids, so that their histories fill, and reports the
+// BenchmarkRewrite puts so many times to 10,000 keys, with request ids, so that their histories fill and, with 400,000, are cut; it reports the
 // processor time of the process: on a machine with other work the time that passes says little.
 func BenchmarkRewrite(b *testing.B) {
-	for _, batch := range []int{18, 100} {
-		b.Run(fmt.Sprintf("batch=%d", batch), func(b *testing.B) {
-			entries := rewrites(b, 150_000, batch)
+	for _, of := range []struct{ batch, puts int }{{18, 150_000}, {100, 150_000}, {50, 400_000}} {
+		batch := of.batch
+		b.Run(fmt.Sprintf("batch=%d/puts=%d", batch, of.puts), func(b *testing.B) {
+			entries := rewrites(b, of.puts, batch)
 			var spent int64
 			for b.Loop() {
 				m := testGenesis()

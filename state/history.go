@@ -94,7 +94,8 @@ func (a *applying) compactHistory(from Position) {
 	if !full && !old {
 		return
 	}
-	floor, gone := s.sweepTo(), []string(nil)
+	floor, gone := s.sweepTo(), 0
+	first, last := "", uint64(0) // of them: a key, and an end
 	rows, size := s.tables[TableHistory].rows, s.historyBytes
 	done := true
 	s.scan(TableHistory, "", "", func(r *record) bool {
@@ -102,17 +103,19 @@ func (a *applying) compactHistory(from Position) {
 		if !crowded && historyEnd(r.key) > floor {
 			return false
 		}
-		if done = len(gone) < historySweep; done {
-			gone = append(gone, r.key)
-			rows, size = rows-1, size-historyCost(r)
+		if done = gone < historySweep; !done {
+			return false
 		}
-		return done
+		if gone == 0 {
+			first = r.key
+		}
+		gone, last = gone+1, historyEnd(r.key)
+		rows, size = rows-1, size-historyCost(r)
+		return true
 	})
-	for _, key := range gone {
-		s.remove(TableHistory, key)
-	}
-	if len(gone) > 0 {
-		a.setMark(TableHistoryMark, floorKey, encodeFloor(historyEnd(gone[len(gone)-1])))
+	if gone > 0 {
+		s.dropRun(TableHistory, first, gone)
+		a.setMark(TableHistoryMark, floorKey, encodeFloor(last))
 	}
 	if old && done {
 		a.setMark(TableHistorySweep, "", nil)

@@ -55,49 +55,6 @@ func NewRequestID(applied uint64, random [8]byte) (id [16]byte) {
 // RequestBorn is the index that the id was made at.
 func RequestBorn(id [16]byte) uint64 { return binary.BigEndian.Uint64(id[:]) }
 
-// requestBook finds the rows by their ids. It follows from the rows, and is no part of the state. It is written while an
-// entry is applied: after one that came to no end it is thrown away.
-type requestBook struct {
-	places map[[16]byte]requestPlace
-	bytes  int
-	floor  uint64
-	oldest clock.Stamp // of the request that stands first, 0 without one
-	amid   bool        // an entry
-}
-
-// requestPlace is where in the log a request was done.
-type requestPlace struct {
-	index uint64
-	place uint32
-}
-
-func (p requestPlace) key() string { return requestKey(p.index, p.place) }
-
-func placeOf(key string) requestPlace {
-	return requestPlace{binary.BigEndian.Uint64([]byte(key)), binary.BigEndian.Uint32([]byte(key[8:]))}
-}
-
-func newRequestBook(s *store) *requestBook {
-	b := &requestBook{places: make(map[[16]byte]requestPlace, s.tables[TableRequest].rows)}
-	if mutant.On(mutant.SnapshotWithoutDedup) {
-		return b
-	}
-	s.scan(TableRequest, "", "", func(r *record) bool {
-		if r.key == floorKey {
-			b.floor = must(decodeFloor(r.row))
-			return true
-		}
-		q := must(decodeRequest(r.row))
-		if len(b.places) == 0 {
-			b.oldest = q.at
-		}
-		b.places[q.id] = placeOf(r.key)
-		b.bytes += requestRow + len(r.row)
-		return true
-	})
-	return b
-}
-
 // once does a command, or answers as when it was done.
 func (a *applying) once(e Envelope, command []byte, damaged error) []byte {
 	if e.Request == ([16]byte{}) {
@@ -114,8 +71,8 @@ func (a *applying) once(e Envelope, command []byte, damaged error) []byte {
 
 // remembered is the answer to a request that was made before, or that must not be done; else nil.
 func (a *applying) remembered(id, content [16]byte) []byte {
-	done, known := a.book.places[id]
-	if !known {
+	done := a.book.find(&id)
+	if done == nil {
 		switch born := RequestBorn(id); {
 		case born >= a.index:
 			return a.refuseRequest(CodeInvalid, "the request id begins with the index %d, which is not applied: it must be one "+
@@ -155,48 +112,41 @@ func (a *applying) remember(id, content [16]byte, res Result) (answer []byte) {
 	r.hash = hashRow(r.table, r.key, r.revision, row)
 	a.s.tables[TableRequest].revision = max(a.s.tables[TableRequest].revision, r.revision)
 	a.s.put(r)
-	if len(a.book.places) == 0 {
-		a.book.oldest = a.at
-	}
-	a.book.places[id] = requestPlace{a.index, a.place}
-	a.book.bytes += requestRow + len(row)
+	a.book.add(id, askedRequest{at: a.at, index: a.index, place: a.place}, len(row))
 	return answer
 }
 
 // forgetRequests forgets the oldest when there are too many, or when they are old.
 func (a *applying) forgetRequests() {
-	var gone []string
-	var freed int
-	count, size := a.s.tables[TableRequest].rows, a.book.bytes
-	full := count > MaxRequests || size > MaxRequestBytes
-	if !full && a.book.oldest+(RequestRetention+requestGrace)<<16 >= a.at {
+	book := a.book
+	count := a.s.tables[TableRequest].rows
+	full := count > MaxRequests || book.bytes > MaxRequestBytes
+	if !full && book.oldest()+(RequestRetention+requestGrace)<<16 >= a.at {
 		return // nearly always
 	}
-	a.book.oldest = 0
-	a.s.scan(TableRequest, "", "\x00", func(r *record) bool {
-		q := must(decodeRequest(r.row))
+	var first string // its row
+	gone, floor := 0, uint64(0)
+	for ; gone < requestSweep && book.used > 0; gone++ {
+		q := book.at(0)
 		keep := q.at + RequestRetention<<16
-		if len(gone) == 0 {
+		if gone == 0 {
 			keep += requestGrace << 16
+			first = q.key()
 		}
-		crowded := full && (count > MaxRequests-requestBatch || size-freed > MaxRequestBytes-requestBatch*requestRow)
-		if len(gone) == requestSweep || !crowded && keep >= a.at {
-			a.book.oldest = q.at
-			return false
+		crowded := full && (count-gone > MaxRequests-requestBatch || book.bytes > MaxRequestBytes-requestBatch*requestRow)
+		if !crowded && keep >= a.at {
+			break
 		}
-		gone, freed, count = append(gone, r.key), freed+requestRow+len(r.row), count-1
-		delete(a.book.places, q.id)
-		return true
-	})
-	if len(gone) == 0 {
+		floor = q.index
+		book.dropFirst()
+	}
+	if gone == 0 {
 		return
 	}
-	for _, key := range gone {
-		a.s.apply(Change{Table: TableRequest, Key: key, Revision: a.s.at.Revision})
-	}
-	a.book.bytes -= freed
-	a.book.floor = placeOf(gone[len(gone)-1]).index
-	a.s.apply(Change{Table: TableRequest, Key: floorKey, Row: encodeFloor(a.book.floor), Revision: a.s.at.Revision})
+	a.s.tables[TableRequest].revision = max(a.s.tables[TableRequest].revision, a.s.at.Revision)
+	a.s.dropRun(TableRequest, first, gone)
+	book.floor = floor
+	a.s.apply(Change{Table: TableRequest, Key: floorKey, Row: encodeFloor(floor), Revision: a.s.at.Revision})
 }
 
 // request is one row: who asked is not part of it, so that a caller may ask again through another agent.

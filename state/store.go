@@ -163,6 +163,21 @@ func (s *store) drop(old *record) {
 	s.note(old, nil)
 }
 
+// dropRun removes so many records that follow each other in one table, of which the first is there under that key.
+func (s *store) dropRun(t Table, key string, count int) {
+	var gone [maxItems]*record
+	for count > 0 {
+		n := s.tree.dropRun(t, key, gone[:min(count, maxItems)])
+		for _, old := range gone[:n] {
+			s.account(old, -1)
+			s.note(old, nil)
+		}
+		if count -= n; n == 0 {
+			panic("state: fewer rows are there than were counted")
+		}
+	}
+}
+
 // account adds r to the sum of its class and its table's count, or takes it out.
 func (s *store) account(r *record, n int) {
 	s.tables[r.table].rows += n

@@ -342,6 +342,11 @@ func (t *tree) drop(old *record) {
 	t.forget()
 	t.root = t.own(t.root)
 	t.cut(t.root, old)
+	t.shrink()
+}
+
+// shrink takes away a root that holds nothing.
+func (t *tree) shrink() {
 	switch root := t.root; {
 	case root.count > 0:
 	case root.children == nil:
@@ -349,6 +354,44 @@ func (t *tree) drop(old *record) {
 	default:
 		t.root = root.children[0]
 	}
+}
+
+// dropRun removes the first records at or behind that place, as many as gone has room for and are in one leaf, and puts them
+// there. It returns how many.
+func (t *tree) dropRun(table Table, key string, gone []*record) (n int) {
+	if t.root == nil {
+		return 0
+	}
+	t.forget()
+	t.root = t.own(t.root)
+	n = t.cutRun(t.root, table, key, gone)
+	t.shrink()
+	return n
+}
+
+func (t *tree) cutRun(n *node, table Table, key string, gone []*record) (cut int) {
+	i, found := n.search(table, headOf(key), key)
+	if n.children == nil {
+		cut = copy(gone, n.items[i:n.count])
+		kept := i + copy(n.items[i:], n.items[i+cut:n.count])
+		clear(n.items[kept:n.count])
+		n.count, n.heads = kept, nil
+		return cut
+	}
+	if !found {
+		if cut = t.cutRun(t.child(n, i), table, key, gone); cut > 0 {
+			t.fill(n, i)
+			return cut
+		}
+		if i == n.count {
+			return 0
+		}
+	}
+	gone[0] = n.items[i]
+	n.heads = nil
+	n.items[i] = t.cutLast(t.child(n, i))
+	t.fill(n, i)
+	return 1
 }
 
 // cut removes a record that is there. In the place of one that has children around it comes the one before it.

@@ -134,6 +134,49 @@ func TestTreeLoadsInOrder(t *testing.T) {
 	checkTree(t, &at, kept)
 }
 
+// Records that follow each other go together, wherever they begin and end, and copies keep them.
+func TestTreeDropsARun(t *testing.T) {
+	for seed := range uint64(40) {
+		rnd := rand.New(rand.NewPCG(seed, 4))
+		at, model := newTree(), map[string]*record{}
+		for range 3000 {
+			table, key := Table(1+rnd.IntN(3)), fmt.Sprintf("%05d", rnd.IntN(4000))
+			r := &record{table: table, head: headOf(key), key: key}
+			at.set(r)
+			model[string(rune(table))+key] = r
+		}
+		left := sorted(model)
+		for round := 0; len(left) > 0; round++ {
+			before, was := at, slices.Clone(left)
+			at = at.edit()
+			first := rnd.IntN(len(left))
+			if round%3 == 0 { // from the front of a table
+				first = slices.IndexFunc(left, func(r *record) bool { return r.table == left[first].table })
+			}
+			key := left[first].key
+			if rnd.IntN(4) == 0 { // behind the one before
+				key = key[:len(key)-1] + string(key[len(key)-1]-1) + "~"
+			}
+			room := make([]*record, 1+rnd.IntN(60))
+			n := at.dropRun(left[first].table, key, room)
+			if n == 0 || !slices.Equal(room[:n], left[first:first+n]) {
+				t.Fatalf("seed %d, round %d: %d records went, not those from %s on", seed, round, n, key)
+			}
+			left = slices.Delete(left, first, first+n)
+			if round%10 == 0 || len(left) < 100 {
+				checkTree(t, &at, left)
+				checkTree(t, &before, was)
+			}
+			if t.Failed() {
+				t.Fatalf("seed %d, round %d", seed, round)
+			}
+		}
+		if n := at.dropRun(1, "", make([]*record, 1)); n != 0 || at.root != nil {
+			t.Errorf("%d records went of none", n)
+		}
+	}
+}
+
 func sorted(model map[string]*record) (list []*record) {
 	for _, r := range model {
 		list = append(list, r)
