@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/parley-mesh/parley/api/client"
-	"github.com/parley-mesh/parley/security/policy"
 )
 
 func (a *app) denyCommand() *cobra.Command {
@@ -114,7 +113,7 @@ func (a *app) denyRadius(ctx context.Context, c *client.Client, what string) (st
 // lastOperator says that an operator is the last one that may deny and let in again, "" if it is not.
 func lastOperator(operators []client.OperatorInfo, denied []client.Deny, name string) string {
 	mayDeny := func(o client.OperatorInfo) bool {
-		return o.Role == string(policy.Operator) && !slices.ContainsFunc(denied, func(d client.Deny) bool { return d.Subject == o.SPIFFEID })
+		return o.Role == "operator" && !slices.ContainsFunc(denied, func(d client.Deny) bool { return d.Subject == o.SPIFFEID })
 	}
 	last := false
 	for _, o := range operators {
@@ -129,7 +128,7 @@ func lastOperator(operators []client.OperatorInfo, denied []client.Deny, name st
 	if !last {
 		return ""
 	}
-	return name + " is the last operator with the role " + string(policy.Operator) + " that is not denied: then only the admin socket of an agent's host can take that back"
+	return name + " is the last operator with the role operator that is not denied: then only the admin socket of an agent's host can take that back"
 }
 
 func denyEnd(d client.Deny) string {
