@@ -70,6 +70,7 @@ type Agent struct {
 	keys    *security.KeyStore
 	source  *security.Source
 	denials *denials
+	evicted evictedIssuers
 	hub     *watch.Hub
 	views   *viewSwitch
 	epochs  *epochs

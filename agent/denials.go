@@ -25,9 +25,12 @@ const (
 
 	// maxDenyHeard is how many denials this agent remembers that others told it of, the newest.
 	maxDenyHeard = 1024
-	// maxDenyAhead is how far a denial may be in the future by this agent's clock: clocks differ, and what claims more would count
-	// for longer than who signed it can vouch for.
-	maxDenyAhead = 10 * time.Minute
+	// maxDenyAhead is how far a denial may be in the future by this agent's clock: as far as the beginning of a certificate may be, and for that
+	// long a member that was evicted since can have spoken for. A clock that is further behind hears later, not never: exchanges repeat it.
+	maxDenyAhead = security.Backdate
+	// unprovenPause is the least time between two log lines about statements that are not proven: anybody in the gossip may send as many as the firewall
+	// lets through.
+	unprovenPause = 10 * time.Second
 	// denyTellPause is the least time between two statements: when many are denied at once, one tells of all.
 	denyTellPause = 250 * time.Millisecond
 )
@@ -61,6 +64,9 @@ type denials struct {
 		heard      map[state.DenyMark]state.DenyNotice
 		short      map[string]told // each teller's newest statement that fits into a packet
 		long       map[string]told // each teller's newest of more than that
+
+		complained time.Time // when the log said last that a statement is not proven
+		unsaid     int       // how many were not since
 	}
 }
 
@@ -199,12 +205,13 @@ func (d *denials) run(ctx context.Context, hub *watch.Hub, sign func(purpose str
 // state makes the statements of the applied state, if it has something newer than what is told already, and returns the one for
 // packets if it is new.
 func (d *denials) state(sign func(purpose string, data []byte) ([]byte, error)) (packet []byte, err error) {
-	notices := d.view().DenyNotices(state.MaxDenyNotices)
+	v, now := d.view(), unixOf(d.now())
 	for _, most := range []int{state.MaxShortNotices, state.MaxDenyNotices} {
+		notices := v.DenyNotices(now, most)
 		if len(notices) == 0 || most == state.MaxDenyNotices && len(notices) <= state.MaxShortNotices {
 			break
 		}
-		s := state.DenyStatement{Node: d.node, Notices: slices.Clone(notices[:min(len(notices), most)])}
+		s := state.DenyStatement{Node: d.node, Notices: notices}
 		if !d.isNews(s) {
 			continue
 		}
@@ -214,7 +221,7 @@ func (d *denials) state(sign func(purpose string, data []byte) ([]byte, error)) 
 		}
 		s.Signature = signature
 		encoded := state.EncodeDenyStatement(s)
-		d.keep(s, encoded)
+		d.keep(s, s.Newest(), encoded)
 		if most == state.MaxShortNotices {
 			packet = encoded
 		}
@@ -237,15 +244,16 @@ func (d *denials) isNews(s state.DenyStatement) bool {
 	return s.Newest() > d.slots(s)[s.Node].newest
 }
 
-// keep keeps a statement that is news. Of too many tellers the one goes whose word is oldest.
-func (d *denials) keep(s state.DenyStatement, encoded []byte) {
+// keep keeps a statement, with the newest of it that counts, and reports whether that is newer than what was kept. Of too many tellers the one goes
+// whose word is oldest.
+func (d *denials) keep(s state.DenyStatement, newest clock.Stamp, encoded []byte) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	slots := d.slots(s)
-	if s.Newest() <= slots[s.Node].newest {
-		return
+	if newest <= slots[s.Node].newest {
+		return false
 	}
-	slots[s.Node] = told{newest: s.Newest(), encoded: encoded}
+	slots[s.Node] = told{newest: newest, encoded: encoded}
 	for len(slots) > maxDenyTellers {
 		oldest := s.Node
 		for node, t := range slots {
@@ -255,6 +263,7 @@ func (d *denials) keep(s state.DenyStatement, encoded []byte) {
 		}
 		delete(slots, oldest)
 	}
+	return true
 }
 
 // statements are what an exchange of states with another agent carries: of more tellers than fit, some, and others the next time.
@@ -279,48 +288,71 @@ func (d *denials) hear(from string, encoded []byte) (passOn bool) {
 		return false
 	}
 	v := d.view()
-	if why := d.proven(v, s); why != nil {
-		d.log.Info("what another agent tells of denials is not proven", zap.String("peer", from), zap.String("node", s.Node), zap.Error(why))
+	known, why := d.proven(v, s)
+	if why != nil {
+		d.complain(from, s.Node, why)
+	}
+	if len(known) == 0 {
 		return false
 	}
-	d.keep(s, slices.Clone(encoded))
-	if d.take(v, s) {
+	news := d.keep(s, known[0].At, slices.Clone(encoded))
+	if d.take(v, known) {
 		d.version.Add(1)
-		d.log.Info("heard of denials that the applied state does not know yet", zap.String("peer", from), zap.String("node", s.Node), zap.Int("count", len(s.Notices)))
+		d.log.Info("heard of denials that the applied state does not know yet", zap.String("peer", from), zap.String("node", s.Node), zap.Int("count", len(known)))
 		select {
 		case d.changed <- struct{}{}:
 		default: // a signal is waiting already
 		}
 		d.wake()
 	}
-	return len(s.Notices) <= state.MaxShortNotices
+	return news && len(s.Notices) <= state.MaxShortNotices
 }
 
-// proven returns why a statement does not count.
-func (d *denials) proven(v *state.View, s state.DenyStatement) error {
+// proven returns what of a statement counts, the newest first, and why not all of it does. What is of the future does not yet, and does once its
+// time has come; the rest counts.
+func (d *denials) proven(v *state.View, s state.DenyStatement) ([]state.DenyNotice, error) {
 	key, err := v.MayTellDenials(s.Node)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case d.host(v, key):
-		return errTellerEvicted
+		return nil, errTellerEvicted
 	case !security.VerifyStatement(key, purposeDenials, s.Signed(d.cluster), s.Signature):
-		return errTellerUnproven
+		return nil, errTellerUnproven
 	}
 	latest := d.now().Add(maxDenyAhead)
-	for _, n := range s.Notices {
-		if n.At.Wall().After(latest) {
-			return errTellerAhead
+	for i, n := range s.Notices { // the newest come first
+		if !n.At.Wall().After(latest) {
+			if i > 0 {
+				err = errTellerAhead
+			}
+			return s.Notices[i:], err
 		}
 	}
-	return nil
+	return nil, errTellerAhead
+}
+
+// complain has the log say why a statement does not count, now and then.
+func (d *denials) complain(from, node string, why error) {
+	now := d.now()
+	d.mu.Lock()
+	since := now.Sub(d.mu.complained)
+	if since >= 0 && since < unprovenPause {
+		d.mu.unsaid++
+		d.mu.Unlock()
+		return
+	}
+	unsaid := d.mu.unsaid
+	d.mu.complained, d.mu.unsaid = now, 0
+	d.mu.Unlock()
+	d.log.Info("what another agent tells of denials is not proven", zap.String("peer", from), zap.String("node", node), zap.Int("unlogged", unsaid), zap.Error(why))
 }
 
 // take remembers what the applied state does not include, and reports whether that was anything.
-func (d *denials) take(v *state.View, s state.DenyStatement) (news bool) {
+func (d *denials) take(v *state.View, notices []state.DenyNotice) (news bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, n := range s.Notices {
+	for _, n := range notices {
 		if old, ok := d.mu.heard[n.Mark]; !v.Includes(n) && (!ok || old.At < n.At) {
 			d.mu.heard[n.Mark], news = n, true
 		}
@@ -332,32 +364,46 @@ func (d *denials) take(v *state.View, s state.DenyStatement) (news bool) {
 	return news
 }
 
-// forgetOldest makes room. The caller holds mu.
+// forgetOldest makes room, among those with an end or among those for good, of whichever there are more: a flood of one kind leaves the other, and
+// evictions are for good. The caller holds mu.
 func (d *denials) forgetOldest() {
+	lasting := 0
+	for _, n := range d.mu.heard {
+		if n.Until == 0 {
+			lasting++
+		}
+	}
+	ofLasting := lasting > len(d.mu.heard)/2
 	var oldest state.DenyMark
 	at, found := clock.Stamp(0), false
 	for mark, n := range d.mu.heard {
-		if !found || n.At < at {
+		if n.Until == 0 == ofLasting && (!found || n.At < at) {
 			oldest, at, found = mark, n.At, true
 		}
 	}
 	delete(d.mu.heard, oldest)
 }
 
-// forget drops what the applied state includes by now.
+// forget drops what the applied state includes by now. Who goes by denials looks again: the state may say otherwise.
 func (d *denials) forget() {
-	if d.heard.Load() == 0 {
+	if d.heard.Load() == 0 || !d.drop(d.view()) {
 		return
 	}
-	v := d.view()
+	d.version.Add(1)
+	d.wake()
+}
+
+func (d *denials) drop(v *state.View) (dropped bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for mark, n := range d.mu.heard {
 		if v.Includes(n) {
 			delete(d.mu.heard, mark)
+			dropped = true
 		}
 	}
 	d.heard.Store(int32(len(d.mu.heard))) //nolint:gosec // bounded
+	return dropped
 }
 
 // tellDenials has this agent tell others by gossip what is denied, while it is in the core.

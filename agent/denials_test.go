@@ -16,6 +16,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/clock"
@@ -93,7 +94,7 @@ func (r *denyRig) tell(node string) []byte { return r.tellAs(node, node, rigClus
 
 func (r *denyRig) tellAs(node, signer, cluster string) []byte {
 	r.t.Helper()
-	s := state.DenyStatement{Node: node, Notices: r.m.View().DenyNotices(state.MaxShortNotices)}
+	s := state.DenyStatement{Node: node, Notices: r.m.View().DenyNotices(0, state.MaxShortNotices)}
 	return r.signed(s, signer, cluster)
 }
 
@@ -156,10 +157,15 @@ func TestDenialsAreHeard(t *testing.T) {
 	if !r.denies("/svc/web") {
 		t.Error("the own state does not count, though it is newer than what was heard")
 	}
-	if r.d.forget(); r.d.heard.Load() != 0 {
-		t.Errorf("%d are remembered that the state includes", r.d.heard.Load())
+	version, woken := r.d.version.Load(), 0
+	r.d.wake = func() { woken++ }
+	if r.d.forget(); r.d.heard.Load() != 0 || r.d.version.Load() != version+1 || woken != 1 {
+		t.Errorf("%d are remembered that the state includes; who goes by them looks again %d times", r.d.heard.Load(), woken)
 	}
-	if r.d.hear("a3", r.tell("a2")); r.d.heard.Load() != 0 || r.d.version.Load() != 2 {
+	if r.d.forget(); r.d.version.Load() != version+1 || woken != 1 {
+		t.Error("nothing is forgotten, and all look again")
+	}
+	if r.d.hear("a3", r.tell("a2")); r.d.heard.Load() != 0 || r.d.version.Load() != version+1 {
 		t.Error("what the state includes is news")
 	}
 	if all := r.d.statements(); len(all) != 1 || string(all[0]) == string(second) {
@@ -172,7 +178,7 @@ func TestDenialsAreProven(t *testing.T) {
 	r := newDenyRig(t)
 	r.apply(webOfRig)
 	good := r.tell("a2")
-	future := state.DenyStatement{Node: "a2", Notices: r.m.View().DenyNotices(1)}
+	future := state.DenyStatement{Node: "a2", Notices: r.m.View().DenyNotices(0, 1)}
 	future.Notices[0].At = clock.Stamp(clock.System().Add(maxDenyAhead+time.Minute).UnixMilli()) << 16
 	flipped := slices.Clone(good)
 	flipped[len("n")+5] ^= 1
@@ -209,7 +215,7 @@ func TestDenialsAreProven(t *testing.T) {
 }
 
 func (r *denyRig) otherPurpose() []byte {
-	s := state.DenyStatement{Node: "a2", Notices: r.m.View().DenyNotices(1)}
+	s := state.DenyStatement{Node: "a2", Notices: r.m.View().DenyNotices(0, 1)}
 	s.Signature, _ = r.hosts["a2"].SignStatement("parley epoch", s.Signed(rigCluster))
 	return state.EncodeDenyStatement(s)
 }
@@ -256,7 +262,7 @@ func TestDenialsOfEachTeller(t *testing.T) {
 		t.Error("the same once more is news")
 	}
 	for i := range 2 * maxDenyTellers {
-		r.d.keep(state.DenyStatement{Node: fmt.Sprint("b", i), Notices: []state.DenyNotice{{At: clock.Stamp(i + 1)}}}, []byte("x"))
+		r.d.keep(state.DenyStatement{Node: fmt.Sprint("b", i), Notices: make([]state.DenyNotice, 1)}, clock.Stamp(i+1), []byte("x"))
 	}
 	if n := len(r.d.mu.short); n != maxDenyTellers {
 		t.Errorf("statements of %d tellers are kept", n)
@@ -264,7 +270,7 @@ func TestDenialsOfEachTeller(t *testing.T) {
 	if n := len(r.d.statements()); n != membership.MaxStatements {
 		t.Errorf("%d go along with an exchange", n)
 	}
-	if r.d.isNews(state.DenyStatement{Node: "a2", Notices: r.m.View().DenyNotices(1)}) {
+	if r.d.isNews(state.DenyStatement{Node: "a2", Notices: r.m.View().DenyNotices(0, 1)}) {
 		t.Error("old words pushed out the newest")
 	}
 }
@@ -312,6 +318,77 @@ func TestDenialsHeardAreBounded(t *testing.T) {
 	}
 	if again, err := r.d.state(func(string, []byte) ([]byte, error) { return nil, errors.New("signed again") }); err != nil || again != nil {
 		t.Errorf("what is told already is told anew: %v", err)
+	}
+}
+
+// TestDenialsOfTheFuture: of a statement that tells of the future as well, the rest counts and is passed on, once; what is of the future counts when its
+// time has come; and it keeps nothing away that its teller tells later.
+func TestDenialsOfTheFuture(t *testing.T) {
+	r := newDenyRig(t)
+	now := clock.System()
+	r.d.now = func() time.Time { return now }
+	r.apply(webOfRig)
+	s := state.DenyStatement{Node: "a2", Notices: r.m.View().DenyNotices(0, state.MaxShortNotices)}
+	ahead := clock.Stamp(now.Add(maxDenyAhead+time.Minute).UnixMilli()) << 16
+	s.Notices = slices.Insert(s.Notices, 0, state.DenyNotice{Mark: state.MarkOfID("spiffe://agent.test/svc/db"), Revision: 1 << 40, At: ahead})
+	mixed := r.signed(s, "a2", rigCluster)
+	if !r.d.hear("a3", mixed) || !r.denies("/svc/web") || r.denies("/svc/db") {
+		t.Errorf("the part that is of now: %v, of the future: %v", r.denies("/svc/web"), r.denies("/svc/db"))
+	}
+	if r.d.hear("a3", mixed) {
+		t.Error("it is passed on again and again")
+	}
+	r.apply(state.DenyRemove{Kind: state.DenyID, Subject: webOfRig.Subject})
+	if !r.d.hear("a3", r.tell("a2")) || r.denies("/svc/web") {
+		t.Error("what its teller tells later does not count")
+	}
+	now = now.Add(2 * time.Minute)
+	if !r.d.hear("a3", mixed) || !r.denies("/svc/db") || r.denies("/svc/web") {
+		t.Error("its time has come, and it does not count")
+	}
+}
+
+// TestUnprovenIsLoggedSeldom: who sends forged statements does not fill the log; how many there were is not lost.
+func TestUnprovenIsLoggedSeldom(t *testing.T) {
+	r := newDenyRig(t)
+	r.apply(webOfRig)
+	logged, all := observer.New(zap.InfoLevel)
+	r.d.log = zap.New(logged)
+	now := clock.System()
+	r.d.now = func() time.Time { return now }
+	forged := r.tellAs("a2", "a3", rigCluster)
+	for range 100 {
+		r.d.hear("a3", forged)
+	}
+	if n := all.Len(); n != 1 {
+		t.Errorf("%d lines", n)
+	}
+	now = now.Add(unprovenPause)
+	r.d.hear("a3", forged)
+	if lines := all.All(); len(lines) != 2 || lines[1].ContextMap()["unlogged"] != int64(99) {
+		t.Errorf("later: %+v", lines)
+	}
+	now = now.Add(-time.Hour) // a clock that is set back silences nothing
+	if r.d.hear("a3", forged); all.Len() != 3 {
+		t.Errorf("%d lines after the clock was set back", all.Len())
+	}
+}
+
+// TestEvictionsHeardStay: no flood of denials that end pushes out what was heard of an eviction, nor the other way round.
+func TestEvictionsHeardStay(t *testing.T) {
+	for name, flood := range map[string]uint64{"with an end": 1 << 39, "for good": 0} {
+		r := newDenyRig(t)
+		r.apply(state.NodeEvict{Node: "a1"}, state.DenySet{Kind: state.DenyID, Subject: webOfRig.Subject, Seconds: 7200})
+		r.d.hear("a3", r.tell("a2"))
+		for i := range 2 * maxDenyHeard {
+			r.d.take(r.behind, []state.DenyNotice{{
+				Mark: state.MarkOfID(fmt.Sprint(i)), Revision: 1 << 40, At: r.m.View().Stamp() + clock.Stamp(i+1), Until: flood,
+			}})
+		}
+		evicted, web := r.d.host(r.behind, r.hosts["a1"].HostKey()), r.denies("/svc/web")
+		if n := r.d.heard.Load(); n != maxDenyHeard || evicted != (flood != 0) || web != (flood == 0) {
+			t.Errorf("a flood of denials %s leaves %d, the eviction: %v, the one with an end: %v", name, n, evicted, web)
+		}
 	}
 }
 

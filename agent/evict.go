@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/parley-mesh/parley/state"
@@ -30,10 +32,30 @@ func (a *Agent) deniedSince(node string, issued, by time.Time) bool {
 	if v.Rows(state.TableDenial) == 0 {
 		return false // nearly always
 	}
-	for _, d := range v.Denials() {
-		if at := d.At.Wall(); d.Issuer && d.Node == node && !issued.After(at) && !by.Before(at) {
-			return true
+	return slices.ContainsFunc(a.evicted.of(v, node), func(at time.Time) bool { return !issued.After(at) && !by.Before(at) })
+}
+
+// evictedIssuers are the times at which core members were evicted, by node. Each handshake asks, and there may be thousands of evictions,
+// so their rows are read once for each change of their table. Safe for concurrent use.
+type evictedIssuers struct{ last atomic.Pointer[issuersOf] }
+
+type issuersOf struct {
+	revision uint64
+	at       map[string][]time.Time // never changed
+}
+
+// of returns when a node was evicted with its issuer, which is more than once where its name was given again.
+func (e *evictedIssuers) of(v *state.View, node string) []time.Time {
+	revision := v.TableRevision(state.TableDenial)
+	known := e.last.Load()
+	if known == nil || known.revision != revision {
+		known = &issuersOf{revision: revision, at: make(map[string][]time.Time)}
+		for _, d := range v.Denials() {
+			if d.Issuer {
+				known.at[d.Node] = append(known.at[d.Node], d.At.Wall())
+			}
 		}
+		e.last.Store(known)
 	}
-	return false
+	return known.at[node]
 }

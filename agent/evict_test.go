@@ -9,6 +9,7 @@ import (
 
 	"github.com/parley-mesh/parley/api/client"
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/state"
 	"github.com/parley-mesh/parley/transport"
 )
 
@@ -108,4 +109,23 @@ func TestEvictIsGuarded(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestEvictedIssuersAreReadOnce: what each handshake asks costs no look through the evictions, and another eviction counts at once.
+func TestEvictedIssuersAreReadOnce(t *testing.T) {
+	r, e := newDenyRig(t), evictedIssuers{}
+	if at := e.of(r.m.View(), "a2"); len(at) != 0 {
+		t.Errorf("control: evicted at %s", at)
+	}
+	v := r.apply(state.NodeEvict{Node: "a3"}, state.NodeEvict{Node: "a2"})
+	if at := e.of(v, "a2"); len(at) != 1 || !at[0].Equal(v.Stamp().Wall()) {
+		t.Errorf("evicted at %s, want %s", at, v.Stamp().Wall())
+	}
+	if at := e.of(v, "a3"); len(at) != 0 {
+		t.Errorf("who was never in the core was an issuer until %s", at)
+	}
+	v = r.apply(webOfRig) // another table
+	if n := testing.AllocsPerRun(100, func() { e.of(v, "a2") }); n != 0 {
+		t.Errorf("a handshake allocates %g times", n)
+	}
 }

@@ -93,7 +93,7 @@ func (c *coreRunner) replacePassedOver(n *bootedCore) {
 		return
 	}
 	if len(c.unusable) > 0 {
-		c.report(api.EventDamage, c.ids.Node, truncate(damage.Error()))
+		c.report(api.EventDamage, c.self, truncate(damage.Error()))
 	}
 	n.node.RenewSnapshot()
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"crypto/x509"
 	"encoding/hex"
 	"net/http"
 	"strings"
@@ -73,25 +74,71 @@ type denyBody struct {
 
 // parseDenied says what is meant.
 func (s *Service) parseDenied(what string) (state.DenyKind, string, error) {
-	kind, subject := state.DenySerial, strings.ToLower(strings.ReplaceAll(what, ":", ""))
-	switch raw, err := hex.DecodeString(subject); {
+	kind, subject := state.DenyID, what
+	switch {
 	case strings.HasPrefix(what, "/"):
-		kind, subject = state.DenyID, s.local.TrustDomain.IDString()+what
-	case strings.HasPrefix(what, "spiffe://"):
-		kind, subject = state.DenyID, what
-	case err != nil:
-		return kind, "", Errorf(CodeInvalid, "%.120q is no SPIFFE ID and no serial number", what).
-			WithHint("give a path like /svc/web, a whole SPIFFE ID, or the serial number in hex; a host is shut out with: parley evict NODE")
-	default:
-		for len(raw) > 0 && raw[0] == 0 { // as some print it before a high bit
-			raw = raw[1:]
+		subject = s.local.TrustDomain.IDString() + what
+	case !strings.HasPrefix(what, "spiffe://"):
+		kind = state.DenySerial
+		serial, ok := canonicalSerial(what)
+		if !ok {
+			return kind, "", Errorf(CodeInvalid, "%.120q is no SPIFFE ID and no serial number", what).
+				WithHint("give a path like /svc/web, a whole SPIFFE ID, or the serial number in hex; a host is shut out with: parley evict NODE")
 		}
-		subject = hex.EncodeToString(raw)
+		subject = serial
 	}
 	if err := state.CheckDenied(kind, subject); err != nil {
 		return kind, "", Errorf(CodeInvalid, "%v", err)
 	}
 	return kind, subject, nil
+}
+
+// canonicalSerial makes one form of those in which serial numbers are printed in hex: in upper case, with 0x before them, with colons between
+// bytes, with zeros before them or without the one that makes the first byte whole.
+func canonicalSerial(what string) (serial string, ok bool) {
+	digits := strings.TrimPrefix(strings.ToLower(what), "0x")
+	for i, group := range strings.Split(digits, ":") {
+		if n := len(group); strings.Contains(digits, ":") && n != 2 && (i > 0 || n != 1) {
+			return "", false
+		}
+	}
+	digits = strings.TrimLeft(strings.ReplaceAll(digits, ":", ""), "0")
+	if len(digits)%2 != 0 {
+		digits = "0" + digits
+	}
+	_, err := hex.DecodeString(digits)
+	return digits, err == nil
+}
+
+// checkSerial refuses what would be denied in vain: a number that may be meant in decimal, and the certificate of an authority, by which nobody
+// identifies itself.
+func (s *Service) checkSerial(what, serial string) error {
+	if len(what) >= state.MinSerialDigits && strings.Trim(what, "0123456789") == "" {
+		return Errorf(CodeInvalid, "the serial %.120s may be a decimal number", what).WithHint("write it in hex, and 0x before it where that has no letters")
+	}
+	link := ""
+	if s.local.Identities.Show != nil {
+		for _, c := range s.local.Identities.Show().Certificates {
+			if known, ok := canonicalSerial(c.Serial); ok && known == serial && c.Link != "leaf" {
+				link = c.Link
+			}
+		}
+	}
+	for _, der := range s.local.Hub.View().Bundle().Roots {
+		if root, err := x509.ParseCertificate(der); err == nil && root.SerialNumber != nil {
+			if known, _ := canonicalSerial(root.SerialNumber.Text(16)); known == serial {
+				link = "root"
+			}
+		}
+	}
+	if link == "" {
+		return nil
+	}
+	refused := Errorf(CodeInvalid, "the serial %s is of the certificate of an authority (%s): to deny it would do nothing to what it has signed", serial, link)
+	if s.local.Certifies != nil && s.local.Certifies() != nil {
+		return refused.WithHint("another authority certifies the agents of this cluster: replace its certificate there")
+	}
+	return refused.WithHint("replace what it signed: parley ca rotate --compromised; a member of the core whose issuer's key is in other hands: parley evict NODE")
 }
 
 func serveDenySet(x *Exchange) error {
@@ -103,8 +150,13 @@ func serveDenySet(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	if body.For == 0 && kind == state.DenySerial {
-		body.For = uint64(serialDeniedFor / time.Second)
+	if kind == state.DenySerial {
+		if err := x.service.checkSerial(body.What, subject); err != nil {
+			return err
+		}
+		if body.For == 0 {
+			body.For = uint64(serialDeniedFor / time.Second)
+		}
 	}
 	done, err := x.Execute(state.DenySet{Kind: kind, Subject: subject, Seconds: body.For, Reason: body.Reason})
 	if err != nil {

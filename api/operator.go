@@ -86,7 +86,11 @@ func (s *Service) BindOperator(ctx context.Context, caller Caller, csr []byte, r
 	}
 	svid, err := s.IssueOperator(ctx, caller, csr)
 	if err != nil {
-		return done, svid, AsError(err).WithHint("the key is bound to %s; get its certificate with: parley operator renew --identity DIR", req.Name)
+		refused := AsError(err)
+		if refused.Code == CodeDenied && refused.Hint != "" {
+			return done, svid, refused.WithHint("the key is bound to %s; %s; then: parley operator renew --identity DIR", req.Name, refused.Hint)
+		}
+		return done, svid, refused.WithHint("the key is bound to %s; get its certificate with: parley operator renew --identity DIR", req.Name)
 	}
 	return done, svid, nil
 }

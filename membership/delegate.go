@@ -62,7 +62,11 @@ func (d *delegate) MergeRemoteState(_ []byte, _ bool)    {}
 
 // GetBroadcasts adds what is told to a packet of news. memberlist takes overhead bytes for each message.
 func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
-	if s := d.m.told.take(limit - overhead); s != nil {
+	room := limit - overhead
+	if d.m.opts.crowded {
+		room = 0
+	}
+	if s := d.m.told.take(room); s != nil {
 		return [][]byte{s}
 	}
 	return nil

@@ -75,6 +75,8 @@ type Options struct {
 
 	// bare is for tests: the transport without the firewall, as stock memberlist would have it.
 	bare bool
+	// crowded is for tests: no packet has room for a statement.
+	crowded bool
 }
 
 // Seed is a node to join and where it may listen.

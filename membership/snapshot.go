@@ -39,6 +39,7 @@ func (m *Membership) viewLoop(ctx context.Context) {
 		case <-timer.C:
 		}
 		rarer = int64(1 + m.refresh(ctx)/membersPerLook)
+		m.tellAlone()
 		timer.Reset(m.opts.NextBeat(time.Duration(rarer * int64(m.opts.Timing.ProbeInterval/2))))
 		looked = m.opts.Now()
 	}

@@ -3,7 +3,12 @@ package membership
 import (
 	"encoding/binary"
 	"math"
+	"math/rand/v2"
+	"slices"
 	"sync"
+
+	"github.com/hashicorp/memberlist"
+	"go.uber.org/zap"
 )
 
 // Statements are what the cluster's members tell each other besides who is alive: signed by whom they are by, checked by who
@@ -20,12 +25,21 @@ const (
 // tellRate is for statements of one peer: each one may cost a signature check. Honest gossip repeats one as often as other news.
 var tellRate = rate{burst: 64, perSecond: 8}
 
+const (
+	// tellerMisses is how many packets in a row may have no room for the statement: then it goes in packets of its own, for where many
+	// join or go, packets are full of that for as long.
+	tellerMisses = 3
+	// tellAloneTo is to how many members it goes at once, as many as get a packet of news in one round.
+	tellAloneTo = 3
+)
+
 // teller holds the statement that goes along with packets, the newest. Safe for concurrent use.
 type teller struct {
 	mu struct {
 		sync.Mutex
 		packet []byte
 		left   int // how often it still goes along
+		misses int // how many packets had no room for it since one had
 	}
 }
 
@@ -44,18 +58,58 @@ func retransmits(n int) int { return retransmitMult * int(math.Ceil(math.Log10(f
 func (t *teller) set(statement []byte, times int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.mu.packet, t.mu.left = statement, max(times, retransmitMult)
+	t.mu.packet, t.mu.left, t.mu.misses = statement, max(times, retransmitMult), 0
 }
 
 // take returns the statement if it is to go along with a packet that has room for so many bytes, else nil.
 func (t *teller) take(room int) []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.mu.left == 0 || len(t.mu.packet) > room {
+	switch {
+	case t.mu.left == 0:
+		return nil
+	case len(t.mu.packet) > room:
+		t.mu.misses++
 		return nil
 	}
 	t.mu.left--
+	t.mu.misses = 0
 	return t.mu.packet
+}
+
+// alone returns the statement if it waits for room in vain, and to how many of so many members it is to go by itself. That counts as
+// going along.
+func (t *teller) alone(members int) (packet []byte, to int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.mu.misses < tellerMisses || members == 0 {
+		return nil, 0
+	}
+	to = min(t.mu.left, members, tellAloneTo)
+	t.mu.left -= to
+	t.mu.misses = 0
+	return t.mu.packet, to
+}
+
+// tellAlone sends the statement to some members if packets have no room for it. It is of the view loop.
+func (m *Membership) tellAlone() {
+	if !m.told.starved() {
+		return // nearly always
+	}
+	peers := slices.DeleteFunc(m.list.Members(), func(n *memberlist.Node) bool { return n.Name == m.opts.Name })
+	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
+	packet, to := m.told.alone(len(peers))
+	for _, peer := range peers[:to] {
+		if err := m.list.SendBestEffort(peer, packet); err != nil {
+			m.opts.Log.Debug("a statement is not sent", zap.String("peer", peer.Name), zap.Error(err))
+		}
+	}
+}
+
+func (t *teller) starved() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.mu.misses >= tellerMisses
 }
 
 // statement lets a peer's statement through to who judges it, and reports whether it did. What that finds new is passed on.

@@ -132,6 +132,87 @@ func TestTellerGoesAlong(t *testing.T) {
 	}
 }
 
+// TestTellerGoesAlone: what found no room three times goes by itself, to so many and no more, and what found room does not.
+func TestTellerGoesAlone(t *testing.T) {
+	var l teller
+	l.set([]byte("news"), retransmitMult)
+	miss := func(n int) {
+		for range n {
+			l.take(1)
+		}
+	}
+	alone := func(members, want int) {
+		t.Helper()
+		if packet, to := l.alone(members); to != want || (packet != nil) != (want > 0) {
+			t.Errorf("%q goes to %d of %d, want %d", packet, to, members, want)
+		}
+	}
+	if miss(tellerMisses - 1); l.starved() {
+		t.Error("it goes by itself too soon")
+	}
+	alone(9, 0)
+	l.take(100)
+	miss(tellerMisses - 1)
+	alone(9, 0) // one packet had room
+	miss(1)
+	if !l.starved() {
+		t.Error("it waits for room")
+	}
+	alone(0, 0)
+	alone(2, 2)
+	alone(9, 0) // once
+	miss(tellerMisses)
+	alone(9, tellAloneTo)
+	miss(tellerMisses)
+	alone(9, retransmitMult-1-2-tellAloneTo)
+	if miss(tellerMisses); l.starved() {
+		t.Error("it goes without end")
+	}
+}
+
+// TestStatementsInACrowd: where packets have no room for a statement, all hear it within seconds. The control is that nothing goes by itself.
+func TestStatementsInACrowd(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cluster) {
+		var mu sync.Mutex
+		heard := map[string]string{}
+		c.tune = func(o *Options) {
+			name := o.Name
+			o.crowded = true
+			o.Heard = func(_ string, s []byte) bool {
+				mu.Lock()
+				defer mu.Unlock()
+				news := heard[name] < string(s)
+				heard[name] = max(heard[name], string(s))
+				return news
+			}
+		}
+		c.startN(6)
+		c.eventually(30*time.Second, "all alive", c.converged)
+		others := func(want string, least int) func() bool {
+			return func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				n := 0
+				for name, s := range heard {
+					if name != "n1" && s == want {
+						n++
+					}
+				}
+				return n >= least
+			}
+		}
+		n1 := c.nodes["n1"]
+		n1.Tell([]byte("a"))
+		n1.told.mu.Lock()
+		n1.told.mu.misses = -1 << 20
+		n1.told.mu.Unlock()
+		c.never(10*time.Second, "control: somebody hears it", others("a", 1))
+		n1.Tell([]byte("b"))
+		took := c.eventually(10*time.Second, "all others have heard", others("b", 5))
+		t.Logf("6 members have heard after %s", took)
+	})
+}
+
 // TestStatementsReachAll: what one tells all hear within seconds; who comes later hears it by the exchange in which it joins. The
 // control is one that nobody passes on by packets: that takes long.
 func TestStatementsReachAll(t *testing.T) {

@@ -171,15 +171,20 @@ func (a *applying) roomToDeny(now uint64) bool {
 	return a.s.tables[TableDeny].rows < MaxDenies
 }
 
-// recoverDenies adds what a later copy of the public state knows: of what both know, the later word counts.
-func (a *applying) recoverDenies(known *View) {
-	if known == nil {
+// recoverDenies makes the denials of a new epoch: those of the later state, of the backup and the copy of the public state, are the ones that
+// counted last. What the later one does not know any more ended or was removed long ago; taken row by row, a backup would bring it back.
+func (a *applying) recoverDenies(v, known *View) {
+	if !known.laterThan(v) {
 		return
 	}
-	for _, d := range known.Denies() {
-		if own, ok := a.s.deny(d.Mark()); !ok || own.At < d.At {
-			a.setDeny(d)
+	for _, d := range v.Denies() {
+		mark := d.Mark()
+		if _, ok := known.Deny(mark); !ok {
+			a.set(TableDeny, string(mark[:]), nil)
 		}
+	}
+	for _, d := range known.Denies() {
+		a.setDeny(d)
 	}
 }
 

@@ -163,3 +163,33 @@ func TestRecoverDenies(t *testing.T) {
 		t.Errorf("control, without: %+v", v.Denies())
 	}
 }
+
+// TestRecoverDeniesOfTheLaterState: what the later of the two states says counts, as a whole: also that a removal is so long ago that nothing is left
+// of it, and that a denial has another end. It does not matter which of them is the backup.
+func TestRecoverDeniesOfTheLaterState(t *testing.T) {
+	earlier := beforeLoss(t)
+	apply(t, earlier, stampAt(1500), DenySet{Kind: DenyID, Subject: webID}, DenySet{Kind: DenySerial, Subject: testSerial(1), Seconds: 60})
+	later := beforeLoss(t)
+	apply(t, later, stampAt(1500), DenySet{Kind: DenyID, Subject: webID}, DenySet{Kind: DenySerial, Subject: testSerial(1), Seconds: 60})
+	apply(t, later, stampAt(1600), DenyRemove{Kind: DenyID, Subject: webID}, DenySet{Kind: DenySerial, Subject: testSerial(1), Seconds: 3600})
+	var many []Command
+	for i := range 2 * denySweepEvery {
+		many = append(many, DenySet{Kind: DenySerial, Subject: testSerial(2 + i), Seconds: 90_000})
+	}
+	apply(t, later, stampAt(1000*(DenyLiftedFor+1000)), many...)
+	if _, ok := later.View().Deny(MarkOfID(webID)); ok {
+		t.Fatal("control: the removal is still there")
+	}
+	serial := MarkOfSerial(mustHex(t, testSerial(1)))
+	apply(t, later, stampAt(1000*(DenyLiftedFor+1001)), DenySet{Kind: DenySerial, Subject: testSerial(1), Seconds: 3600})
+	want, _ := later.View().Deny(serial)
+	for name, pair := range map[string][2]*Machine{"a later copy": {earlier, later}, "a later backup": {later, earlier}} {
+		o := recoverOptions()
+		o.Known = publicCopy(t, pair[1].View())
+		v := mustRecover(t, pair[0].View(), o)
+		got, _ := v.Deny(serial)
+		if web, ok := v.Deny(MarkOfID(webID)); ok || got.Until != want.Until || v.Rows(TableDeny) != later.View().Rows(TableDeny) {
+			t.Errorf("%s: %+v, %d rows, until %d, want %d rows and %d", name, web, v.Rows(TableDeny), got.Until, later.View().Rows(TableDeny), want.Until)
+		}
+	}
+}

@@ -120,26 +120,43 @@ func (s DenyStatement) check() error {
 	return CheckNodeName(s.Node)
 }
 
-// DenyNotices are what there is to tell of the newest denials, evictions among them, at most so many.
-func (v *View) DenyNotices(most int) []DenyNotice {
-	var all []DenyNotice
+// DenyNotices are what there is to tell at a time (Unix seconds) of the newest denials, at most so many, the newest first. Half of the places
+// are for evictions, if there are as many, so that no flood of denials pushes them out; what has ended takes a place that nothing else
+// needs: who has heard of a later end, or of none, has to hear of this one.
+func (v *View) DenyNotices(now uint64, most int) []DenyNotice {
+	var evictions, others, over []DenyNotice
 	v.s.scan(TableDeny, "", "", func(r *record) bool {
 		d := must(DecodeDeny(r.row))
-		all = append(all, DenyNotice{Mark: d.Mark(), Revision: r.revision, At: d.At, Until: d.Until, Removed: d.Removed})
+		n := DenyNotice{Mark: d.Mark(), Revision: r.revision, At: d.At, Until: d.Until, Removed: d.Removed}
+		if ended(d.Until, now) {
+			over = append(over, n)
+		} else {
+			others = append(others, n)
+		}
 		return true
 	})
 	v.s.scan(TableDenial, "", "", func(r *record) bool {
 		d := must(decodeDenial(r.row))
-		all = append(all, DenyNotice{Mark: MarkOfHost(d.HostKeyHash), Revision: r.revision, At: d.At})
+		evictions = append(evictions, DenyNotice{Mark: MarkOfHost(d.HostKeyHash), Revision: r.revision, At: d.At})
 		if d.Issuer {
-			all = append(all, DenyNotice{Mark: MarkOfIssuer(d.Node), Revision: r.revision, At: d.At})
+			evictions = append(evictions, DenyNotice{Mark: MarkOfIssuer(d.Node), Revision: r.revision, At: d.At})
 		}
 		return true
 	})
+	first, evictions := newestNotices(evictions, most/2)
+	rest, _ := newestNotices(append(evictions, others...), most-len(first))
+	fill, _ := newestNotices(over, most-len(first)-len(rest))
+	all, _ := newestNotices(append(append(first, rest...), fill...), most)
+	return all
+}
+
+// newestNotices orders notices and parts the newest from the others.
+func newestNotices(all []DenyNotice, most int) (newest, others []DenyNotice) {
 	slices.SortFunc(all, func(a, b DenyNotice) int {
 		return cmp.Or(cmp.Compare(b.At, a.At), cmp.Compare(b.Revision, a.Revision), slices.Compare(a.Mark[:], b.Mark[:]))
 	})
-	return all[:min(len(all), most)]
+	n := min(len(all), most)
+	return all[:n:n], all[n:]
 }
 
 // MayTellDenials returns the host key by which a statement of a node has to be signed, or why it tells nothing.

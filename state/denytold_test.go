@@ -1,10 +1,13 @@
 package state
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,7 +23,7 @@ func TestDenyNotices(t *testing.T) {
 	apply(t, m, stampAt(1700), DenyRemove{Kind: DenyID, Subject: webID})
 	apply(t, m, stampAt(1800), NodeEvict{Node: "a2"})
 	v := m.View()
-	all := v.DenyNotices(MaxDenyNotices)
+	all := v.DenyNotices(0, MaxDenyNotices)
 	if len(all) != 4 {
 		t.Fatalf("%+v", all)
 	}
@@ -42,8 +45,55 @@ func TestDenyNotices(t *testing.T) {
 	if serial := all[3]; serial.Mark != MarkOfSerial(mustHex(t, testSerial(1))) || !serial.Counts(serial.Until-1) || serial.Counts(serial.Until) || !before.Includes(serial) {
 		t.Errorf("serial %+v", serial)
 	}
-	if some := v.DenyNotices(1); len(some) != 1 || some[0].Revision != host.Revision {
+	if some := v.DenyNotices(0, 1); len(some) != 1 || some[0].Revision != host.Revision {
 		t.Errorf("the newest: %+v", some)
+	}
+}
+
+// TestDenyNoticesKeepPlaces: no flood of denials pushes the newest evictions out of a statement, nor evictions the newest denial; what has ended
+// takes the places that are left.
+func TestDenyNoticesKeepPlaces(t *testing.T) {
+	m := beforeLoss(t)
+	apply(t, m, stampAt(1500), NodeEvict{Node: "a2"}, DenySet{Kind: DenyID, Subject: webID})
+	flood := make([]Command, MaxDenyNotices+1)
+	for i := range flood {
+		flood[i] = DenySet{Kind: DenySerial, Subject: testSerial(i), Seconds: 60}
+	}
+	apply(t, m, stampAt(1600), flood...)
+	v := m.View()
+	now := uint64(v.Stamp().Wall().Unix())
+	n, _ := v.Node("a2")
+	host, issuer, web := MarkOfHost(sha256.Sum256(n.HostKey)), MarkOfIssuer("a2"), MarkOfID(webID)
+	tells := func(all []DenyNotice, mark DenyMark) bool {
+		return slices.ContainsFunc(all, func(n DenyNotice) bool { return n.Mark == mark })
+	}
+	for _, most := range []int{MaxShortNotices, MaxDenyNotices} {
+		all := v.DenyNotices(now, most)
+		if len(all) != most || !tells(all, host) || !tells(all, issuer) {
+			t.Errorf("%d of %d are told, the host: %v, the issuer: %v", len(all), most, tells(all, host), tells(all, issuer))
+		}
+		if tells(all, web) || all[0].At != v.Stamp() {
+			t.Errorf("control, of %d: the oldest is told, or the newest is not first", most)
+		}
+		if !slices.IsSortedFunc(all, func(a, b DenyNotice) int { return cmp.Compare(b.At, a.At) }) {
+			t.Errorf("of %d: not the newest first", most)
+		}
+		if all = v.DenyNotices(now+60, most); len(all) != most || !tells(all, web) || !tells(all, host) || !tells(all, issuer) {
+			t.Errorf("when the flood has ended, %d are told of %d, among them the one that lasts: %v", len(all), most, tells(all, web))
+		}
+	}
+
+	// The other way round: more evictions than places.
+	var evictions []Command
+	for i := range 30 {
+		node := fmt.Sprint("b", i)
+		token := testToken(10 + i)
+		evictions = append(evictions, TokenCreate{Token: token}, testJoin(10+i, node), NodeEvict{Node: node})
+	}
+	apply(t, m, stampAt(2000), evictions...)
+	apply(t, m, stampAt(2001), DenySet{Kind: DenyID, Subject: webID, Reason: "again"})
+	if all := m.View().DenyNotices(now, MaxShortNotices); len(all) != MaxShortNotices || all[0].Mark != web {
+		t.Errorf("the newest denial is not told first: %+v", all)
 	}
 }
 

@@ -64,7 +64,7 @@ func Recover(v *View, o RecoverOptions) (*Machine, error) {
 	a.recoverNodes(v, o.Known)
 	a.recoverOperators(v, o.Known, o.Backup)
 	a.recoverDenials(o.Known)
-	a.recoverDenies(o.Known)
+	a.recoverDenies(v, o.Known)
 	a.recoverGenerations(v, o.Known)
 	a.admitFounder(o)
 	a.abandonNext()

@@ -1,9 +1,12 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,6 +23,7 @@ func (a *app) denyCommand() *cobra.Command {
 func (a *app) denyAddCommand() *cobra.Command {
 	var lasts time.Duration
 	var reason string
+	var yes, dryRun bool
 	cmd := &cobra.Command{
 		Use:   "add WHAT",
 		Short: "Deny the identity of a program or an operator, or one certificate",
@@ -27,10 +31,14 @@ func (a *app) denyAddCommand() *cobra.Command {
 			"hex. Every agent refuses what is denied, in the handshake and on connections that are open, within a second of the\n" +
 			"commit; one that is cut off from the core, as soon as another agent tells it. A denied identity gets no certificate and no\n" +
 			"token any more, and its tokens are refused by the agents' Workload API. Of a denied certificate the holder may get\n" +
-			"another one, with another key: a program from its agent at once, an agent by the key of its host. An operator's key stays\n" +
+			"another one, with another key: a program from its agent at once, an agent by the key of its host. Where SPIRE certifies\n" +
+			"the agents, nobody here can: a denied one is shut out until SPIRE gives it the next. An operator's key stays\n" +
 			"the same: replace it with parley operator add --replace. Those who check certificates by themselves go by their end.\n\n" +
 			"An identity is denied for good unless --for says how long; a certificate for 7 hours, longer than any lasts that the\n" +
-			"cluster signs. An agent is shut out together with its host: parley evict.",
+			"cluster signs. An agent is shut out together with its host: parley evict. What an issuer or a root has signed is replaced by\n" +
+			"parley ca rotate --compromised.\n\n" +
+			"It asks before it denies whoever asks, or the last operator that may deny and let in again: then only the admin socket of an\n" +
+			"agent's host is left.",
 		Example: "  parley deny add /svc/web --reason 'key found in a log'\n" +
 			"  parley deny add /parley/operator/eve --for 24h\n" +
 			"  parley deny add 4f0c6e5d1b7a9e3f2d4c8b6a0f1e2d3c",
@@ -38,6 +46,24 @@ func (a *app) denyAddCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if lasts < 0 || lasts%time.Second != 0 {
 				return usageError("like --for 24h", "a denial lasts a number of whole seconds, not %s", lasts)
+			}
+			c, err := a.connect(cmd)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			radius, err := a.denyRadius(cmd.Context(), c, args[0])
+			if err != nil {
+				return err
+			}
+			if dryRun {
+				value := map[string]any{"what": args[0], "locks_out": radius != "", "dry_run": true}
+				return a.say(cmd, answer{value: value, table: func(w io.Writer) { row(w, cmp.Or(radius, args[0]+" counts no more")) }})
+			}
+			if radius != "" {
+				if err := a.confirm(cmd.Context(), c, yes, radius); err != nil {
+					return err
+				}
 			}
 			return a.change(func(ctx context.Context, c *client.Client) (answer, error) {
 				d, err := c.SetDeny(ctx, args[0], lasts, reason)
@@ -48,7 +74,61 @@ func (a *app) denyAddCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.DurationVar(&lasts, "for", 0, "how long (default for good; of a certificate, 7h)")
 	flags.StringVar(&reason, "reason", "", "why, for whoever asks later")
+	flags.BoolVar(&yes, "yes", false, "do not ask")
+	flags.BoolVar(&dryRun, "dry-run", false, "only say what would happen")
 	return cmd
+}
+
+const operatorPath = "/parley/operator/"
+
+// denyRadius says whom a denial locks out who is needed to take it back, "" if nobody: whoever asks, or the last operator that may.
+func (a *app) denyRadius(ctx context.Context, c *client.Client, what string) (string, error) {
+	path := what
+	if id, whole := strings.CutPrefix(what, "spiffe://"); whole {
+		_, rest, _ := strings.Cut(id, "/")
+		path = "/" + rest
+	}
+	name, isOperator := strings.CutPrefix(path, operatorPath)
+	if !isOperator {
+		return "", nil
+	}
+	if dir := a.identityDir(); dir != "" {
+		if own, err := client.LoadIdentity(dir); err == nil && own.Name() == name {
+			return name + " is the identity that this command uses: once it is denied, it cannot take that back", nil
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	operators, err := c.Operators(ctx)
+	if err != nil {
+		return "", err
+	}
+	denied, err := c.Denies(ctx)
+	if err != nil {
+		return "", err
+	}
+	return lastOperator(operators, denied, name), nil
+}
+
+// lastOperator says that an operator is the last one that may deny and let in again, "" if it is not.
+func lastOperator(operators []client.OperatorInfo, denied []client.Deny, name string) string {
+	mayDeny := func(o client.OperatorInfo) bool {
+		return o.Role == "operator" && !slices.ContainsFunc(denied, func(d client.Deny) bool { return d.Subject == o.SPIFFEID })
+	}
+	last := false
+	for _, o := range operators {
+		switch {
+		case !mayDeny(o):
+		case o.Name != name:
+			return ""
+		default:
+			last = true
+		}
+	}
+	if !last {
+		return ""
+	}
+	return name + " is the last operator with the role operator that is not denied: then only the admin socket of an agent's host can take that back"
 }
 
 func denyEnd(d client.Deny) string {

@@ -63,7 +63,7 @@ var jsonShapes = map[string]string{
 	"ca external":     `{"hash","subject","signed_by","not_before","not_after"}; with --leave {"asked"}`,
 	"ca rotate":       `{"force","compromised","asked","waiting_for":[..]}, and "dry_run" of a dry run`,
 	"evict":           `{"node","core":"voter|learner|none","root_replaced","evicted"}, and "dry_run" of a dry run`,
-	"deny add":        denyShape,
+	"deny add":        denyShape + `; of a dry run {"what","locks_out","dry_run"}`,
 	"deny list":       "[" + denyShape + "]",
 	"deny remove":     `{"name","removed"}, and "dry_run" of a dry run`,
 	"ca timeline":     `{"events":[..],"rotates_at"}`,
