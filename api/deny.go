@@ -70,6 +70,7 @@ type denyBody struct {
 	What   string `json:"what"`
 	For    uint64 `json:"for_s"`
 	Reason string `json:"reason"`
+	DryRun bool   `json:"dry_run"` // only say what would be denied, or why it is refused
 }
 
 // parseDenied says what is meant.
@@ -89,6 +90,9 @@ func (s *Service) parseDenied(what string) (state.DenyKind, string, error) {
 	}
 	if err := state.CheckDenied(kind, subject); err != nil {
 		return kind, "", Errorf(CodeInvalid, "%v", err)
+	}
+	if own := s.local.TrustDomain; kind == state.DenyID && !strings.HasPrefix(subject, own.IDString()+"/") {
+		return kind, "", Errorf(CodeInvalid, "%s is of another trust domain: this cluster's is %s", subject, own.Name())
 	}
 	return kind, subject, nil
 }
@@ -141,6 +145,15 @@ func (s *Service) checkSerial(what, serial string) error {
 	return refused.WithHint("replace what it signed: parley ca rotate --compromised; a member of the core whose issuer's key is in other hands: parley evict NODE")
 }
 
+// denyPreview is what a denial would be, if it were made now.
+func denyPreview(kind state.DenyKind, subject string, body denyBody, now time.Time) DenyInfo {
+	out := DenyInfo{Kind: string(kind), Subject: subject, At: now, Reason: body.Reason}
+	if body.For != 0 {
+		out.Until = now.Add(time.Duration(body.For) * time.Second).Truncate(time.Second) //nolint:gosec // what is too long to be one is refused when it is made
+	}
+	return out
+}
+
 func serveDenySet(x *Exchange) error {
 	var body denyBody
 	if err := x.Decode(&body); err != nil {
@@ -157,6 +170,9 @@ func serveDenySet(x *Exchange) error {
 		if body.For == 0 {
 			body.For = uint64(serialDeniedFor / time.Second)
 		}
+	}
+	if body.DryRun {
+		return x.JSON(http.StatusOK, denyPreview(kind, subject, body, x.service.local.Hub.View().Stamp().Wall().UTC()))
 	}
 	done, err := x.Execute(state.DenySet{Kind: kind, Subject: subject, Seconds: body.For, Reason: body.Reason})
 	if err != nil {

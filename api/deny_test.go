@@ -72,6 +72,12 @@ func TestDeniedSerials(t *testing.T) {
 			t.Errorf("%s: %d %s, want %q", serial, w.Code, w.Body, says)
 		}
 	}
+	for what, code := range map[string]int{"garbage": 400, "spiffe://other.example/svc/web": 400, "0b0ffee000000001": 400, "/svc/web": 200, "0xC0FFEE0000000001": 200} {
+		w := do(h, "POST", "/parley/v1/deny", `{"what":"`+what+`","dry_run":true}`)
+		if list := do(h, "GET", "/parley/v1/denies", ""); w.Code != code || strings.TrimSpace(list.Body.String()) != "[]" {
+			t.Errorf("a dry run of %s: %d %s, denied are %s", what, w.Code, w.Body, list.Body)
+		}
+	}
 	for serial, want := range map[string]string{"0xC0FFEE0000000001": "c0ffee0000000001", "0x1234567890123456": "1234567890123456"} {
 		var d DenyInfo
 		w := do(h, "POST", "/parley/v1/deny", `{"what":"`+serial+`"}`)

@@ -57,8 +57,7 @@ func (a *app) denyAddCommand() *cobra.Command {
 				return err
 			}
 			if dryRun {
-				value := map[string]any{"what": args[0], "locks_out": radius != "", "dry_run": true}
-				return a.say(cmd, answer{value: value, table: func(w io.Writer) { row(w, cmp.Or(radius, args[0]+" counts no more")) }})
+				return a.sayDenied(cmd, c, args[0], lasts, reason, radius)
 			}
 			if radius != "" {
 				if err := a.confirm(cmd.Context(), c, yes, radius); err != nil {
@@ -77,6 +76,18 @@ func (a *app) denyAddCommand() *cobra.Command {
 	flags.BoolVar(&yes, "yes", false, "do not ask")
 	flags.BoolVar(&dryRun, "dry-run", false, "only say what would happen")
 	return cmd
+}
+
+// sayDenied is deny add --dry-run: the agent is asked what it would deny, and refuses what it would refuse.
+func (a *app) sayDenied(cmd *cobra.Command, c *client.Client, what string, lasts time.Duration, reason, radius string) error {
+	ctx, cancel := context.WithTimeout(cmd.Context(), answerLimit)
+	defer cancel()
+	d, err := c.CheckDeny(ctx, what, lasts, reason)
+	if err != nil {
+		return err
+	}
+	value := map[string]any{"what": d.Subject, "locks_out": radius != "", "dry_run": true}
+	return a.say(cmd, answer{value: value, table: func(w io.Writer) { row(w, cmp.Or(radius, d.Subject+" counts no more")) }})
 }
 
 const operatorPath = "/parley/operator/"

@@ -31,7 +31,9 @@ func denyAgent(t *testing.T, denied *int, list string) string {
 		case "/parley/v1/denies":
 			_, _ = io.WriteString(w, list)
 		case "/parley/v1/deny":
-			*denied++
+			if body, _ := io.ReadAll(r.Body); !strings.Contains(string(body), `"dry_run":true`) {
+				*denied++
+			}
 			_, _ = io.WriteString(w, `{"kind":"id","subject":"spiffe://td.example/svc/web","at":"2026-01-02T03:04:05Z","by":"b","reason":""}`)
 		default:
 			_, _ = io.WriteString(w, fakeAnswers[r.URL.Path])

@@ -33,7 +33,7 @@ var endpointNotes = map[string]string{
 	"GET /parley/v1/admissions":        "`stale`",
 	"POST /parley/v1/admission":        "`{\"name\",\"kind\",\"authorities\",\"names\",\"suffix\",\"role\",\"core\",\"replace\"}`; `authorities` is the text of a file: certificates (PEM) or public keys of SSH",
 	"GET /parley/v1/denies":            "`stale`",
-	"POST /parley/v1/deny":             "`{\"what\",\"for_s\",\"reason\"}`; `what` is a SPIFFE ID, its path, or a serial number in hex",
+	"POST /parley/v1/deny":             "`{\"what\",\"for_s\",\"reason\",\"dry_run\"}`; `what` is a SPIFFE ID, its path, or a serial number in hex",
 	"DELETE /parley/v1/deny/*":         "nothing; `*` is `id/PATH` or `serial/HEX`",
 	"POST /parley/v1/operator":         "`{\"role\",\"csr\",\"replace\"}`; `csr` is a certificate request (PKCS #10, DER, base64) that names the operator",
 	"GET /parley/v1/operators":         "`stale`",

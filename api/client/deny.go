@@ -34,6 +34,13 @@ func (c *Client) SetDeny(ctx context.Context, what string, lasts time.Duration, 
 	return out, err
 }
 
+// CheckDeny says what SetDeny would deny, or why it would be refused, and changes nothing.
+func (c *Client) CheckDeny(ctx context.Context, what string, lasts time.Duration, reason string) (Deny, error) {
+	var out Deny
+	err := c.post(ctx, "/parley/v1/deny", map[string]any{"what": what, "for_s": uint64(lasts / time.Second), "reason": reason, "dry_run": true}, &out) //nolint:gosec // nobody gives a negative one
+	return out, err
+}
+
 // RemoveDeny lets what SetDeny took count again. A SPIFFE ID that is not of this cluster's trust domain is not found.
 func (c *Client) RemoveDeny(ctx context.Context, what string) error {
 	path := "serial/" + url.PathEscape(what)
