@@ -25,7 +25,7 @@ const (
 // each, made when first needed. The decoder never makes more than a chunk, whatever the input claims.
 var (
 	encoder = sync.OnceValue(func() *zstd.Encoder {
-		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(maxChunkBytes))
+		e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(maxChunkBytes))
 		if err != nil {
 			panic(fmt.Sprintf("storage: zstd encoder options: %v", err))
 		}

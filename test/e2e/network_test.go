@@ -187,6 +187,17 @@ func (n *network) heal() {
 	}
 }
 
+// mend lets host and peer hear each other again, in one step with which the host is cut off from others alone.
+func (n *network) mend(host, peer string, others []string) {
+	n.t.Helper()
+	var sources []string
+	for _, other := range others {
+		sources = append(sources, n.addr(other))
+	}
+	n.nft(host, "flush chain inet fault input\nadd rule inet fault input ip saddr { "+strings.Join(sources, ", ")+" } counter drop")
+	n.nft(peer, "flush chain inet fault input")
+}
+
 var counted = regexp.MustCompile(`counter packets (\d+)`)
 
 // dropped is how many packets the present cuts have dropped on their way to a host.
