@@ -132,7 +132,8 @@ type request struct {
 	leaveOut *quarantine          // an operator's decision
 	state    atomic.Uint32        // requestWaiting, then one of the others, once
 	reply    func(outcome)
-	serial   uint64 // by which a recording names it
+	answered atomic.Bool // of what Node.ask handed in: it has its answer
+	serial   uint64      // by which a recording names it
 }
 
 const (
