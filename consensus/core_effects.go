@@ -132,8 +132,7 @@ type request struct {
 	leaveOut *quarantine          // an operator's decision
 	state    atomic.Uint32        // requestWaiting, then one of the others, once
 	reply    func(outcome)
-	answered atomic.Bool // of what Node.ask handed in: it has its answer
-	serial   uint64      // by which a recording names it
+	serial   uint64 // by which a recording names it
 }
 
 const (

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -65,7 +64,6 @@ type Node struct {
 
 	proposals chan *request        // InboxSize; full = ErrBusy
 	reads     chan *request        // InboxSize; full = ErrBusy
-	callers   sync.Pool            // of channels whose requests got their answers; one whose caller gave up may get one yet, and is not used again
 	control   chan *request        // controlSize; changes of the core and transfers; full = ErrBusy
 	inbound   chan inbound         // inboundSize; full = the peer's connection waits
 	events    *queue[input]        // what the other goroutines have to tell the loop

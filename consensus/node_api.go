@@ -129,15 +129,8 @@ func (n *Node) Recording(ctx context.Context, reason string) ([]byte, error) {
 
 // ask hands r to the loop and waits for the answer.
 func (n *Node) ask(ctx context.Context, inbox chan<- *request, r *request) outcome {
-	answers, used := n.callers.Get().(chan outcome)
-	if !used {
-		answers = make(chan outcome, 1)
-	}
-	r.reply = func(o outcome) {
-		if !r.answered.Swap(true) { // a second answer would be another request's
-			answers <- o
-		}
-	}
+	answers := make(chan outcome, 1)
+	r.reply = func(o outcome) { answers <- o }
 	if err := ctx.Err(); err != nil {
 		return outcome{err: fmt.Errorf("consensus: %w: %w", ErrGivenUp, err)}
 	}
@@ -151,7 +144,6 @@ func (n *Node) ask(ctx context.Context, inbox chan<- *request, r *request) outco
 	}
 	select {
 	case o := <-answers:
-		n.callers.Put(answers)
 		return o
 	case <-ctx.Done():
 		return abandoned(r, answers, ctx.Err())
