@@ -164,6 +164,7 @@ func (c *coreRunner) open() error {
 
 // build opens the store of a Raft id and makes its node; nothing runs yet.
 func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
+	ended := clock.Boottime() // the directory is locked, and no node of ours runs
 	st, err := openLoaded(c.dir, c.ids.ClusterID, raftID, c.cfg.SegmentMiB, c.log.Named("storage"))
 	if err != nil {
 		return nil, err
@@ -188,7 +189,7 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 		ClaimKey: key, ClusterID: mustID(c.ids.ClusterID), OwnWordOnly: c.ownWordOnly,
 		MachineStamp: func() clock.Stamp { return machine.machine.View().Stamp() },
 		Peers:        c.peerOptions(),
-		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync, NoLease: !c.cfg.LeaseReads,
+		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync, NoLease: !c.cfg.LeaseReads, Ended: ended,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 		Final:     isFatal,
 		Fatal:     c.fatal,
