@@ -131,6 +131,7 @@ var clockReaders = map[string]string{
 	"agent/stream.go":          "paces reconnects",
 	"consensus/node_refuse.go": "paces log lines",
 	"consensus/peers.go":       "paces reconnects",
+	"consensus/node_sleep.go":  "tells an old end of a timer from a new one, by what the timer says",
 	"ops/lab":                  "waits for processes, in tests and demonstrations",
 	"test":                     "measures real time",
 	"transport/client.go":      "sends what is left of the caller's deadline",

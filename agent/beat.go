@@ -31,6 +31,9 @@ func (b *beat) again() { b.timer.Reset(nextBeat(b.every)) }
 
 func (b *beat) stop() { b.timer.Stop() }
 
+// NextBeat is how long it is until a moment at which an agent of this process wakes anyway, once in so long a period.
+func NextBeat(every time.Duration) time.Duration { return nextBeat(every) }
+
 // nextBeat is how long it is until the next beat of that period.
 func nextBeat(every time.Duration) time.Duration { return untilBeat(clock.Boottime()+beatPhase, every) }
 

@@ -203,6 +203,7 @@ func (c *coreRunner) buildOnce(raftID uint64) (*bootedCore, error) {
 		Final:     isFatal,
 		Later:     func(err error) bool { return errors.Is(err, state.ErrLater) },
 		Fatal:     c.fatal,
+		NextBeat:  nextBeat,
 		Logger:    c.log.Named("consensus"),
 		Record:    c.record,
 	})

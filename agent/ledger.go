@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/parley-mesh/parley/clock"
@@ -175,11 +176,17 @@ func lastStarts(lines []ledgerLine, n int) []ledgerLine {
 	return lines
 }
 
+// thisBoot names the boot that this process belongs to, which does not change meanwhile. It is empty elsewhere than on Linux:
+// the wall clock has to do there.
+var thisBoot = sync.OnceValue(func() string {
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(boot))
+})
+
 // machineTime is now by the clocks of this host.
 func machineTime() ledgerLine {
-	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // elsewhere than on Linux the wall clock has to do
 	return ledgerLine{
-		Boot: strings.TrimSpace(string(boot)), MS: clock.Boottime().Milliseconds(), Wall: clock.System().UTC(),
+		Boot: thisBoot(), MS: clock.Boottime().Milliseconds(), Wall: clock.System().UTC(),
 	}
 }
 

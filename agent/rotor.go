@@ -55,8 +55,8 @@ type rotorLook struct {
 
 // run looks until ctx ends, while this agent leads.
 func (r *rotor) run(ctx context.Context) error {
-	ticker := time.NewTicker(rotateEvery)
-	defer ticker.Stop()
+	ticker := newBeat(rotateEvery)
+	defer ticker.stop()
 	for {
 		if _, self, known := r.agent.leader(); self && known && !r.agent.safe.quiet() {
 			stepCtx, cancel := context.WithTimeout(ctx, controlTimeout)
@@ -72,6 +72,7 @@ func (r *rotor) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+			ticker.again()
 		}
 	}
 }
@@ -334,8 +335,8 @@ func (a *Agent) followTrust(ctx context.Context) error {
 		return err
 	}
 	defer signing.Close()
-	again := time.NewTicker(rotateEvery) // what failed
-	defer again.Stop()
+	again := newBeat(rotateEvery) // what failed
+	defer again.stop()
 	var said string
 	for ctx.Err() == nil {
 		if err := a.takeTrust(); err == nil {
@@ -348,6 +349,7 @@ func (a *Agent) followTrust(ctx context.Context) error {
 		case <-bundles.C():
 		case <-signing.C():
 		case <-again.C:
+			again.again()
 		case <-ctx.Done():
 		}
 	}

@@ -38,6 +38,7 @@ type sessionKeeper struct {
 	propose func(ctx context.Context, command []byte) (api.Proposed, error)
 	inRaft  func() []string // nodes that the leader hears from by Raft
 	now     func() time.Duration
+	beat    func(time.Duration) time.Duration // until a moment at which this process wakes anyway, about so long from now
 	log     *zap.Logger
 
 	mu struct {
@@ -51,7 +52,7 @@ type sessionKeeper struct {
 func (a *Agent) newSessionKeeper() *sessionKeeper {
 	return &sessionKeeper{
 		self: a.ids.Node, grace: a.cfg.Session.NodeGrace, hub: a.hub, leads: a.core.leadTerm, members: a.memberList,
-		propose: a.propose, inRaft: a.core.heardFrom, now: clock.Boottime, log: a.log.Named("sessions"),
+		propose: a.propose, inRaft: a.core.heardFrom, now: clock.Boottime, beat: nextBeat, log: a.log.Named("sessions"),
 	}
 }
 
@@ -62,7 +63,11 @@ func (k *sessionKeeper) run(ctx context.Context) error {
 	}
 	defer changed.Close()
 	for {
-		timer := time.NewTimer(k.look(ctx))
+		wait := k.look(ctx)
+		if wait == keepEvery { // nothing is due before
+			wait = k.beat(wait)
+		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			timer.Stop()

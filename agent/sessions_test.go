@@ -44,6 +44,7 @@ func newKept(t *testing.T, self string) *keptCluster {
 	})
 	c.keeper = &sessionKeeper{
 		self: self, grace: time.Minute, hub: watch.NewHub(c.machine.View()), log: zap.NewNop(),
+		beat:  func(d time.Duration) time.Duration { return d },
 		leads: func() (uint64, bool) { c.mu.Lock(); defer c.mu.Unlock(); return c.term, c.term != 0 },
 		members: func() []membership.Member {
 			c.mu.Lock()

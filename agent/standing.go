@@ -158,12 +158,16 @@ func (a *Agent) admitHTTPS(conn *tls.Conn) (remove func(), err error) {
 
 // dialMesh is how this agent opens a TLS connection to another one, or with node "" to whoever listens there.
 func (a *Agent) dialMesh(ctx context.Context, node, alpn, addr string) (net.Conn, error) {
-	d := tls.Dialer{NetDialer: &net.Dialer{Control: limitUnacked}, Config: a.source.ClientTLS(node, alpn)}
+	d := net.Dialer{Control: limitUnacked}
 	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	secured := conn.(*tls.Conn) // tls.Dialer makes nothing else
+	secured := tls.Client(transport.Quick(conn), a.source.ClientTLS(node, alpn))
+	if err := secured.HandshakeContext(ctx); err != nil {
+		_ = conn.Close() // the handshake's error says more
+		return nil, err
+	}
 	guarded, err := a.live.Guard(secured, a.source.Standing(secured.ConnectionState()))
 	if err != nil || alpn != transport.ALPNRPC && alpn != transport.ALPNRaft {
 		return guarded, err

@@ -53,7 +53,7 @@ type Route struct{ Via, Life uint64 }
 // How fast relays come and go, in parts of the election timeout: a link that was cut is relayed after about two, and a
 // link that works again is used after four, so that one that comes and goes does not carry what it would lose.
 const (
-	tellLinesPerTimeout = 3
+	tellLinesPerTimeout = 2
 	hearsTimeouts       = 1
 	lineTimeouts        = 2
 	relayAfterTimeouts  = 1
@@ -107,9 +107,9 @@ func (c *core) tickRelay() {
 	if changed {
 		c.out.routes, c.out.changed = true, true
 	}
-	every := uint64(max(1, c.cfg.electionTicks/tellLinesPerTimeout)) //nolint:gosec // positive
-	if c.ticks == c.beat && every > 1 {
-		every-- // heartbeats leave now, and the lines with them
+	every := uint64(max(1, c.cfg.electionTicks/tellLinesPerTimeout))                   //nolint:gosec // positive
+	if early := uint64(c.cfg.heartbeatTicks - 1); c.ticks == c.beat && every > early { //nolint:gosec // few, and positive
+		every -= early // heartbeats leave now, and the lines with them that would be due before the next
 	}
 	if c.ticks-r.told >= every || r.told == 0 {
 		r.told = c.ticks

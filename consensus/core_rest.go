@@ -14,7 +14,7 @@ import (
 // events in the same order; only the ticks come late, by less than a heartbeat, as they do on a busy machine. Nothing that
 // is safe stands on a tick: see lease.
 //
-// A follower that misses one heartbeat is not at rest any more, and counts on tick by tick: it stands for election when it
+// A follower that misses two heartbeats is not at rest any more, and counts on tick by tick: it stands for election when it
 // would have stood. While anything is under way here that goes by ticks, no tick is slept over.
 
 // restTicks is for how many ticks at most the loop may sleep.
@@ -25,7 +25,14 @@ func (c *core) restTicks() int {
 	case c.leads():
 		return max(1, c.cfg.heartbeatTicks-int(c.ticks-c.beat)) //nolint:gosec // few
 	}
-	return max(1, c.cfg.heartbeatTicks-c.lease.silent)
+	return max(1, c.followerRest()-c.lease.silent)
+}
+
+// followerRest is for how many ticks without a word of its leader a follower is at rest. With the time of one heartbeat alone,
+// each that came a little late found the loop awake, and Go also wakes at the times to which a timer was set before it was
+// set anew.
+func (c *core) followerRest() int {
+	return max(c.cfg.heartbeatTicks, min(2*c.cfg.heartbeatTicks, c.cfg.electionTicks/2))
 }
 
 // restSlack is how much longer than restTicks the loop may sleep: a heartbeat is given the time to come first, so that it
@@ -53,7 +60,7 @@ func (c *core) calm() bool {
 		l := &c.lease
 		return c.beat > 0 && c.termStart > 0 && c.commit >= c.termStart && !l.wanted && l.until <= l.now
 	case c.role == raft.StateFollower && c.leader != raft.None:
-		return c.lease.silent < c.cfg.heartbeatTicks
+		return c.lease.silent < c.followerRest()
 	}
 	return false
 }

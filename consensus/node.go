@@ -59,7 +59,7 @@ type StateMachine interface {
 type Node struct {
 	opts  Options
 	log   *zap.Logger
-	core  *core // owned by the loop
+	core  *core // owned by who has the turn: the loop, but for what turns says
 	peers *peers
 
 	proposals chan *request        // InboxSize; full = ErrBusy
@@ -94,7 +94,8 @@ type Node struct {
 	closings   closings
 	paces      *paceKeeper
 	leases     *leaseReads
-	recorder   *recorder // the loop's; nil: nothing is recorded
+	recorder   *recorder // of who has the turn; nil: nothing is recorded
+	turns      turns
 }
 
 // Capacities that no option sets.
@@ -147,6 +148,7 @@ func New(options Options) (*Node, error) {
 		pause: sleep, waits: newAppliedWaits(mem.snap.Index), changed: make(chan struct{}, 1), done: make(chan struct{}),
 		paces: newPaceKeeper(o.Tick, o.ElectionTicks), leases: newLeaseReads(o),
 	}
+	n.turns.init()
 	n.applier.alarm = time.NewTimer(watchEvery)
 	n.applier.alarm.Stop()
 	if g := o.Guard; g != nil && g.Crash != nil && !g.Crash.again() {

@@ -169,7 +169,7 @@ func (n *Node) runWatch(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	idle := time.NewTicker(idleWatch)
+	idle := time.NewTimer(n.opts.NextBeat(idleWatch))
 	defer idle.Stop()
 	w := watched{}
 	for {
@@ -182,6 +182,7 @@ func (n *Node) runWatch(ctx context.Context) error {
 				n.applier.alarm.Reset(watchEvery)
 			}
 		case <-idle.C:
+			idle.Reset(n.opts.NextBeat(idleWatch))
 			if under = n.applier.under.Load(); under&1 != 0 {
 				continue // the alarm looks
 			}

@@ -158,6 +158,7 @@ func (n *Node) writeGroup(ctx context.Context, g *group) error {
 		n.synced = n.stored
 	}
 	n.peers.send(g.remote...)
+	n.peers.ring(false)
 	if local := g.local; len(local) > 0 {
 		n.events.put(input{kind: inputAppended, messages: local})
 	}

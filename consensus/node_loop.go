@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -27,11 +28,14 @@ func (e *PanicError) Error() string {
 		e.Message, e.Value)
 }
 
-// loop owns the core until ctx ends and the lead is handed over, until inner ends because another
+// loop has the turns of the core until ctx ends and the lead is handed over, until inner ends because another
 // goroutine failed, or until the core panics.
 func (n *Node) loop(ctx, inner context.Context) error {
+	n.turns.Lock()
+	defer n.turns.end()
 	sleep := newSleeper(n)
 	defer sleep.timer.Stop()
+	n.turns.sleep, n.turns.over = sleep, false
 	defer n.leases.held.Store(nil)
 	defer n.stopping.Store(true)
 	n.tellTime()
@@ -43,14 +47,10 @@ func (n *Node) loop(ctx, inner context.Context) error {
 	for {
 		ended, ticked := false, false
 		err := n.guard(named("a local event"), func() { ended, ticked = n.turn(inner, sleep, stop, limit) })
-		if err != nil {
+		if err := cmp.Or(err, n.turns.err); err != nil {
 			return err
 		}
-		if ticked {
-			n.publish()
-		}
-		n.perform()
-		sleep.set()
+		n.finishTurn(sleep, ticked)
 		if need := n.core.tails.need; need != nil {
 			n.recorder.save(n.core, "repair")
 			return &RepairNeededError{*need}
@@ -78,37 +78,37 @@ func (n *Node) loop(ctx, inner context.Context) error {
 
 // turn waits for one event, takes what else is there, and flushes.
 func (n *Node) turn(inner context.Context, sleep *sleeper, stop <-chan struct{}, limit <-chan time.Time) (ended, ticked bool) {
-	proposals, reads, proposed := n.proposals, n.reads, false
+	proposals, reads := n.proposals, n.reads
 	if n.core.room() == 0 {
 		proposals = nil
 	}
 	if n.core.readRoom(n.opts.InboxSize) == 0 {
 		reads = nil
 	}
+	n.turns.Unlock()
+	var first firstEvent
 	select {
 	case <-inner.Done():
 	case <-stop:
 	case <-limit:
-		return true, false
-	case <-sleep.timer.C:
-		ticked = n.wake(sleep, true)
-	case in := <-n.inbound:
-		ticked = n.wake(sleep, false)
-		n.receive(in)
+		ended = true
+	case at := <-sleep.timer.C:
+		first.at = at
+	case first.frame = <-n.inbound:
+		first.framed = true
 	case <-n.events.signal:
-		ticked = n.wake(sleep, false)
-	case r := <-n.control:
-		ticked = n.wake(sleep, false)
-		n.handleControl(r)
-	case r := <-proposals:
-		ticked = n.wake(sleep, false)
-		n.feed(&input{kind: inputSubmit, request: r})
-		proposed = true
-	case r := <-reads:
-		ticked = n.wake(sleep, false)
-		n.feed(&input{kind: inputRead, request: r})
+	case <-n.turns.look:
+	case first.control = <-n.control:
+	case first.proposal = <-proposals:
+	case first.read = <-reads:
 	}
-	if proposed {
+	n.turns.Lock()
+	if ended {
+		return true, false
+	}
+	ticked = n.wake(sleep, sleep.ended(first.at))
+	n.take(first)
+	if first.proposal != nil {
 		// Callers that are about to propose do so first and share the entry: a turn of the scheduler costs far less
 		// than another entry, which is a write and a sync on three disks and four messages.
 		runtime.Gosched()
@@ -116,6 +116,37 @@ func (n *Node) turn(inner context.Context, sleep *sleeper, stop <-chan struct{},
 	n.takeRest(proposals, reads)
 	n.feed(&input{kind: inputFlush})
 	return false, ticked
+}
+
+// firstEvent is what woke the loop, if it is more than a signal to look.
+type firstEvent struct {
+	at                      time.Time // of the timer
+	frame                   inbound
+	framed                  bool
+	control, proposal, read *request
+}
+
+func (n *Node) take(first firstEvent) {
+	switch {
+	case first.framed:
+		n.turns.queued.Add(-1)
+		n.receive(first.frame)
+	case first.control != nil:
+		n.handleControl(first.control)
+	case first.proposal != nil:
+		n.feed(&input{kind: inputSubmit, request: first.proposal})
+	case first.read != nil:
+		n.feed(&input{kind: inputRead, request: first.read})
+	}
+}
+
+// finishTurn does what the core asked for in a turn, and sets the time of the next.
+func (n *Node) finishTurn(sleep *sleeper, ticked bool) {
+	if ticked {
+		n.publish()
+	}
+	n.perform()
+	sleep.set()
 }
 
 // takeRest handles what arrived meanwhile, so that it shares the entry, the round and the sync of
@@ -128,6 +159,7 @@ func (n *Node) takeRest(proposals, reads <-chan *request) {
 	for range inboundSize {
 		select {
 		case in := <-n.inbound:
+			n.turns.queued.Add(-1)
 			n.receive(in)
 			continue
 		default:
@@ -276,6 +308,7 @@ func (n *Node) perform() {
 		}
 		n.peers.tell(n.opts.ID, told)
 	}
+	n.peers.ring(n.core.calm())
 	for _, a := range out.answers {
 		a.to.reply(a.outcome)
 	}
@@ -290,6 +323,7 @@ func (n *Node) perform() {
 	}
 	if out.changed {
 		n.peers.retain(n.core.members())
+		n.peers.ring(false)
 		n.publish()
 		notify(n.changed)
 	}

@@ -81,6 +81,9 @@ type Options struct {
 	// and on a system without it no leases.
 	Elapsed func() time.Duration
 
+	// NextBeat is how long to wait for a moment at which this process wakes anyway, about so long from now. Nil = just so long.
+	NextBeat func(about time.Duration) time.Duration
+
 	// Rare makes things happen that are legal and seldom, at points in the code that have names (RarePoints), whenever it
 	// returns true. For simulations. Nil = never.
 	Rare func(point string) bool
@@ -127,6 +130,9 @@ const (
 func (o Options) withDefaults() (Options, error) {
 	if o.Clock == nil || o.Log == nil || o.Snapshots == nil || o.Machine == nil {
 		return o, errors.New("consensus: Clock, Log, Snapshots and Machine are required")
+	}
+	if o.NextBeat == nil {
+		o.NextBeat = func(about time.Duration) time.Duration { return about }
 	}
 	orDefault(&o.Tick, defaultTick)
 	orDefault(&o.ElectionTicks, defaultElectionTicks)

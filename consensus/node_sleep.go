@@ -11,6 +11,8 @@ type sleeper struct {
 	last  time.Duration // when the newest tick was due, by boottime
 	rest  int           // ticks that may be slept over
 	until time.Duration // the timer's end
+	armed time.Time     // when the timer was set
+	again bool          // it may have ended, and has to be set once more
 	ahead time.Duration // of the timers before boottime: in tests they go by another clock
 }
 
@@ -18,6 +20,19 @@ func newSleeper(n *Node) *sleeper {
 	s := &sleeper{n: n, timer: time.NewTimer(n.opts.Tick), last: n.leases.now(), rest: 1}
 	s.until = s.last + n.opts.Tick
 	return s
+}
+
+// ended reports whether the loop was woken by the end of the timer as it stands; at is the time that the timer told, zero if
+// something else woke it. A reader that took a turn just then has set the timer anew, and has made up for the ticks.
+func (s *sleeper) ended(at time.Time) bool {
+	if at.IsZero() {
+		return false
+	}
+	if !at.After(s.armed) {
+		s.again = true
+		return false
+	}
+	return true
 }
 
 // now is boottime, and at least the end of a timer that has ended.
@@ -32,12 +47,16 @@ func (s *sleeper) now(ended bool) time.Duration {
 
 // due returns how many ticks are to be made up for, the timer's end counting as all that were slept over. A loop that was
 // late for longer is not told of more, just as it would have slept through them: a process that was stopped must not find
-// its leader silent for ticks in which it heard nobody.
+// its leader silent for ticks in which it heard nobody. Of a long sleep that ended late no more counts than the time of one
+// heartbeat.
 func (s *sleeper) due(now time.Duration, timer bool) int {
-	tick := s.n.opts.Tick
-	ticks := min(int((now-s.last)/tick), s.rest)
+	tick, rest := s.n.opts.Tick, s.rest
+	if now-s.last >= time.Duration(rest+2)*tick {
+		rest = min(rest, max(1, s.n.opts.HeartbeatTicks))
+	}
+	ticks := min(int((now-s.last)/tick), rest)
 	if timer {
-		ticks = s.rest
+		ticks = rest
 	}
 	if ticks <= 0 {
 		return 0
@@ -54,11 +73,11 @@ func (s *sleeper) set() {
 	c, tick := s.n.core, s.n.opts.Tick
 	s.rest = c.restTicks()
 	until := s.last + time.Duration(s.rest)*tick + c.restSlack()
-	if until == s.until {
+	if until == s.until && !s.again {
 		return
 	}
-	s.until = until
-	s.timer.Reset(max(0, until-s.now(false)))
+	s.until, s.armed, s.again = until, time.Now(), false
+	s.timer.Reset(max(1, until-s.now(false)))
 }
 
 // wake tells the core the time and the ticks that have passed, and reports whether there were any.

@@ -100,7 +100,7 @@ func (p *peers) start(q *peer) {
 	})
 }
 
-// send queues messages for their receivers. Never blocks.
+// send queues messages for their receivers, until the bells are rung. Never blocks.
 func (p *peers) send(messages ...*raftpb.Message) {
 	for _, m := range messages {
 		if q := p.peer(m.GetTo()); q != nil {
@@ -181,6 +181,7 @@ type peer struct {
 	owner  *peers
 	cancel context.CancelFunc // guarded by peers.mu
 	number atomic.Uint64      // of the last envelope
+	line   line
 }
 
 // drop tells raft about lost messages, so that it probes instead of streaming into the void.
@@ -198,7 +199,7 @@ func (q *peer) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-q.queue.signal:
+		case <-q.queue.bell.c:
 		}
 		worked, err := q.connect(ctx)
 		if ctx.Err() != nil {
@@ -253,24 +254,19 @@ func (q *peer) connect(ctx context.Context) (worked bool, err error) {
 }
 
 func (q *peer) write(ctx context.Context, conn net.Conn) (worked bool, err error) {
-	var buf []byte
-	notify(q.queue.signal) // what we connected for
+	q.line.open(conn)
+	defer q.line.close()
+	notify(q.queue.bell.c) // what we connected for
 	for {
 		select {
 		case <-ctx.Done():
 			return worked, ctx.Err()
-		case <-q.queue.signal:
+		case <-q.queue.bell.c:
 		}
-		var in carried
-		buf, in = q.frame(buf[:0])
-		if err = writeFrame(conn, buf); err != nil {
-			q.dropCarried(in)
+		if err := q.writeNext(); err != nil {
 			return worked, err
 		}
 		worked = true
-		if cap(buf) > 4*frameTarget {
-			buf = nil
-		}
 	}
 }
 
@@ -307,8 +303,9 @@ func (p *peers) takeFrames() []Frame {
 	queues := few[:0]
 	p.mu.Lock()
 	for _, q := range p.mu.out {
+		q.queue.bell.ring()
 		select {
-		case <-q.queue.signal: // what its writer waits for
+		case <-q.queue.bell.c: // what its writer waits for
 			queues = append(queues, q)
 		default:
 		}
@@ -375,6 +372,10 @@ func (n *Node) readPeer(ctx context.Context, conn net.Conn, node string) error {
 		if err := n.checkInbound(&in, node); err != nil {
 			return err
 		}
+		if n.takeTurn(in) {
+			continue
+		}
+		n.turns.queued.Add(1)
 		select {
 		case n.inbound <- in: // full: the peer waits, TCP tells it
 		case <-n.done:

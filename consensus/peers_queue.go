@@ -17,22 +17,22 @@ const (
 // overtake entries and snapshots: a heartbeat behind megabytes of entries is a false alarm of a
 // dead leader. Raft allows any reordering; within a lane the order is kept for speed.
 type peerQueue struct {
-	signal chan struct{} // level, capacity 1
-	mu     struct {
+	bell *bell
+	mu   struct {
 		sync.Mutex // nothing is called under it
 		urgent     []*raftpb.Message
 		bulk       []*raftpb.Message
 		bytes      int // in bulk
 		reports    []peerReport
 		notes      []sentNote
-		straight   []sentNote    // that go through nobody
-		passing    []envelope    // of others
-		passBytes  int           // in passing
-		hub        chan struct{} // signal of the queue of the hub that our peer is reached through, nil if none
+		straight   []sentNote // that go through nobody
+		passing    []envelope // of others
+		passBytes  int        // in passing
+		hub        *bell      // of the queue of the hub that our peer is reached through, nil if none
 	}
 }
 
-func newPeerQueue() *peerQueue { return &peerQueue{signal: make(chan struct{}, 1)} }
+func newPeerQueue() *peerQueue { return &peerQueue{bell: newBell()} }
 
 // put adds m and returns how many messages it displaced, and whether a snapshot was among them.
 func (q *peerQueue) put(m *raftpb.Message) (dropped int, snapshot bool) {
@@ -86,7 +86,7 @@ func (q *peerQueue) tell(n sentNote) {
 	defer q.mu.Unlock()
 	if n.kind == noteLines {
 		q.mu.straight = []sentNote{n}
-		notify(q.signal)
+		q.bell.raise()
 		return
 	}
 	q.mu.notes = append(q.mu.notes, n)

@@ -16,17 +16,17 @@ const (
 	maxPassing      = 256       // envelopes of others in a frame
 )
 
-// wake tells whoever writes what waits here; the caller holds mu.
+// wake is for whoever writes what waits here, when the bells are rung; the caller holds mu.
 func (q *peerQueue) wake() {
 	if q.mu.hub != nil {
-		notify(q.mu.hub)
+		q.mu.hub.raise()
 		return
 	}
-	notify(q.signal)
+	q.bell.raise()
 }
 
 // route makes the writer that hub wakes the one who takes what waits here; nil: the peer's own.
-func (q *peerQueue) route(hub chan struct{}) {
+func (q *peerQueue) route(hub *bell) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.mu.hub != hub {
@@ -50,7 +50,7 @@ func (q *peerQueue) pass(e envelope) {
 		q.mu.passBytes -= len(q.mu.passing[0].raw)
 		q.mu.passing = q.mu.passing[1:]
 	}
-	notify(q.signal)
+	q.bell.raise()
 }
 
 // takePassing takes about target bytes of envelopes of others.
@@ -66,7 +66,7 @@ func (q *peerQueue) takePassing(target int) (taken []envelope) {
 		taken = append(taken, e)
 	}
 	if len(q.mu.passing) > 0 {
-		notify(q.signal)
+		q.bell.raise()
 	}
 	return taken
 }
@@ -97,10 +97,10 @@ func (p *peers) setRoutes(routes map[uint64]Route) {
 
 // applyRoutes tells all queues who takes from them; the caller holds mu.
 func (p *peers) applyRoutes() {
-	hubs := make(map[uint64]chan struct{})
+	hubs := make(map[uint64]*bell)
 	for _, id := range sortedKeys(p.mu.routes) {
 		if hub, _ := p.get(p.mu.routes[id].Via); hub != nil {
-			hubs[id] = hub.queue.signal
+			hubs[id] = hub.queue.bell
 		}
 	}
 	for _, q := range p.mu.out {

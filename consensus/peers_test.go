@@ -203,6 +203,7 @@ func TestPeersReconnect(t *testing.T) {
 		go func() { ended <- p.run(ctx) }()
 		for range 200 { // ten seconds of heartbeats
 			p.send(heartbeat(2))
+			p.ring(false)
 			time.Sleep(50 * time.Millisecond)
 		}
 		if d := dials.Load(); lost.Load() == 0 || d < 4 || d > 20 {
@@ -211,6 +212,7 @@ func TestPeersReconnect(t *testing.T) {
 		reachable.Store(true)
 		time.Sleep(5 * time.Second)
 		p.send(heartbeat(2))
+		p.ring(false)
 		body, err := readFrame(<-there, nil)
 		if in, derr := decodeFrame(body); err != nil || derr != nil || len(in.messages) == 0 {
 			t.Errorf("got %v, %v", err, derr)
@@ -237,6 +239,7 @@ func TestPeersStalledReader(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- p.run(ctx) }()
 		p.send(&raftpb.Message{Type: raftpb.MsgSnap.Enum(), From: new(uint64(1)), To: new(uint64(2))})
+		p.ring(false)
 		time.Sleep(peerWriteTimeout + time.Second)
 		if lost.Load() != 1 {
 			t.Errorf("%d reports of a lost snapshot", lost.Load())

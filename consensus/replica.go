@@ -60,6 +60,7 @@ func (r *Replica) event(what string, events ...input) error {
 // turn runs what f feeds the core with, and performs the effects.
 func (r *Replica) turn(what string, f func()) error {
 	r.n.tellTime()
+	ticked := r.slept > 0
 	err := r.n.guard(named(what), func() {
 		for ; r.slept > 0; r.slept-- {
 			r.n.tick()
@@ -67,6 +68,9 @@ func (r *Replica) turn(what string, f func()) error {
 		f()
 		r.n.feed(&input{kind: inputFlush})
 	})
+	if ticked {
+		r.n.publish()
+	}
 	r.n.perform()
 	return err
 }

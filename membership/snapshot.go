@@ -39,7 +39,7 @@ func (m *Membership) viewLoop(ctx context.Context) {
 		case <-timer.C:
 		}
 		rarer = int64(1 + m.refresh(ctx)/membersPerLook)
-		timer.Reset(m.opts.NextBeat(time.Duration(rarer * int64(m.opts.Timing.ProbeInterval/2))))
+		timer.Reset(m.opts.NextBeat(time.Duration(rarer * int64(m.opts.Timing.ProbeInterval))))
 		looked = m.opts.Now()
 	}
 }
@@ -175,6 +175,13 @@ func (m *Membership) leave() error {
 	return nil
 }
 
+// unhurried is an end of a pipe without deadlines: both ends are in this process, and Go's timer for a deadline of a pipe goes
+// on after the pipe is closed, and wakes the process for nothing.
+type unhurried struct{ net.Conn }
+
+// SetDeadline implements net.Conn.
+func (unhurried) SetDeadline(time.Time) error { return nil }
+
 // snapshot asks memberlist for its state by an exchange over a pipe, as a peer with no members
 // would.
 func (m *Membership) snapshot(ctx context.Context) ([]wireState, error) {
@@ -183,7 +190,7 @@ func (m *Membership) snapshot(ctx context.Context) ([]wireState, error) {
 	stop := context.AfterFunc(ctx, func() { _ = ours.Close() })
 	defer stop()
 	select {
-	case m.under.streams <- theirs:
+	case m.under.streams <- unhurried{theirs}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

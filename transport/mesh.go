@@ -158,7 +158,7 @@ func (m *Mesh) accept(ctx context.Context) error {
 		conn, err := m.options.Listener.Accept()
 		if err == nil {
 			rest = restMin
-			m.admit(ctx, conn)
+			m.admit(ctx, Quick(conn))
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {

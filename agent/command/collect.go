@@ -5,6 +5,8 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
+
+	"github.com/parley-mesh/parley/agent"
 )
 
 // A core member's heap is small, so under load Go would collect it several times a second, which takes a tenth of the
@@ -95,13 +97,14 @@ func (a *app) paceCollections(ctx context.Context, ready <-chan struct{}) {
 	read := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}}
 	metrics.Read(read)
 	before, now, givenBack := read[0].Value.Uint64(), collectUsual, false
-	ticker := time.NewTicker(collectEvery)
-	defer ticker.Stop()
+	timer := time.NewTimer(agent.NextBeat(collectEvery))
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-timer.C:
+			timer.Reset(agent.NextBeat(collectEvery))
 		}
 		if !givenBack && closed(ready) {
 			givenBack = true
