@@ -40,8 +40,7 @@ func TestLabInterrupted(t *testing.T) {
 			}
 			return string(text)
 		}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		if err := cmd.Start(); err != nil {
+		if err := startToDieWithUs(cmd); err != nil {
 			t.Fatal(err)
 		}
 		for began := time.Now(); !strings.Contains(said(), test.after); time.Sleep(5 * time.Millisecond) {

@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -215,8 +214,7 @@ func startAgent(t testing.TB, args ...string) *daemon {
 	}
 	d := &daemon{cmd: exec.Command(program, args...), log: log}
 	d.cmd.Stdout, d.cmd.Stderr = log, log
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := d.cmd.Start(); err != nil {
+	if err := startToDieWithUs(d.cmd); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.stop(); _ = log.Close() })
