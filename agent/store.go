@@ -119,7 +119,7 @@ func (s *store) recoveredState() consensus.Recovered {
 }
 
 func snapshotRef(meta storage.SnapshotMeta, manifest []byte) *consensus.SnapshotRef {
-	return &consensus.SnapshotRef{Index: meta.Index, Term: meta.Term, Chain: meta.Chain, ConfState: meta.ConfState, Manifest: manifest}
+	return &consensus.SnapshotRef{Index: meta.Index, Term: meta.Term, Chain: meta.Chain, ConfState: meta.ConfState, Manifest: manifest, Size: meta.Size}
 }
 
 // snapshotStore gives storage.Snapshots the shape that consensus asks for.

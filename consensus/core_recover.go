@@ -23,6 +23,7 @@ type SnapshotRef struct {
 	Chain       [32]byte
 	ConfState   *raftpb.ConfState
 	Manifest    []byte
+	Size        uint64 // bytes of the state in it; 0 if that is not known
 }
 
 // recoverLog checks what was recovered and builds the log in memory. reset says that the log on

@@ -18,6 +18,7 @@ import (
 type snapshots struct {
 	last       uint64 // index of the last one captured or installed
 	bytes      int    // payload handed out for applying since
+	rest       rest
 	saving     bool
 	pending    *saveTask         // captured at a checkpoint at which no majority has told the same yet
 	renew      bool              // one is wanted although nothing calls for it: a damaged one is to be replaced
@@ -59,9 +60,41 @@ func (c *core) calledFor() bool {
 	return c.log.wanted || s.renew || s.replay > 0 && c.applying >= s.replay
 }
 
-// grown reports whether so much came since the last snapshot that another one is due.
+// grown reports whether so much came since the last snapshot that another one is due: what a start would have to apply again
+// has become more than a snapshot costs. Under load that is as much as the state itself, up to what the log may hold. At rest
+// nobody waits for the processor, and a start is to be quick: then it is an eighth of that.
 func (c *core) grown() bool {
-	return c.applying-c.snaps.last >= c.cfg.snapshotEntries || c.snaps.bytes >= c.cfg.snapshotBytes
+	bytes := max(uint64(c.cfg.snapshotBytes), min(c.log.snap.Size, uint64(c.cfg.maxLogBytes/4))) //nolint:gosec // not negative
+	if c.snaps.rest.resting {
+		bytes /= restShare
+	}
+	return c.applying-c.snaps.last >= c.cfg.snapshotEntries || uint64(c.snaps.bytes) >= bytes //nolint:gosec // not negative
+}
+
+// rest is whether little was written lately.
+type rest struct {
+	resting bool
+	bytes   int    // snapshots.bytes at the last look
+	look    uint64 // tick of the next
+}
+
+const (
+	restShare    = 8       // of what calls for a snapshot under load is what calls for one at rest
+	restTimeouts = 4       // election timeouts between two looks
+	restBytes    = 1 << 16 // so little between two is rest
+)
+
+// lookAt sees how much was written since the last look, once it is time.
+func (r *rest) lookAt(tick, every uint64, bytes int) {
+	if tick < r.look {
+		return
+	}
+	since := bytes - r.bytes
+	if since < 0 { // a snapshot came between
+		since = bytes
+	}
+	r.resting = r.look > 0 && since <= restBytes
+	r.bytes, r.look = bytes, tick+every
 }
 
 // renewSnapshot has a snapshot saved as soon as may be, at the index of the last one if nothing came since.
@@ -277,6 +310,7 @@ func (c *core) report(id uint64, ok bool) {
 
 // tickSnapshots reports snapshots as failed whose receiver stays silent for too long.
 func (c *core) tickSnapshots() {
+	c.snaps.rest.lookAt(c.ticks, uint64(restTimeouts*c.cfg.electionTicks), c.snaps.bytes) //nolint:gosec // positive
 	c.tickProof()
 	var late []uint64
 	for id, at := range c.snaps.sent {

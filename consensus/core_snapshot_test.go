@@ -193,3 +193,49 @@ func offered(s *sim, to uint64) *raftpb.Message {
 	}
 	return nil
 }
+
+// TestSnapshotAtRest: under load a snapshot is due when as much came as the state has, and at rest for an eighth of that. One
+// for less is not due however long the rest is.
+func TestSnapshotAtRest(t *testing.T) {
+	const most = 8 << 20
+	for _, test := range []struct {
+		name      string
+		size      uint64 // of the state in the snapshot before
+		bytes     int    // written since
+		busy, due bool
+	}{
+		{"an eighth at rest", 0, most / restShare, false, true},
+		{"less at rest", 0, most/restShare - 1<<14, false, false},
+		{"an eighth under load", 0, most / 2, true, false},
+		{"all of it under load", 0, most, true, true},
+		{"an eighth of a larger state", 2 * most, most / restShare, false, false},
+		{"a quarter, of a larger state", 2 * most, most / 4, false, true},
+		{"as much as a smaller state", 2 * most, most, true, false},
+		{"as much as a larger state", 2 * most, 2 * most, true, true},
+		{"a state that is larger than the log may be", 1 << 40, 4 * most, true, true},
+	} {
+		s, n := alone(t, func(c *coreConfig) {
+			c.snapshotEntries, c.snapshotBytes, c.maxLogBytes = 1<<20, most, 16*most
+		})
+		n.core.log.snap.Size = test.size
+		const step = 1 << 17
+		value := strings.Repeat("v", step)
+		at := n.core.log.snap.Index
+		look := restTimeouts * n.core.cfg.electionTicks
+		for written := 0; written < test.bytes; written += step {
+			n.propose("k", value[:min(step, test.bytes-written)])
+			s.settle()
+			if test.busy {
+				s.tick(look / 2)
+			}
+		}
+		if !test.busy {
+			s.tick(3 * look)
+		}
+		n.propose("k", "v") // the next entry brings it
+		s.settle()
+		if due := n.newest().Index > at; due != test.due {
+			t.Errorf("%s: a snapshot: %v, want %v", test.name, due, test.due)
+		}
+	}
+}

@@ -175,6 +175,9 @@ func (n *Node) save(t *saveTask) error {
 		n.log.Error("snapshot not written", zap.Uint64("index", ref.Index), zap.Error(err))
 	}
 	ref.Manifest = manifest
+	if written, parseErr := n.opts.Snapshots.Parse(manifest); err == nil && parseErr == nil {
+		ref.Size = written.Size
+	}
 	n.events.put(input{kind: inputSaved, ref: &ref, err: err})
 	return n.ifFinal(err)
 }
@@ -246,6 +249,6 @@ func (n *Node) install(ctx context.Context, t *installTask) error {
 	if err != nil {
 		return fmt.Errorf("fetch from %x: %w", t.from, err)
 	}
-	t.ref.Chain = ref.Chain
+	t.ref.Chain, t.ref.Size = ref.Chain, ref.Size
 	return nil
 }

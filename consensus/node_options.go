@@ -64,7 +64,7 @@ type Options struct {
 	MaxInflightBatches int // entries proposed and not yet committed, 2
 
 	SnapshotEntries uint64        // entries between snapshots, 100,000
-	SnapshotBytes   int           // or payload bytes between snapshots, 64 MiB
+	SnapshotBytes   int           // or payload bytes between snapshots under load, 128 MiB or as many as the state has
 	TrailingEntries uint64        // entries kept behind a snapshot for followers slightly behind, 5,000
 	MaxMessageBytes int           // of entries in one message to a peer, 1 MiB; one entry always fits
 	MaxLogBytes     int           // payload bytes in memory beyond which writes are refused, 1 GiB
@@ -113,7 +113,7 @@ const (
 	defaultBatchBytes      = 1 << 20
 	defaultInflightBatches = 2
 	defaultSnapshotEntries = 100_000
-	defaultSnapshotBytes   = 64 << 20
+	defaultSnapshotBytes   = 128 << 20
 	longReplay             = 10_000 // entries that no second start shall have to apply again
 	defaultTrailing        = 5_000
 	defaultMaxLogBytes     = 1 << 30

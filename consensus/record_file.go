@@ -10,7 +10,7 @@ import (
 )
 
 // RecordingFormat is the version of recordings that this program writes and replays.
-const RecordingFormat = 1
+const RecordingFormat = 2
 
 // A recording is
 //

@@ -125,6 +125,7 @@ func (t *tape) work(in *input) {
 		}
 		t.uint(&in.install.serial)
 		t.fixed(in.install.ref.Chain[:])
+		t.uint(&in.install.ref.Size)
 		t.error(&in.err)
 	case inputStopped:
 		if t.reading {

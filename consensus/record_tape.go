@@ -286,4 +286,5 @@ func (t *tape) snapshotRef(r *SnapshotRef) {
 	t.fixed(r.Chain[:])
 	t.confState(&r.ConfState)
 	t.bytes(&r.Manifest)
+	t.uint(&r.Size)
 }

@@ -117,7 +117,7 @@ func TestReplayRefuses(t *testing.T) {
 	if got, err := Replay(b, ""); err != nil || got.Differs() != nil {
 		t.Errorf("any build: %v, %v", err, got.Differs())
 	}
-	next := bytes.Replace(b[:len(b)-sha256.Size], []byte(`"format":1`), []byte(`"format":2`), 1)
+	next := bytes.Replace(b[:len(b)-sha256.Size], []byte(`"format":2`), []byte(`"format":3`), 1)
 	hash := sha256.Sum256(next)
 	if _, err := Replay(append(next, hash[:]...), ""); !errors.Is(err, ErrRecordingFormat) {
 		t.Errorf("another format: %v", err)

@@ -413,7 +413,7 @@ func (a *applier) Restore(r io.Reader, index, term uint64) error {
 type snapshots struct{ *storage.Snapshots }
 
 func snapshotRef(meta storage.SnapshotMeta, manifest []byte) *consensus.SnapshotRef {
-	return &consensus.SnapshotRef{Index: meta.Index, Term: meta.Term, Chain: meta.Chain, ConfState: meta.ConfState, Manifest: manifest}
+	return &consensus.SnapshotRef{Index: meta.Index, Term: meta.Term, Chain: meta.Chain, ConfState: meta.ConfState, Manifest: manifest, Size: meta.Size}
 }
 
 func (s snapshots) Save(ref consensus.SnapshotRef, write func(io.Writer) error) ([]byte, error) {

@@ -10,7 +10,9 @@ import (
 
 // Limits of the history of keys, part of the meaning of version 1 of the commands.
 const (
-	HistoryVersions = 16             // earlier versions of one key that are kept, if there is room; never more than twice as many
+	HistoryVersions = 16             // earlier versions of one key that are kept, if there is room
+	HistoryMost     = 128            // that are kept of one key; of one with large rows twice HistoryVersions
+	historyLarge    = 1 << 10        // bytes of a large row
 	MaxHistory      = 1 << 17        // earlier versions of all keys
 	MaxHistoryBytes = 64 << 20       // what they cost together, by historyCost
 	HistoryHours    = 7 * 24         // for so long a version is kept after its end, if there is room
@@ -36,7 +38,7 @@ const (
 // row of TableHistoryMark an hour: up to which revision everything had happened when the hour began. The one under
 // floorKey says what was forgotten: a key without a row before it is new only if it is above. While there is more to
 // forget than one entry takes, TableHistorySweep says up to where. Of one key the newest
-// HistoryVersions stay when their number reaches twice that, so that a key that is written all the time does not take the
+// HistoryVersions stay when their number reaches HistoryMost, so that a key that is written all the time does not take the
 // room of all others. The history is in no change stream: it never leaves the replicas of the log.
 
 // keep makes before, which revision at puts an end to, a part of the key's history. row is what the key has now.
@@ -55,9 +57,18 @@ func (s *store) keep(key string, at uint64, before *record, row []byte) {
 		s.put(r)
 	}
 	// Version counts from 1 again after a deletion.
-	if before.table != TableKV || row != nil && rowVersion(row)%HistoryVersions == 0 && !s.short(key, row) {
+	if before.table != TableKV || row != nil && rowVersion(row)%trimEvery(before.row, row) == 0 && !s.short(key, row) {
 		s.trim(key, at)
 	}
+}
+
+// trimEvery is how many versions of a key come between two looks at them: where they are forgotten in turn with those of all
+// other keys before they are that many, a look costs next to nothing.
+func trimEvery(before, row []byte) uint64 {
+	if max(len(before), len(row)) > historyLarge {
+		return HistoryVersions
+	}
+	return HistoryMost - HistoryVersions
 }
 
 // short reports whether a key has no more than HistoryVersions, without looking at them: it is of that age, and was not there

@@ -123,6 +123,10 @@ func checkHistory(t *rapid.T, v *View, key string, was []KV) {
 func TestHistoryOfAKeyIsBounded(t *testing.T) {
 	for name, write := range map[string]func(i int) Command{
 		"put":   func(int) Command { return Put{Key: "hot"} },
+		"large": func(int) Command { return Put{Key: "hot", Value: make([]byte, historyLarge)} },
+		"large at times": func(i int) Command {
+			return Put{Key: "hot", Value: make([]byte, i%2*historyLarge)}
+		},
 		"twice": func(int) Command { return Txn{Then: []Op{{Kind: OpPut, Key: "hot"}, {Kind: OpPut, Key: "hot"}}} },
 		"made again": func(i int) Command {
 			if i%2 == 1 {
@@ -162,8 +166,12 @@ func TestHistoryOfAKeyIsBounded(t *testing.T) {
 					t.Fatalf("%d versions after %d writes, want %d at least", len(versions)-1, i, HistoryVersions)
 				}
 			}
-			if most > 2*HistoryVersions || m.View().Rows(TableHistory) > 2*HistoryVersions+1 {
-				t.Errorf("%d versions, %d rows: want at most %d", most, m.View().Rows(TableHistory), 2*HistoryVersions)
+			limit := HistoryMost
+			if name == "large" || name == "large at times" {
+				limit = 2 * HistoryVersions
+			}
+			if most > limit || m.View().Rows(TableHistory) > limit+1 {
+				t.Errorf("%d versions, %d rows: want at most %d", most, m.View().Rows(TableHistory), limit)
 			}
 			versions, since := m.View().History("hot")
 			oldest := versions[len(versions)-1]

@@ -31,6 +31,7 @@ type SnapshotMeta struct {
 	Index, Term uint64
 	Chain       [32]byte
 	ConfState   *raftpb.ConfState
+	Size        uint64 // bytes of the content, where it was read from a manifest
 }
 
 // manifest lists the chunks that make a snapshot. It is small, travels inside raft messages, and is
@@ -102,6 +103,7 @@ func decodeManifest(data []byte) (manifest, error) {
 	m := manifest{cluster: [16]byte(c.take(16))}
 	m.meta.Index, m.meta.Term, m.meta.Chain = c.u64(), c.u64(), c.hash()
 	m.whole, m.size = c.hash(), c.u64()
+	m.meta.Size = m.size
 	conf, chunks := uint64(c.u32()), uint64(c.u32())
 	if conf > maxConfStateBytes || uint64(len(c.rest)) != conf+chunks*manifestChunkBytes {
 		return manifest{}, fmt.Errorf("%w: %d bytes for %d of configuration and %d chunks", ErrManifest, len(c.rest), conf, chunks)

@@ -91,7 +91,7 @@ func (w *chunkWriter) run(write func(io.Writer) error) ([]byte, error) {
 	if err := w.cut(); err != nil {
 		return nil, err
 	}
-	w.manifest.whole = [32]byte(w.sum.Sum(nil))
+	w.manifest.whole, w.manifest.meta.Size = [32]byte(w.sum.Sum(nil)), w.manifest.size
 	data, err := w.manifest.encode()
 	if err != nil {
 		return nil, err
