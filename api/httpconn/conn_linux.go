@@ -100,10 +100,12 @@ func (c *lazyConn) Close() error {
 
 // named gives an error the form that those of package net have.
 func (c *lazyConn) named(op string, err error) error {
-	if err == nil || err == io.EOF {
-		return err
-	}
-	if op == "read" && err == os.ErrDeadlineExceeded {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, io.EOF):
+		return io.EOF
+	case op == "read" && errors.Is(err, os.ErrDeadlineExceeded):
 		return c.late
 	}
 	if inner := new(net.OpError); errors.As(err, &inner) {
@@ -184,7 +186,7 @@ func (w *writing) attempt(fd uintptr) bool {
 // retried calls again what a signal has interrupted.
 func retried(call func(int, []byte) (int, error), fd uintptr, p []byte) (int, error) {
 	for {
-		if n, err := call(int(fd), p); err != syscall.EINTR {
+		if n, err := call(int(fd), p); err == nil || !errors.Is(err, syscall.EINTR) {
 			return n, err
 		}
 	}

@@ -40,7 +40,7 @@ func serveOn(tb testing.TB, l net.Listener, lazy bool, handler http.HandlerFunc,
 	go func() { ended <- server.Serve(l) }()
 	tb.Cleanup(func() {
 		_ = server.Close()
-		<-ended
+		<-ended //nolint:errcheck // it was closed
 	})
 	return l.Addr()
 }
@@ -76,6 +76,7 @@ func answer(t *testing.T, r *bufio.Reader) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
@@ -256,7 +257,9 @@ func TestEndsAsAWatchBegins(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					if body, _ := io.ReadAll(resp.Body); string(body) != "<nil>" {
+					body, _ := io.ReadAll(resp.Body)
+					_ = resp.Body.Close()
+					if string(body) != "<nil>" {
 						t.Errorf("context: %s", body)
 					}
 				}
@@ -333,8 +336,9 @@ func (l *listener) serving() bool {
 	defer l.mu.Unlock()
 	for c := range l.conns {
 		c.client.mu.Lock()
-		defer c.client.mu.Unlock()
-		if c.client.serving {
+		serving := c.client.serving
+		c.client.mu.Unlock()
+		if serving {
 			return true
 		}
 	}

@@ -85,7 +85,7 @@ func (s *side) passed() bool {
 
 // again is what an attempt returns for the error of its system call: false lets it wait.
 func (s *side) again(err error) (done bool) {
-	if err != syscall.EAGAIN {
+	if err == nil || !errors.Is(err, syscall.EAGAIN) {
 		return true
 	}
 	s.mu.Lock()

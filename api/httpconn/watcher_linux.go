@@ -2,6 +2,7 @@ package httpconn
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"syscall"
 	"time"
@@ -59,13 +60,9 @@ func (w *watcher) end() {
 func (w *watcher) watch(over chan<- struct{}) {
 	defer close(over)
 	gone := false
-	var b [1]byte
 	err := w.raw.Read(func(fd uintptr) bool {
-		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		for err == syscall.EINTR {
-			n, _, err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		}
-		if err == syscall.EAGAIN {
+		n, err := retried(peek, fd, make([]byte, 1))
+		if errors.Is(err, syscall.EAGAIN) {
 			return false
 		}
 		gone = err != nil || n == 0
@@ -74,4 +71,9 @@ func (w *watcher) watch(over chan<- struct{}) {
 	if err == nil && gone {
 		w.gone()
 	}
+}
+
+func peek(fd int, p []byte) (int, error) {
+	n, _, err := syscall.Recvfrom(fd, p, syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	return n, err
 }
