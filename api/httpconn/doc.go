@@ -3,7 +3,7 @@
 //	server := &http.Server{ConnContext: httpconn.Context}
 //	err := server.Serve(httpconn.NewListener(l))
 //
-// For each request net/http sets seven or so deadlines, and reads a byte from the connection in a goroutine to see whether the
+// For each request net/http sets six to eight deadlines, and reads a byte from the connection in a goroutine to see whether the
 // client has gone. Nearly always no deadline passes and no client goes, and the request is over within a millisecond. So:
 //
 //   - A deadline is remembered, and the runtime's poller told when a call has to wait and the poller would wake it too late. Where the
