@@ -10,9 +10,8 @@ import (
 // long. A stack that has grown is worth keeping under load; a connection that rests keeps none.
 const idleWorker = time.Second
 
-// job is an admitted call with its context, which its call cancels.
+// job is an admitted call.
 type job struct {
-	ctx  context.Context
 	call *serverCall
 	r    request
 }
@@ -110,9 +109,9 @@ func (c *serverConn) hand(j job) {
 func (c *serverConn) work(j job) {
 	self, more := &worker{jobs: make(chan job, 1)}, true
 	for more {
-		c.answer(j.ctx, j.call, j.r)
-		j.call.cancel()
-		j = job{} // its body is not kept
+		c.answer(j.call, j.r)
+		j.call.ctx.end(context.Canceled) // whoever still does something for it stops
+		j = job{}                        // its body is not kept
 		if !c.workers.rest(self) {
 			return
 		}
