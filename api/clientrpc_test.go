@@ -63,7 +63,7 @@ func serveRPC(t testing.TB, a *fakeAgent) *rpcAgent {
 	}
 	answer := a.service.ClientHandler()
 	for _, method := range ClientMethods() {
-		server.Handle(method, func(ctx context.Context, p transport.Peer, body []byte) ([]byte, error) {
+		server.HandleWithin(a.service.ClientLimit(method), method, func(ctx context.Context, p transport.Peer, body []byte) ([]byte, error) {
 			caller, _ := identify(p)
 			return answer(ctx, caller, method, body), nil
 		})
