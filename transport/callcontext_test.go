@@ -101,7 +101,7 @@ func TestCallsShareOneTimer(t *testing.T) {
 		var mu sync.Mutex
 		var e expiry
 		looks := 0
-		look := func() {
+		e.look = func() {
 			mu.Lock()
 			defer mu.Unlock()
 			looks++
@@ -110,7 +110,7 @@ func TestCallsShareOneTimer(t *testing.T) {
 		expect := func(deadline time.Time) {
 			mu.Lock()
 			defer mu.Unlock()
-			e.expect(deadline, time.Now(), look)
+			e.expect(deadline, time.Now())
 		}
 		seen := func() (int, bool) {
 			synctest.Wait()

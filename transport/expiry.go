@@ -11,18 +11,19 @@ const expiryRest = time.Millisecond
 //
 // It has no lock of its own.
 type expiry struct {
+	look  func()      // what is called when the time of a call may be up; it may take the lock that guards this
 	timer *time.Timer // nil while no look is due
 	at    time.Time
 }
 
-// expect makes sure that look is called at a deadline, or before.
-func (e *expiry) expect(deadline, now time.Time, look func()) {
+// expect makes sure that there is a look at a deadline, or before. A look itself calls it for what it leaves.
+func (e *expiry) expect(deadline, now time.Time) {
 	if deadline.IsZero() || e.timer != nil && !deadline.Before(e.at) {
 		return
 	}
 	e.stop()
 	e.at = deadline
-	e.timer = time.AfterFunc(max(deadline.Sub(now), expiryRest), look)
+	e.timer = time.AfterFunc(max(deadline.Sub(now), expiryRest), e.look)
 }
 
 func (e *expiry) stop() {

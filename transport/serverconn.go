@@ -54,6 +54,7 @@ func newServerConn(s *Server, conn net.Conn, peer Peer) *serverConn {
 		log:    s.options.Log.With(zap.String("peer", peer.Node)),
 	}
 	c.mu.calls = make(map[uint64]*serverCall)
+	c.mu.expiry.look = c.expire
 	return c
 }
 
@@ -244,7 +245,7 @@ func (c *serverConn) setDeadline(call *serverCall, r request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	call.ctx.deadline = now.Add(left)
-	c.mu.expiry.expect(call.ctx.deadline, now, c.expire)
+	c.mu.expiry.expect(call.ctx.deadline, now)
 }
 
 // expire ends the contexts of the calls whose time is up.
@@ -263,7 +264,7 @@ func (c *serverConn) expire() {
 		}
 	}
 	c.mu.expiry.stop()
-	c.mu.expiry.expect(next, now, c.expire)
+	c.mu.expiry.expect(next, now)
 	c.mu.Unlock()
 	for _, call := range over {
 		call.ctx.end(context.DeadlineExceeded)
