@@ -9,10 +9,11 @@ import (
 	"github.com/parley-mesh/parley/mutant"
 )
 
-// appliedWaits lets callers wait until the machine has reached an index.
+// appliedWaits lets callers wait until the machine has reached an index, and lends the others channels to wait at.
 type appliedWaits struct {
-	applied atomic.Uint64
-	mu      struct {
+	applied  atomic.Uint64
+	answered sync.Pool // of channels whose callers got their answers; that of one who gave up may get one yet, and never comes here
+	mu       struct {
 		sync.Mutex // nothing is called under it; closing a channel never blocks
 		waiting    map[chan struct{}]uint64
 		failed     error
@@ -24,6 +25,14 @@ func newAppliedWaits(index uint64) *appliedWaits {
 	w.applied.Store(index)
 	w.mu.waiting = make(map[chan struct{}]uint64)
 	return w
+}
+
+// channel returns one for a single outcome, capacity 1.
+func (w *appliedWaits) channel() chan outcome {
+	if used, ok := w.answered.Get().(chan outcome); ok {
+		return used
+	}
+	return make(chan outcome, 1)
 }
 
 // advance wakes everybody who waits for index or less.
