@@ -178,11 +178,14 @@ func clientPut(ctx context.Context, s *Service, caller Caller, body []byte) ([]b
 			return nil, err
 		}
 	}
-	return s.clientWrite(ctx, caller, req.Request, cmd, func(w *wire.Written, r state.Result) {
-		if held {
-			w.LockIndex = r.Number()
-		}
-	})
+	written, result, err := s.clientWrite(ctx, caller, req.Request, cmd)
+	if err != nil {
+		return nil, err
+	}
+	if held {
+		written.LockIndex = result.Number()
+	}
+	return writtenAnswer(written), nil
 }
 
 func clientDelete(ctx context.Context, s *Service, caller Caller, body []byte) ([]byte, error) {
@@ -190,29 +193,35 @@ func clientDelete(ctx context.Context, s *Service, caller Caller, body []byte) (
 	if err != nil {
 		return nil, Errorf(CodeInvalid, "%v", err)
 	}
+	var cmd state.Command = state.Delete{Key: req.Key, Compare: req.Compare}
 	if req.Prefix {
-		cmd, err := prefixDelete(req.Key, req.Compare)
-		if err != nil {
-			return nil, err
-		}
-		return s.clientWrite(ctx, caller, req.Request, cmd, func(w *wire.Written, r state.Result) { w.Deleted = r.Number() })
+		cmd, err = prefixDelete(req.Key, req.Compare)
+	} else if bad := checkKey(req.Key); bad != nil {
+		err = bad
 	}
-	if err := checkKey(req.Key); err != nil {
-		return nil, err
-	}
-	return s.clientWrite(ctx, caller, req.Request, state.Delete{Key: req.Key, Compare: req.Compare}, func(w *wire.Written, _ state.Result) { w.Deleted = 1 })
-}
-
-// clientWrite executes and tells what came of it; rest fills in what is the command's own.
-func (s *Service) clientWrite(ctx context.Context, caller Caller, id RequestID, cmd state.Command, rest func(*wire.Written, state.Result)) ([]byte, error) {
-	done, err := s.ExecuteOnce(ctx, caller, id, cmd)
 	if err != nil {
 		return nil, err
 	}
-	w := wire.Written{
+	written, result, err := s.clientWrite(ctx, caller, req.Request, cmd)
+	if err != nil {
+		return nil, err
+	}
+	if written.Deleted = 1; req.Prefix {
+		written.Deleted = result.Number()
+	}
+	return writtenAnswer(written), nil
+}
+
+// clientWrite executes and tells what came of it; what is the command's own is still to be filled in from the result.
+func (s *Service) clientWrite(ctx context.Context, caller Caller, id RequestID, cmd state.Command) (wire.Written, state.Result, error) {
+	done, err := s.ExecuteOnce(ctx, caller, id, cmd)
+	if err != nil {
+		return wire.Written{}, state.Result{}, err
+	}
+	return wire.Written{
 		Place:    wire.Place{Node: done.Node, Term: done.Term, Index: done.Index, Stamp: uint64(done.Stamp)},
 		Revision: done.Result.Revision,
-	}
-	rest(&w, done.Result)
-	return w.Append(make([]byte, 0, 96)), nil
+	}, done.Result, nil
 }
+
+func writtenAnswer(w wire.Written) []byte { return w.Append(make([]byte, 0, 96)) }

@@ -125,16 +125,21 @@ func (s *Service) propose(ctx context.Context, envelope state.Envelope) (Applied
 // encode refuses what the state could never do, before it reaches the log.
 func (s *Service) encode(envelope state.Envelope) ([]byte, *Error) {
 	command, err := state.Encode(envelope, s.local.ClusterVersion())
+	if err != nil {
+		return nil, encodeError(err)
+	}
+	return command, nil
+}
+
+func encodeError(err error) *Error {
 	var tooNew *state.TooNewError
 	switch {
-	case err == nil:
-		return command, nil
 	case errors.Is(err, state.ErrTooLarge):
-		return nil, Errorf(CodeTooLarge, "%v", err)
+		return Errorf(CodeTooLarge, "%v", err)
 	case errors.As(err, &tooNew):
-		return nil, Errorf(CodeUnsupported, "%v", err).WithHint("upgrade every agent of the core, then finalize the upgrade")
+		return Errorf(CodeUnsupported, "%v", err).WithHint("upgrade every agent of the core, then finalize the upgrade")
 	}
-	return nil, Errorf(CodeInvalid, "%v", err)
+	return Errorf(CodeInvalid, "%v", err)
 }
 
 func (s *Service) forwardExecute(ctx context.Context, leader string, caller Caller, envelope state.Envelope) (Applied, *Error) {
