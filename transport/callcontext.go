@@ -59,7 +59,8 @@ func (c *callContext) Value(key any) any {
 }
 
 // AfterFunc has f called with the end; stop reports whether it kept f from that. Package context looks for this method, and
-// starts no goroutine for a context made of this one.
+// starts no goroutine for a context made of this one. It calls it with the new context locked, which f locks too: so an end that
+// came between its look at Done and this must be told by another goroutine.
 func (c *callContext) AfterFunc(f func()) (stop func() bool) {
 	a := &afterEnd{f}
 	c.mu.Lock()
@@ -72,7 +73,7 @@ func (c *callContext) AfterFunc(f func()) (stop func() bool) {
 	}
 	c.mu.Unlock()
 	if over {
-		f()
+		go f()
 	}
 	return func() bool {
 		c.mu.Lock()

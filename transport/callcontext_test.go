@@ -59,6 +59,48 @@ func TestCallContextEnds(t *testing.T) {
 	})
 }
 
+// A context may be made of one that ends in that moment: whoever makes it holds a lock then, which to be told of the end takes.
+func TestContextsMadeAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &callContext{}
+		c.end(context.DeadlineExceeded)
+		var lock sync.Mutex // as that of the context which is made
+		told := false
+		lock.Lock()
+		stop := c.AfterFunc(func() {
+			lock.Lock()
+			defer lock.Unlock()
+			told = true
+		})
+		lock.Unlock()
+		synctest.Wait()
+		if !told || stop() {
+			t.Errorf("told of an end that was before: %v", told)
+		}
+		for range 2000 {
+			c, begin := &callContext{}, make(chan struct{})
+			var all sync.WaitGroup
+			for range 3 {
+				all.Go(func() {
+					<-begin
+					child, cancel := context.WithTimeout(c, time.Hour)
+					defer cancel()
+					<-child.Done()
+					if err := child.Err(); !errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("ended by %v", err)
+					}
+				})
+			}
+			all.Go(func() {
+				<-begin
+				c.end(context.DeadlineExceeded)
+			})
+			close(begin)
+			all.Wait()
+		}
+	})
+}
+
 // Each call ends at its own deadline, in whatever order they came.
 func TestCallsEndAtTheirDeadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
