@@ -159,16 +159,25 @@ func wireRow(kv state.KV) wire.Row {
 	}
 }
 
-func clientPut(ctx context.Context, s *Service, caller Caller, body []byte) ([]byte, error) {
+// parsePut reads a put that may be done, as far as can be seen without the state.
+func parsePut(body []byte) (wire.Put, error) {
 	req, err := wire.ParsePut(body)
 	if err != nil {
-		return nil, Errorf(CodeInvalid, "%v", err)
+		return req, Errorf(CodeInvalid, "%v", err)
 	}
 	if err := checkKey(req.Key); err != nil {
-		return nil, err
+		return req, err
 	}
 	if len(req.Value) > state.MaxValueBytes {
-		return nil, Errorf(CodeTooLarge, "the value has %d bytes, the limit is %d", len(req.Value), state.MaxValueBytes)
+		return req, Errorf(CodeTooLarge, "the value has %d bytes, the limit is %d", len(req.Value), state.MaxValueBytes)
+	}
+	return req, nil
+}
+
+func clientPut(ctx context.Context, s *Service, caller Caller, body []byte) ([]byte, error) {
+	req, err := parsePut(body)
+	if err != nil {
+		return nil, err
 	}
 	put := state.Put{Key: req.Key, Value: req.Value, Flags: req.Flags, Compare: req.Compare}
 	held := req.Session != "" || req.Release
@@ -218,10 +227,14 @@ func (s *Service) clientWrite(ctx context.Context, caller Caller, id RequestID, 
 	if err != nil {
 		return wire.Written{}, state.Result{}, err
 	}
+	return writtenBy(done), done.Result, nil
+}
+
+func writtenBy(done Applied) wire.Written {
 	return wire.Written{
 		Place:    wire.Place{Node: done.Node, Term: done.Term, Index: done.Index, Stamp: uint64(done.Stamp)},
 		Revision: done.Result.Revision,
-	}, done.Result, nil
+	}
 }
 
 func writtenAnswer(w wire.Written) []byte { return w.Append(make([]byte, 0, 96)) }

@@ -47,6 +47,13 @@ func fakeCertificate(t testing.TB, name string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
+// unanswered is a call as the agent hands it over.
+type unanswered struct{ *transport.Begun }
+
+func (u unanswered) GoOn(rest func(ctx context.Context) []byte) {
+	u.Begun.GoOn(func(ctx context.Context, _ transport.Peer, _ []byte) ([]byte, error) { return rest(ctx), nil })
+}
+
 // serveRPC is what the agent does with a connection, in small.
 func serveRPC(t testing.TB, a *fakeAgent) *rpcAgent {
 	t.Helper()
@@ -63,10 +70,18 @@ func serveRPC(t testing.TB, a *fakeAgent) *rpcAgent {
 	}
 	answer := a.service.ClientHandler()
 	for _, method := range ClientMethods() {
-		server.HandleWithin(a.service.ClientLimit(method), method, func(ctx context.Context, p transport.Peer, body []byte) ([]byte, error) {
+		handle := func(ctx context.Context, p transport.Peer, body []byte) ([]byte, error) {
 			caller, _ := identify(p)
 			return answer(ctx, caller, method, body), nil
-		})
+		}
+		if method != wire.MethodPut {
+			server.HandleWithin(a.service.ClientLimit(method), method, handle)
+			continue
+		}
+		server.HandleBegun(a.service.ClientLimit(method), method, func(ctx context.Context, p transport.Peer, body []byte, call *transport.Begun) func(error) {
+			caller, _ := identify(p)
+			return a.service.BeginPut(ctx, caller, body, unanswered{call})
+		}, handle)
 	}
 	server.HandleStream(wire.MethodWatch, func(ctx context.Context, p transport.Peer, _ []byte, send func([]byte) error) error {
 		err := a.service.ServeWatches(ctx, func() (Caller, error) { return identify(p) }, send)

@@ -24,11 +24,13 @@ import (
 func BenchmarkPut(b *testing.B) {
 	c := newFake(b, 1, 1)
 	a := c.agents["a1"]
-	a.propose = proposeTo(coreOfOne(b))
+	core := coreOfOne(b)
+	a.propose = proposeTo(core)
 	o := a.options()
 	registry := ops.NewRegistry(ops.RegistryOptions{Board: &ops.Board{}, Elapsed: clock.Awake})
 	o.OpTimeout = 10 * time.Second
 	o.Observe = Observer{Request: registry.Request, Write: func(bool) func(int, bool) { return func(int, bool) {} }, Gate: registry.Gate}
+	o.Local.Begin = beginAt(core)
 	a.service = New(o)
 	server := serveRPC(b, a)
 	value := make([]byte, 256)
@@ -72,6 +74,14 @@ func proposeTo(n *consensus.Node) func(context.Context, []byte) (Proposed, error
 	return func(ctx context.Context, command []byte) (Proposed, error) {
 		p, err := n.Propose(ctx, command)
 		return Proposed{Index: p.Index, Term: p.Term, Stamp: p.Stamp, Data: p.Data}, err
+	}
+}
+
+func beginAt(n *consensus.Node) func([]byte, func(Proposed, error)) func(error) {
+	return func(command []byte, done func(Proposed, error)) func(error) {
+		return n.Begin(command, func(p consensus.Proposed, err error) {
+			done(Proposed{Index: p.Index, Term: p.Term, Stamp: p.Stamp, Data: p.Data}, err)
+		})
 	}
 }
 

@@ -13,16 +13,42 @@ import (
 // must lead. Errors: *NotLeaderError, ErrBusy, ErrTooLarge, *UnavailableError, ErrStopped and ctx's
 // (wrapped) mean that nothing happened; *OutcomeUnknownError that it may have.
 func (n *Node) Propose(ctx context.Context, command []byte) (Proposed, error) {
-	if why := cmp.Or(n.full.Load(), n.refusing.Load()); why != nil && n.status.Load().Role == "leader" {
-		return Proposed{}, &UnavailableError{Cause: *why}
-	}
-	if g := n.opts.Guard; g != nil {
-		if err := g.Refuse(command); err != nil {
-			return Proposed{}, err
-		}
+	if err := n.refuses(command); err != nil {
+		return Proposed{}, err
 	}
 	o := n.ask(ctx, n.proposals, &asked{request: request{command: command}})
 	return o.done, o.err
+}
+
+// Begin is Propose for who does not wait: done is told what Propose would have returned, once, perhaps before Begin returns. It
+// is called by whatever goroutine has the answer, mostly the one that applies, so it must neither wait nor panic. giveUp is what
+// the end of the context is to Propose; it may be called at any time.
+func (n *Node) Begin(command []byte, done func(Proposed, error)) (giveUp func(cause error)) {
+	b := &begun{node: n, done: done}
+	b.command, b.reply = command, b.answer
+	if err := n.refuses(command); err != nil {
+		b.answer(outcome{err: err})
+	} else if n.stopping.Load() || !n.waits.add(b) {
+		b.answer(outcome{err: ErrStopped})
+	} else {
+		select {
+		case n.proposals <- &b.request:
+		default:
+			b.answer(outcome{err: ErrBusy})
+		}
+	}
+	return b.giveUp
+}
+
+// refuses says why a command is not even handed to the loop.
+func (n *Node) refuses(command []byte) error {
+	if why := cmp.Or(n.full.Load(), n.refusing.Load()); why != nil && n.status.Load().Role == "leader" {
+		return &UnavailableError{Cause: *why}
+	}
+	if g := n.opts.Guard; g != nil {
+		return g.Refuse(command)
+	}
+	return nil
 }
 
 // ReadIndex returns an index such that a read after WaitApplied of it sees everything that was
@@ -177,5 +203,34 @@ func (a *asked) abandon(cause error) outcome {
 		return o
 	default:
 		return outcome{err: &OutcomeUnknownError{Cause: cause}}
+	}
+}
+
+// begun is a proposal that nobody waits for.
+type begun struct {
+	request
+	node     *Node
+	done     func(Proposed, error)
+	answered atomic.Bool
+	next     *begun // in the list of those without an answer, as prev
+	prev     *begun
+}
+
+// answer tells the first outcome.
+func (b *begun) answer(o outcome) {
+	if b.answered.Swap(true) {
+		return
+	}
+	b.node.waits.remove(b)
+	b.done(o.done, o.err)
+}
+
+func (b *begun) giveUp(cause error) {
+	switch {
+	case b.answered.Load():
+	case b.cancel():
+		b.answer(outcome{err: fmt.Errorf("consensus: %w: %w", ErrGivenUp, cause)})
+	default:
+		b.answer(outcome{err: &OutcomeUnknownError{Cause: cause}})
 	}
 }

@@ -17,6 +17,8 @@ type appliedWaits struct {
 		sync.Mutex // nothing is called under it; closing a channel never blocks
 		waiting    map[chan struct{}]uint64
 		failed     error
+		begun      *begun // the newest of those without an answer, each in front of the one before
+		ended      bool   // nobody is told anything any more
 	}
 }
 
@@ -33,6 +35,50 @@ func (w *appliedWaits) channel() chan outcome {
 		return used
 	}
 	return make(chan outcome, 1)
+}
+
+// add keeps b until it has its answer. False: the node has stopped.
+func (w *appliedWaits) add(b *begun) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mu.ended {
+		return false
+	}
+	if b.next = w.mu.begun; b.next != nil {
+		b.next.prev = b
+	}
+	w.mu.begun = b
+	return true
+}
+
+func (w *appliedWaits) remove(b *begun) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case b.prev != nil:
+		b.prev.next = b.next
+	case w.mu.begun == b:
+		w.mu.begun = b.next
+	}
+	if b.next != nil {
+		b.next.prev = b.prev
+	}
+	b.next, b.prev = nil, nil
+}
+
+// end gives everything up that has no answer, and takes no more: the node has stopped.
+func (w *appliedWaits) end(cause error) {
+	w.fail(cause)
+	var left []*begun
+	w.mu.Lock()
+	w.mu.ended = true
+	for b := w.mu.begun; b != nil; b = b.next {
+		left = append(left, b)
+	}
+	w.mu.Unlock()
+	for _, b := range left {
+		b.giveUp(cause)
+	}
 }
 
 // advance wakes everybody who waits for index or less.

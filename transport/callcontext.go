@@ -18,6 +18,7 @@ type callContext struct {
 		err        error
 		done       chan struct{} // made for the first who asks
 		after      map[*afterEnd]struct{}
+		giveUp     func(error) // called with the end too
 	}
 }
 
@@ -84,6 +85,17 @@ func (c *callContext) AfterFunc(f func()) (stop func() bool) {
 	}
 }
 
+// onEnd has giveUp called with the reason of the end, at once if that was before. There is one for a context.
+func (c *callContext) onEnd(giveUp func(error)) {
+	c.mu.Lock()
+	err := c.mu.err
+	c.mu.giveUp = giveUp
+	c.mu.Unlock()
+	if err != nil {
+		giveUp(err)
+	}
+}
+
 // end ends the context; the first reason counts.
 func (c *callContext) end(why error) {
 	c.mu.Lock()
@@ -95,9 +107,12 @@ func (c *callContext) end(why error) {
 	if c.mu.done != nil {
 		close(c.mu.done)
 	}
-	after := c.mu.after
-	c.mu.after = nil
+	after, giveUp := c.mu.after, c.mu.giveUp
+	c.mu.after, c.mu.giveUp = nil, nil
 	c.mu.Unlock()
+	if giveUp != nil {
+		giveUp(why)
+	}
 	for a := range after {
 		a.f()
 	}

@@ -217,7 +217,7 @@ func (c *serverConn) refuse(r request) *Error {
 	return nil
 }
 
-// start runs the handler of an admitted call in a goroutine that has nothing else to do meanwhile.
+// start has an admitted call begun, or runs its handler in a goroutine that has nothing else to do meanwhile.
 func (c *serverConn) start(call *serverCall, r request) {
 	c.setDeadline(call, r)
 	if r.window > 0 {
@@ -229,7 +229,10 @@ func (c *serverConn) start(call *serverCall, r request) {
 			call.ctx.end(context.Canceled) // the drainer came between admit and here
 		}
 	}
-	c.hand(job{call, r})
+	if begin := c.server.methods[r.method].begin; begin != nil && c.begin(call, r, begin) {
+		return
+	}
+	c.hand(job{call: call, r: r})
 }
 
 // setDeadline gives a call the time that its caller allows it, or its method if that is less.
@@ -272,7 +275,8 @@ func (c *serverConn) expire() {
 }
 
 // answer runs the handler and queues what it returned.
-func (c *serverConn) answer(call *serverCall, r request) {
+func (c *serverConn) answer(j job) {
+	call, r := j.call, j.r
 	f := &outFrame{id: call.id}
 	if call.window != nil {
 		f.kind = kindEnd
@@ -280,7 +284,7 @@ func (c *serverConn) answer(call *serverCall, r request) {
 			f.kind, f.failure = kindError, c.streamFailure(err)
 		}
 	} else {
-		body, err := c.runUnary(call, r)
+		body, err := c.runUnary(j)
 		if err == nil && len(body) > c.server.options.MaxBody {
 			err = errTooLarge("response", len(body), c.server.options.MaxBody)
 		}
@@ -335,9 +339,13 @@ func (c *serverConn) streamFailure(err error) *Error {
 	return wireError(err)
 }
 
-func (c *serverConn) runUnary(call *serverCall, r request) (body []byte, err error) {
-	defer c.recoverAs(r.method, &err)
-	return c.server.methods[r.method].unary(&call.ctx, c.peer, r.body)
+func (c *serverConn) runUnary(j job) (body []byte, err error) {
+	defer c.recoverAs(j.r.method, &err)
+	handle := j.rest
+	if handle == nil {
+		handle = c.server.methods[j.r.method].unary
+	}
+	return handle(&j.call.ctx, c.peer, j.r.body)
 }
 
 func (c *serverConn) runStream(call *serverCall, r request) (err error) {

@@ -14,6 +14,7 @@ const idleWorker = time.Second
 type job struct {
 	call *serverCall
 	r    request
+	rest Handler // nil: the method's own
 }
 
 // workers are the goroutines of a connection's handlers that have nothing to do. The one that was busy last goes first: what it
@@ -109,7 +110,7 @@ func (c *serverConn) hand(j job) {
 func (c *serverConn) work(j job) {
 	self, more := &worker{jobs: make(chan job, 1)}, true
 	for more {
-		c.answer(j.call, j.r)
+		c.answer(j)
 		j.call.ctx.end(context.Canceled) // whoever still does something for it stops
 		j = job{}                        // its body is not kept
 		if !c.workers.rest(self) {
