@@ -12,8 +12,10 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +30,7 @@ import (
 type rpcAgent struct {
 	addr  string
 	conns sync.WaitGroup
+	sent  atomic.Int64 // writes to the network
 	mu    sync.Mutex
 	roles map[string]policy.Role // in place of the certificate's
 }
@@ -52,6 +55,27 @@ type unanswered struct{ *transport.Begun }
 
 func (u unanswered) GoOn(rest func(ctx context.Context) []byte) {
 	u.Begun.GoOn(func(ctx context.Context, _ transport.Peer, _ []byte) ([]byte, error) { return rest(ctx), nil })
+}
+
+// sentListener counts what its connections write below TLS.
+type sentListener struct {
+	net.Listener
+	writes *atomic.Int64
+}
+
+func (l sentListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	return sentConn{conn, l.writes}, err
+}
+
+type sentConn struct {
+	net.Conn
+	writes *atomic.Int64
+}
+
+func (c sentConn) Write(b []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(b)
 }
 
 // serveRPC is what the agent does with a connection, in small.
@@ -91,12 +115,13 @@ func serveRPC(t testing.TB, a *fakeAgent) *rpcAgent {
 		}
 		return err
 	})
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
-		Certificates: []tls.Certificate{fakeCertificate(t, "agent")}, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{transport.ALPNRPC},
-	})
+	plain, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	l := tls.NewListener(sentListener{plain, &out.sent}, &tls.Config{
+		Certificates: []tls.Certificate{fakeCertificate(t, "agent")}, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{transport.ALPNRPC},
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(func() { cancel(); _ = l.Close(); out.conns.Wait() })
 	out.addr = l.Addr().String()

@@ -30,36 +30,43 @@ func BenchmarkPut(b *testing.B) {
 	registry := ops.NewRegistry(ops.RegistryOptions{Board: &ops.Board{}, Elapsed: clock.Awake})
 	o.OpTimeout = 10 * time.Second
 	o.Observe = Observer{Request: registry.Request, Write: func(bool) func(int, bool) { return func(int, bool) {} }, Gate: registry.Gate}
-	o.Local.Begin = beginAt(core)
-	a.service = New(o)
-	server := serveRPC(b, a)
+	for _, begun := range []bool{true, false} {
+		if o.Local.Begin = nil; begun {
+			o.Local.Begin = beginAt(core)
+		}
+		a.service = New(o)
+		server := serveRPC(b, a)
+		for _, callers := range []int{1, 64, 512} {
+			b.Run(fmt.Sprintf("begun=%v/callers=%d", begun, callers), func(b *testing.B) { benchmarkPuts(b, server, callers) })
+		}
+	}
+}
+
+func benchmarkPuts(b *testing.B, server *rpcAgent, callers int) {
 	value := make([]byte, 256)
-	for _, callers := range []int{1, 64, 512} {
-		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
-			cl := server.client(b, "a2")
-			if _, err := cl.Put(b.Context(), "web/1", value, client.PutOptions{}); err != nil {
-				b.Fatal(err)
+	cl := server.client(b, "a2")
+	if _, err := cl.Put(b.Context(), "web/1", value, client.PutOptions{}); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	began, sent := processorTime(b), server.sent.Load()
+	b.ResetTimer()
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var all sync.WaitGroup
+	for range callers {
+		all.Go(func() {
+			for left.Add(-1) >= 0 {
+				if _, err := cl.Put(b.Context(), "web/1", value, client.PutOptions{}); err != nil {
+					b.Error(err)
+					return
+				}
 			}
-			b.ReportAllocs()
-			began := processorTime(b)
-			b.ResetTimer()
-			var left atomic.Int64
-			left.Store(int64(b.N))
-			var all sync.WaitGroup
-			for range callers {
-				all.Go(func() {
-					for left.Add(-1) >= 0 {
-						if _, err := cl.Put(b.Context(), "web/1", value, client.PutOptions{}); err != nil {
-							b.Error(err)
-							return
-						}
-					}
-				})
-			}
-			all.Wait()
-			b.ReportMetric(float64(processorTime(b)-began)/float64(b.N), "cpu-ns/op")
 		})
 	}
+	all.Wait()
+	b.ReportMetric(float64(processorTime(b)-began)/float64(b.N), "cpu-ns/op")
+	b.ReportMetric(float64(server.sent.Load()-sent)/float64(b.N), "writes/op")
 }
 
 func processorTime(tb testing.TB) time.Duration {
