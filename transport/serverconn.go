@@ -17,7 +17,7 @@ import (
 )
 
 // serverConn is one connection's end that answers. Goroutines: the reader (run's caller), the
-// writer, the drainer, and one for each call in progress.
+// writer, the drainer, and one for each call in progress that was not begun.
 type serverConn struct {
 	*wire
 	server  *Server
