@@ -137,6 +137,7 @@ var clockReaders = map[string]string{
 	"ops/lab":                  "waits for processes, in tests and demonstrations",
 	"test":                     "measures real time",
 	"transport/client.go":      "sends what is left of the caller's deadline",
+	"transport/serverconn.go":  "ends calls at their deadlines",
 }
 
 // badNames are directories that say nothing about what they own.

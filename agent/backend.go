@@ -18,7 +18,7 @@ func (a *Agent) apiOptions() api.Options {
 		Local: api.Local{
 			Node: a.ids.Node, TrustDomain: a.source.ID().TrustDomain(), Hub: a.hub, HoldsKV: func() bool { return a.core.member() != nil }, Leader: a.leader, Leaderless: a.leaderWatch.get,
 			MembersChanged: a.membersChanged, Starts: func() uint64 { return a.incarnation },
-			Propose: a.propose, ReadIndex: a.readIndex, Call: a.call, RoleOf: a.roleOf, CoreNodes: a.book.coreNodes,
+			Propose: a.propose, Begin: a.begin, ReadIndex: a.readIndex, Call: a.call, RoleOf: a.roleOf, CoreNodes: a.book.coreNodes,
 			ClusterVersion: func() uint32 { return a.held.clusterVersion(a.hub.View()) },
 			Members:        a.apiMembers, Core: a.coreStatus, Status: a.status, Health: a.health, Invariants: a.invariants,
 			CreateToken: a.createToken, Ops: a.watcher.board.Snapshot, Metrics: a.watcher.registry.Handler(),
@@ -71,6 +71,21 @@ func (a *Agent) propose(ctx context.Context, command []byte) (api.Proposed, erro
 		return api.Proposed{}, api.Errorf(api.CodeNotLeader, "%s is outside the core", a.ids.Node)
 	}
 	p, err := n.node.Propose(ctx, command)
+	return a.proposed(n, p, err)
+}
+
+// begin is propose for who does not wait.
+func (a *Agent) begin(command []byte, done func(api.Proposed, error)) (giveUp func(cause error)) {
+	n := a.core.running()
+	if n == nil {
+		done(api.Proposed{}, api.Errorf(api.CodeNotLeader, "%s is outside the core", a.ids.Node))
+		return func(error) {}
+	}
+	return n.node.Begin(command, func(p consensus.Proposed, err error) { done(a.proposed(n, p, err)) })
+}
+
+// proposed is what the API is told of a proposal to n.
+func (a *Agent) proposed(n *coreNode, p consensus.Proposed, err error) (api.Proposed, error) {
 	if errors.Is(err, consensus.ErrGivenUp) && errors.Is(err, context.DeadlineExceeded) {
 		return api.Proposed{}, api.Errorf(api.CodeDeadline, "deadline exceeded, not proposed")
 	}

@@ -191,8 +191,10 @@ func (c *coreRunner) buildOnce(raftID uint64) (*bootedCore, error) {
 	if err != nil {
 		return nil, errors.Join(err, st.close())
 	}
+	_, total, known := diskSpace(c.dir.path)
 	n, err := consensus.New(consensus.Options{
-		Guard: guard, Held: c.isHeld, Abstain: c.abstain,
+		SnapshotBytes: snapshotBytes(total, known),
+		Guard:         guard, Held: c.isHeld, Abstain: c.abstain,
 		ID: raftID, Clock: c.clock, Log: st.log, Recovered: st.recoveredState(),
 		Snapshots: snapshotStore{st.snapshots}, Machine: machine,
 		Digest: machine.digest, CheckpointEvery: c.cfg.CheckpointEvery, Probation: c.fencing != nil, Fenced: c.fencing.hopeless(),

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/clock"
+	"github.com/parley-mesh/parley/consensus"
 	"github.com/parley-mesh/parley/storage"
 	"github.com/parley-mesh/parley/transport"
 )
@@ -17,6 +18,11 @@ const (
 	// coreRoomBytes is what a file system must have free before its agent says that it may be in the
 	// core: the first log segment and the spare one that is kept ready.
 	coreRoomBytes = 2 * storage.DefaultSegmentBytes
+
+	// Of a file system that is smaller than diskShare times the usual distance between two snapshots, a share is their distance
+	// under load. What is kept of the log goes back to the snapshot before the last, so it takes an eighth of it, or a quarter with a large state.
+	diskShare        = 16
+	minSnapshotBytes = 16 << 20
 
 	// After a log could not be made for want of space this long passes before the next attempt, doubled
 	// each time.
@@ -43,6 +49,14 @@ func newCoreRoom(dir *dataDir, log *zap.Logger) *coreRoom {
 		free: func() (uint64, bool) { free, _, ok := diskSpace(dir.path); return free, ok },
 		now:  clock.Boottime, log: log,
 	}
+}
+
+// snapshotBytes is how far apart snapshots are under load on a file system of that size, 0 for the usual.
+func snapshotBytes(total uint64, known bool) int {
+	if share := total / diskShare; known && share < consensus.DefaultSnapshotBytes {
+		return int(max(share, minSnapshotBytes)) //nolint:gosec // checked
+	}
+	return 0
 }
 
 // lack says what is missing, "" if there is room.

@@ -159,16 +159,25 @@ func wireRow(kv state.KV) wire.Row {
 	}
 }
 
-func clientPut(ctx context.Context, s *Service, caller Caller, body []byte) ([]byte, error) {
+// parsePut reads a put that may be done, as far as can be seen without the state.
+func parsePut(body []byte) (wire.Put, error) {
 	req, err := wire.ParsePut(body)
 	if err != nil {
-		return nil, Errorf(CodeInvalid, "%v", err)
+		return req, Errorf(CodeInvalid, "%v", err)
 	}
 	if err := checkKey(req.Key); err != nil {
-		return nil, err
+		return req, err
 	}
 	if len(req.Value) > state.MaxValueBytes {
-		return nil, Errorf(CodeTooLarge, "the value has %d bytes, the limit is %d", len(req.Value), state.MaxValueBytes)
+		return req, Errorf(CodeTooLarge, "the value has %d bytes, the limit is %d", len(req.Value), state.MaxValueBytes)
+	}
+	return req, nil
+}
+
+func clientPut(ctx context.Context, s *Service, caller Caller, body []byte) ([]byte, error) {
+	req, err := parsePut(body)
+	if err != nil {
+		return nil, err
 	}
 	put := state.Put{Key: req.Key, Value: req.Value, Flags: req.Flags, Compare: req.Compare}
 	held := req.Session != "" || req.Release
@@ -178,11 +187,14 @@ func clientPut(ctx context.Context, s *Service, caller Caller, body []byte) ([]b
 			return nil, err
 		}
 	}
-	return s.clientWrite(ctx, caller, req.Request, cmd, func(w *wire.Written, r state.Result) {
-		if held {
-			w.LockIndex = r.Number()
-		}
-	})
+	written, result, err := s.clientWrite(ctx, caller, req.Request, cmd)
+	if err != nil {
+		return nil, err
+	}
+	if held {
+		written.LockIndex = result.Number()
+	}
+	return writtenAnswer(written), nil
 }
 
 func clientDelete(ctx context.Context, s *Service, caller Caller, body []byte) ([]byte, error) {
@@ -190,29 +202,39 @@ func clientDelete(ctx context.Context, s *Service, caller Caller, body []byte) (
 	if err != nil {
 		return nil, Errorf(CodeInvalid, "%v", err)
 	}
+	var cmd state.Command = state.Delete{Key: req.Key, Compare: req.Compare}
 	if req.Prefix {
-		cmd, err := prefixDelete(req.Key, req.Compare)
-		if err != nil {
-			return nil, err
-		}
-		return s.clientWrite(ctx, caller, req.Request, cmd, func(w *wire.Written, r state.Result) { w.Deleted = r.Number() })
+		cmd, err = prefixDelete(req.Key, req.Compare)
+	} else if bad := checkKey(req.Key); bad != nil {
+		err = bad
 	}
-	if err := checkKey(req.Key); err != nil {
-		return nil, err
-	}
-	return s.clientWrite(ctx, caller, req.Request, state.Delete{Key: req.Key, Compare: req.Compare}, func(w *wire.Written, _ state.Result) { w.Deleted = 1 })
-}
-
-// clientWrite executes and tells what came of it; rest fills in what is the command's own.
-func (s *Service) clientWrite(ctx context.Context, caller Caller, id RequestID, cmd state.Command, rest func(*wire.Written, state.Result)) ([]byte, error) {
-	done, err := s.ExecuteOnce(ctx, caller, id, cmd)
 	if err != nil {
 		return nil, err
 	}
-	w := wire.Written{
+	written, result, err := s.clientWrite(ctx, caller, req.Request, cmd)
+	if err != nil {
+		return nil, err
+	}
+	if written.Deleted = 1; req.Prefix {
+		written.Deleted = result.Number()
+	}
+	return writtenAnswer(written), nil
+}
+
+// clientWrite executes and tells what came of it; what is the command's own is still to be filled in from the result.
+func (s *Service) clientWrite(ctx context.Context, caller Caller, id RequestID, cmd state.Command) (wire.Written, state.Result, error) {
+	done, err := s.ExecuteOnce(ctx, caller, id, cmd)
+	if err != nil {
+		return wire.Written{}, state.Result{}, err
+	}
+	return writtenBy(done), done.Result, nil
+}
+
+func writtenBy(done Applied) wire.Written {
+	return wire.Written{
 		Place:    wire.Place{Node: done.Node, Term: done.Term, Index: done.Index, Stamp: uint64(done.Stamp)},
 		Revision: done.Result.Revision,
 	}
-	rest(&w, done.Result)
-	return w.Append(make([]byte, 0, 96)), nil
 }
+
+func writtenAnswer(w wire.Written) []byte { return w.Append(make([]byte, 0, 96)) }

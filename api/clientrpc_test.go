@@ -12,8 +12,10 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +30,7 @@ import (
 type rpcAgent struct {
 	addr  string
 	conns sync.WaitGroup
+	sent  atomic.Int64 // writes to the network
 	mu    sync.Mutex
 	roles map[string]policy.Role // in place of the certificate's
 }
@@ -47,6 +50,34 @@ func fakeCertificate(t testing.TB, name string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
+// unanswered is a call as the agent hands it over.
+type unanswered struct{ *transport.Begun }
+
+func (u unanswered) GoOn(rest func(ctx context.Context) []byte) {
+	u.Begun.GoOn(func(ctx context.Context, _ transport.Peer, _ []byte) ([]byte, error) { return rest(ctx), nil })
+}
+
+// sentListener counts what its connections write below TLS.
+type sentListener struct {
+	net.Listener
+	writes *atomic.Int64
+}
+
+func (l sentListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	return sentConn{conn, l.writes}, err
+}
+
+type sentConn struct {
+	net.Conn
+	writes *atomic.Int64
+}
+
+func (c sentConn) Write(b []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(b)
+}
+
 // serveRPC is what the agent does with a connection, in small.
 func serveRPC(t testing.TB, a *fakeAgent) *rpcAgent {
 	t.Helper()
@@ -63,10 +94,18 @@ func serveRPC(t testing.TB, a *fakeAgent) *rpcAgent {
 	}
 	answer := a.service.ClientHandler()
 	for _, method := range ClientMethods() {
-		server.Handle(method, func(ctx context.Context, p transport.Peer, body []byte) ([]byte, error) {
+		handle := func(ctx context.Context, p transport.Peer, body []byte) ([]byte, error) {
 			caller, _ := identify(p)
 			return answer(ctx, caller, method, body), nil
-		})
+		}
+		if method != wire.MethodPut {
+			server.HandleWithin(a.service.ClientLimit(method), method, handle)
+			continue
+		}
+		server.HandleBegun(a.service.ClientLimit(method), method, func(ctx context.Context, p transport.Peer, body []byte, call *transport.Begun) func(error) {
+			caller, _ := identify(p)
+			return a.service.BeginPut(ctx, caller, body, unanswered{call})
+		}, handle)
 	}
 	server.HandleStream(wire.MethodWatch, func(ctx context.Context, p transport.Peer, _ []byte, send func([]byte) error) error {
 		err := a.service.ServeWatches(ctx, func() (Caller, error) { return identify(p) }, send)
@@ -76,12 +115,13 @@ func serveRPC(t testing.TB, a *fakeAgent) *rpcAgent {
 		}
 		return err
 	})
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
-		Certificates: []tls.Certificate{fakeCertificate(t, "agent")}, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{transport.ALPNRPC},
-	})
+	plain, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	l := tls.NewListener(sentListener{plain, &out.sent}, &tls.Config{
+		Certificates: []tls.Certificate{fakeCertificate(t, "agent")}, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{transport.ALPNRPC},
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(func() { cancel(); _ = l.Close(); out.conns.Wait() })
 	out.addr = l.Addr().String()

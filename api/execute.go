@@ -61,10 +61,15 @@ func (s *Service) execute(ctx context.Context, caller Caller, request RequestID,
 
 // within returns a context that ends after d at the latest: ctx itself if it does, which is cheaper than another timer.
 func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	if at, ends := ctx.Deadline(); ends && at.Sub(clock.System()) <= d {
+	if endsWithin(ctx, d) {
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, d)
+}
+
+func endsWithin(ctx context.Context, d time.Duration) bool {
+	at, ends := ctx.Deadline()
+	return ends && at.Sub(clock.System()) <= d
 }
 
 func (s *Service) mayExecute(caller Caller, cmd state.Command) *Error {
@@ -115,6 +120,10 @@ func (s *Service) propose(ctx context.Context, envelope state.Envelope) (Applied
 	if err != nil {
 		return Applied{}, asWriteError(err)
 	}
+	return s.resultOf(proposed)
+}
+
+func (s *Service) resultOf(proposed Proposed) (Applied, *Error) {
 	result, err := state.DecodeResult(proposed.Data)
 	if err != nil {
 		return Applied{}, Errorf(CodeInternal, "result of index %d: %v", proposed.Index, err)
@@ -125,16 +134,21 @@ func (s *Service) propose(ctx context.Context, envelope state.Envelope) (Applied
 // encode refuses what the state could never do, before it reaches the log.
 func (s *Service) encode(envelope state.Envelope) ([]byte, *Error) {
 	command, err := state.Encode(envelope, s.local.ClusterVersion())
+	if err != nil {
+		return nil, encodeError(err)
+	}
+	return command, nil
+}
+
+func encodeError(err error) *Error {
 	var tooNew *state.TooNewError
 	switch {
-	case err == nil:
-		return command, nil
 	case errors.Is(err, state.ErrTooLarge):
-		return nil, Errorf(CodeTooLarge, "%v", err)
+		return Errorf(CodeTooLarge, "%v", err)
 	case errors.As(err, &tooNew):
-		return nil, Errorf(CodeUnsupported, "%v", err).WithHint("upgrade every agent of the core, then finalize the upgrade")
+		return Errorf(CodeUnsupported, "%v", err).WithHint("upgrade every agent of the core, then finalize the upgrade")
 	}
-	return nil, Errorf(CodeInvalid, "%v", err)
+	return Errorf(CodeInvalid, "%v", err)
 }
 
 func (s *Service) forwardExecute(ctx context.Context, leader string, caller Caller, envelope state.Envelope) (Applied, *Error) {

@@ -47,6 +47,7 @@ type fakeAgent struct {
 	believes func() string // the leader by this agent's word; nil for the truth
 	call     func(ctx context.Context, node, method string, body []byte) ([]byte, error)
 	propose  func(ctx context.Context, command []byte) (Proposed, error)
+	begin    func(command []byte, done func(Proposed, error)) (giveUp func(cause error))
 }
 
 const fakeStamp = clock.Stamp(1_700_000_000_000 << 16)
@@ -90,7 +91,7 @@ func (a *fakeAgent) options() Options {
 		AnonymousRole: policy.Operator,
 		Local: Local{
 			Node: a.name, TrustDomain: spiffeid.RequireTrustDomainFromString("example.org"), Hub: a.hub, HoldsKV: func() bool { return a.core }, Leader: a.leads,
-			Propose: a.doPropose, ReadIndex: a.readIndex, Call: a.doCall,
+			Propose: a.doPropose, Begin: a.doBegin, ReadIndex: a.readIndex, Call: a.doCall,
 			RoleOf: func(node string) policy.Role {
 				if other := a.cluster.agents[node]; other != nil {
 					return other.role
@@ -248,6 +249,16 @@ func (a *fakeAgent) doPropose(ctx context.Context, command []byte) (Proposed, er
 		return a.propose(ctx, command)
 	}
 	return a.apply(command)
+}
+
+// doBegin answers by a goroutine of its own.
+func (a *fakeAgent) doBegin(command []byte, done func(Proposed, error)) (giveUp func(cause error)) {
+	if a.begin != nil {
+		return a.begin(command, done)
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	go func() { done(a.doPropose(ctx, command)) }()
+	return cancel
 }
 
 // apply does it at once, as whoever leads.

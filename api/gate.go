@@ -139,6 +139,18 @@ func (g *gate) enter(ctx context.Context, who string) (began time.Duration, fail
 	return g.now(), nil // it was let in at that moment
 }
 
+// enterAtOnce is enter for who does not wait: it reports whether there was a place.
+func (g *gate) enterAtOnce() (began time.Duration, entered bool) {
+	began = g.now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.mu.waiting > 0 || g.mu.open >= g.mu.limit {
+		return 0, false
+	}
+	g.mu.open++
+	return began, true
+}
+
 // take takes a place, or a place to wait at and how long to wait there.
 func (g *gate) take(who string) (*waiter, time.Duration, *Error) {
 	g.mu.Lock()

@@ -9,8 +9,8 @@ import (
 	"github.com/parley-mesh/parley/state"
 )
 
-// An Observer is told what the Service does. Its functions are called in the goroutine that serves; each returns
-// what is to be called with the end. A nil one is not called. They read the clock, so that this package need not.
+// An Observer is told what the Service does. Its functions are called in the goroutine that serves, and return at once; each returns
+// what is to be called with the end, perhaps by the goroutine that applied a write. A nil one is not called. They read the clock, so that this package need not.
 type Observer struct {
 	// Request begins when a request was routed. Route is method and path of the endpoint, so it has few values;
 	// blocking marks answers that were meant to wait.

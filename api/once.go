@@ -40,6 +40,7 @@ type order struct {
 	service  *Service
 	caller   Caller
 	envelope state.Envelope
+	own      bool   // the request id was made here, for an attempt before
 	unsure   *Error // why it is not known what became of it, the first time
 }
 
@@ -47,10 +48,10 @@ type order struct {
 // was behind the log by more than what the state remembers. Sent once and refused, it was not done, and goes out again
 // under an id of the index at which it was refused.
 func (o *order) carryOut(ctx context.Context) (done Applied, err error) {
-	own := o.envelope.Request == [16]byte{} && countsOnce(o.envelope.Command)
+	own := o.own || o.envelope.Request == [16]byte{} && countsOnce(o.envelope.Command)
 	applied := o.service.local.Hub.View().Index()
 	for range maxRenewed {
-		if own {
+		if own && o.unsure == nil { // what may be done already is asked for by its own id
 			o.envelope.Request = newRequestID(applied)
 		}
 		done, err = o.send(ctx)
@@ -87,16 +88,31 @@ func (o *order) send(ctx context.Context) (Applied, error) {
 		}
 		return o.judge(ctx, failed)
 	})
-	switch {
-	case err == nil:
-		return done, nil
-	case o.unsure != nil:
-		return Applied{}, o.unknown(o.unsure)
+	if err != nil {
+		return Applied{}, o.verdict(err)
+	}
+	return done, nil
+}
+
+// goOn is carryOut for an order that was sent once by somebody else, which failed, or was refused for its id if failed is nil.
+func (o *order) goOn(ctx context.Context, failed *Error) (Applied, error) {
+	if failed != nil {
+		if last := o.judge(ctx, failed); !surelyNotProposed(last) {
+			return Applied{}, o.verdict(last)
+		}
+	}
+	return o.carryOut(ctx)
+}
+
+// verdict is what the caller is told when the command is not sent again.
+func (o *order) verdict(err error) error {
+	if o.unsure != nil {
+		return o.unknown(o.unsure)
 	}
 	if known := AsError(err); known.Code == CodeOutcomeUnknown {
-		return Applied{}, o.unknown(known)
+		return o.unknown(known)
 	}
-	return Applied{}, err
+	return err
 }
 
 // judge turns a failure after which the command may be sent again into one that says so. Once it is unsure whether it

@@ -54,6 +54,9 @@ type Local struct {
 	Leaderless func() (since time.Duration, hopeless bool)
 	// Propose appends a command to the log. not_leader means that this agent does not lead and surely did not.
 	Propose func(ctx context.Context, command []byte) (Proposed, error)
+	// Begin is Propose for who does not wait: done is told once, by whatever goroutine has the answer, and neither waits nor
+	// panics. giveUp is what the end of Propose's context is. Nil: every write has a goroutine that waits.
+	Begin func(command []byte, done func(Proposed, error)) (giveUp func(cause error))
 	// ReadIndex confirms leadership with a majority and returns the index that a read must wait for.
 	ReadIndex func(ctx context.Context) (uint64, error)
 	// Call asks another agent. unavailable means that the request never left.

@@ -61,10 +61,11 @@ func (c *core) calledFor() bool {
 }
 
 // grown reports whether so much came since the last snapshot that another one is due: what a start would have to apply again
-// has become more than a snapshot costs. Under load that is as much as the state itself, up to what the log may hold. At rest
-// nobody waits for the processor, and a start is to be quick: then it is an eighth of that.
+// has become more than a snapshot costs. Under load that is as much as the state itself, between snapshotBytes and twice as
+// much. At rest nobody waits for the processor, and a start is to be quick: then it is an eighth of that.
 func (c *core) grown() bool {
-	bytes := max(uint64(c.cfg.snapshotBytes), min(c.log.snap.Size, uint64(c.cfg.maxLogBytes/4))) //nolint:gosec // not negative
+	least := uint64(c.cfg.snapshotBytes) //nolint:gosec // not negative
+	bytes := min(max(c.log.snap.Size, least), 2*least)
 	if c.snaps.rest.resting {
 		bytes /= restShare
 	}

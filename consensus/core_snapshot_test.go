@@ -212,10 +212,10 @@ func TestSnapshotAtRest(t *testing.T) {
 		{"a quarter, of a larger state", 2 * most, most / 4, false, true},
 		{"as much as a smaller state", 2 * most, most, true, false},
 		{"as much as a larger state", 2 * most, 2 * most, true, true},
-		{"a state that is larger than the log may be", 1 << 40, 4 * most, true, true},
+		{"twice as much, of a state that is far larger", 1 << 40, 2 * most, true, true},
 	} {
 		s, n := alone(t, func(c *coreConfig) {
-			c.snapshotEntries, c.snapshotBytes, c.maxLogBytes = 1<<20, most, 16*most
+			c.snapshotEntries, c.snapshotBytes = 1<<20, most
 		})
 		n.core.log.snap.Size = test.size
 		const step = 1 << 17

@@ -183,7 +183,7 @@ func (n *Node) Run(ctx context.Context) error {
 		n.failure.Store(&err)
 		n.log.Error("consensus stopped", zap.Error(err))
 	}
-	n.waits.fail(n.stopError())
+	n.waits.end(n.stopError())
 	notify(n.changed)
 	return err
 }

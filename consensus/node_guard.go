@@ -250,5 +250,5 @@ func (n *Node) leftOut(e *raftpb.Entry) error {
 // cannot know, or does not answer: who has applied it is built again, and what was told of it is undone. This node must
 // lead.
 func (n *Node) Quarantine(ctx context.Context, index uint64, place int) error {
-	return n.ask(ctx, n.control, &request{leaveOut: &quarantine{index: index, place: uint32(place)}}).err //nolint:gosec // compared only
+	return n.ask(ctx, n.control, &asked{request: request{leaveOut: &quarantine{index: index, place: uint32(place)}}}).err //nolint:gosec // compared only
 }

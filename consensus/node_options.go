@@ -64,7 +64,7 @@ type Options struct {
 	MaxInflightBatches int // entries proposed and not yet committed, 2
 
 	SnapshotEntries uint64        // entries between snapshots, 100,000
-	SnapshotBytes   int           // or payload bytes between snapshots under load, 128 MiB or as many as the state has
+	SnapshotBytes   int           // or payload bytes between snapshots under load, 128 MiB; up to twice as many with a large state
 	TrailingEntries uint64        // entries kept behind a snapshot for followers slightly behind, 5,000
 	MaxMessageBytes int           // of entries in one message to a peer, 1 MiB; one entry always fits
 	MaxLogBytes     int           // payload bytes in memory beyond which writes are refused, 1 GiB
@@ -102,6 +102,9 @@ type Options struct {
 	Logger *zap.Logger
 }
 
+// DefaultSnapshotBytes is how many payload bytes come between two snapshots under load.
+const DefaultSnapshotBytes = 128 << 20
+
 // Defaults of Options.
 const (
 	clockQuietTicks        = 200 // ticks between two logged refusals of the clock, 10 s at the default
@@ -113,7 +116,6 @@ const (
 	defaultBatchBytes      = 1 << 20
 	defaultInflightBatches = 2
 	defaultSnapshotEntries = 100_000
-	defaultSnapshotBytes   = 128 << 20
 	longReplay             = 10_000 // entries that no second start shall have to apply again
 	defaultTrailing        = 5_000
 	defaultMaxLogBytes     = 1 << 30
@@ -136,7 +138,7 @@ func (o Options) withDefaults() (Options, error) {
 	orDefault(&o.MaxBatchBytes, defaultBatchBytes)
 	orDefault(&o.MaxInflightBatches, defaultInflightBatches)
 	orDefault(&o.SnapshotEntries, defaultSnapshotEntries)
-	orDefault(&o.SnapshotBytes, defaultSnapshotBytes)
+	orDefault(&o.SnapshotBytes, DefaultSnapshotBytes)
 	orDefault(&o.TrailingEntries, defaultTrailing)
 	orDefault(&o.MaxLogBytes, defaultMaxLogBytes)
 	orDefault(&o.MaxMessageBytes, defaultMessageBytes)

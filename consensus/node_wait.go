@@ -9,13 +9,16 @@ import (
 	"github.com/parley-mesh/parley/mutant"
 )
 
-// appliedWaits lets callers wait until the machine has reached an index.
+// appliedWaits lets callers wait until the machine has reached an index, and lends the others channels to wait at.
 type appliedWaits struct {
-	applied atomic.Uint64
-	mu      struct {
+	applied  atomic.Uint64
+	answered sync.Pool // of channels whose callers got their answers; that of one who gave up may get one yet, and never comes here
+	mu       struct {
 		sync.Mutex // nothing is called under it; closing a channel never blocks
 		waiting    map[chan struct{}]uint64
 		failed     error
+		begun      *begun // the newest of those without an answer, each in front of the one before
+		ended      bool   // nobody is told anything any more
 	}
 }
 
@@ -24,6 +27,58 @@ func newAppliedWaits(index uint64) *appliedWaits {
 	w.applied.Store(index)
 	w.mu.waiting = make(map[chan struct{}]uint64)
 	return w
+}
+
+// channel returns one for a single outcome, capacity 1.
+func (w *appliedWaits) channel() chan outcome {
+	if used, ok := w.answered.Get().(chan outcome); ok {
+		return used
+	}
+	return make(chan outcome, 1)
+}
+
+// add keeps b until it has its answer. False: the node has stopped.
+func (w *appliedWaits) add(b *begun) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mu.ended {
+		return false
+	}
+	if b.next = w.mu.begun; b.next != nil {
+		b.next.prev = b
+	}
+	w.mu.begun = b
+	return true
+}
+
+func (w *appliedWaits) remove(b *begun) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case b.prev != nil:
+		b.prev.next = b.next
+	case w.mu.begun == b:
+		w.mu.begun = b.next
+	}
+	if b.next != nil {
+		b.next.prev = b.prev
+	}
+	b.next, b.prev = nil, nil
+}
+
+// end gives everything up that has no answer, and takes no more: the node has stopped.
+func (w *appliedWaits) end(cause error) {
+	w.fail(cause)
+	var left []*begun
+	w.mu.Lock()
+	w.mu.ended = true
+	for b := w.mu.begun; b != nil; b = b.next {
+		left = append(left, b)
+	}
+	w.mu.Unlock()
+	for _, b := range left {
+		b.giveUp(cause)
+	}
 }
 
 // advance wakes everybody who waits for index or less.

@@ -41,7 +41,7 @@ func BenchmarkCall(b *testing.B) {
 	body := make([]byte, 256)
 	for _, callers := range []int{1, 64, 512} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
-			if _, err := p.Call(b.Context(), "n", "whoami", body); err != nil {
+			if _, err := p.Call(b.Context(), "n", "bounded", body); err != nil {
 				b.Fatal(err)
 			}
 			b.ReportAllocs()
@@ -53,7 +53,7 @@ func BenchmarkCall(b *testing.B) {
 			for range callers {
 				all.Go(func() {
 					for left.Add(-1) >= 0 {
-						if _, err := p.Call(b.Context(), "n", "whoami", body); err != nil {
+						if _, err := p.Call(b.Context(), "n", "bounded", body); err != nil {
 							b.Error(err)
 							return
 						}

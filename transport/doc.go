@@ -6,7 +6,7 @@
 // through one [Pool].
 //
 //	server := transport.NewServer(transport.ServerOptions{Log: log})
-//	server.Handle("op.read", readHandler)
+//	server.Handle("op.read", readHandler) // or HandleBegun, for calls that need no goroutine while they wait
 //	mesh := transport.NewMesh(transport.MeshOptions{Listener: l, TLS: tlsConfig, Identify: identify})
 //	mesh.Handle(transport.ALPNRPC, func(ctx context.Context, conn *tls.Conn, peer transport.Peer) {
 //		server.ServeConn(ctx, conn, peer)

@@ -259,3 +259,45 @@ func TestAnswersThatWaitAreBounded(t *testing.T) {
 		})
 	}
 }
+
+// The two buffers of a sender are used again and again, though the writer is sometimes woken for what it has taken already.
+func TestBuffersAreUsedAgain(t *testing.T) {
+	conn := &swallow{}
+	s := newSender(conn, time.Minute)
+	frame := &outFrame{kind: kindResponse, id: 1, body: make([]byte, 1000)}
+	queue := func() {
+		for range 20 {
+			if _, _, err := s.put(frame); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	got := testing.AllocsPerRun(200, func() {
+		queue()
+		conn.meanwhile = queue
+		for range 3 { // the second writes what was queued meanwhile, the third finds nothing
+			if err := s.flush(); err != nil {
+				t.Fatal(err)
+			}
+			conn.meanwhile = nil
+		}
+	})
+	if got >= 1 {
+		t.Errorf("%v allocations for two batches of 20 frames, want none", got)
+	}
+}
+
+// swallow is a connection that takes everything.
+type swallow struct {
+	net.Conn
+	meanwhile func() // during a Write
+}
+
+func (c *swallow) Write(b []byte) (int, error) {
+	if c.meanwhile != nil {
+		c.meanwhile()
+	}
+	return len(b), nil
+}
+
+func (*swallow) SetWriteDeadline(time.Time) error { return nil }

@@ -95,7 +95,7 @@ func identifyTest(state tls.ConnectionState) (Peer, error) {
 	return Peer{ID: id, Node: strings.TrimPrefix(id.Path(), "/parley/agent/")}, nil
 }
 
-// meshRig is a mesh on loopback that serves RPC, with one method "whoami".
+// meshRig is a mesh on loopback that serves RPC, with the methods "whoami" and "bounded".
 type meshRig struct {
 	*Mesh
 	*authority
@@ -118,6 +118,14 @@ func newMeshRig(t testing.TB, o MeshOptions, log *zap.Logger) *meshRig {
 	server := NewServer(ServerOptions{})
 	server.Handle("whoami", func(_ context.Context, peer Peer, _ []byte) ([]byte, error) {
 		return []byte(peer.ID.String()), nil
+	})
+	server.HandleWithin(10*time.Second, "bounded", func(ctx context.Context, _ Peer, body []byte) ([]byte, error) {
+		select { // as who waits for something
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		default:
+			return body, nil
+		}
 	})
 	r.Mesh = NewMesh(o)
 	r.Handle(ALPNRPC, func(ctx context.Context, conn *tls.Conn, peer Peer) { server.ServeConn(ctx, conn, peer) })

@@ -126,6 +126,9 @@ func (s *sender) take() []byte {
 		s.mu.pong = false
 		s.mu.buf = appendHeader(s.mu.buf, header{kind: kindPong, id: s.mu.pongs})
 	}
+	if len(s.mu.buf) == 0 { // queued just before the take before; nobody waits for room, and the buffer stays
+		return nil
+	}
 	if s.mu.room != nil {
 		close(s.mu.room)
 		s.mu.room = nil

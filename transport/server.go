@@ -63,6 +63,7 @@ type Server struct {
 
 // method is one of the two.
 type method struct {
+	begin  Beginner // nil: each call has a goroutine from its start
 	unary  Handler
 	stream StreamHandler
 	limit  time.Duration // of a unary call; 0: the caller's deadline alone
@@ -102,6 +103,11 @@ func (s *Server) Handle(name string, handle Handler) {
 // HandleWithin is Handle for a method whose calls are given so long at most, or as long as their callers like when that is 0.
 func (s *Server) HandleWithin(limit time.Duration, name string, handle Handler) {
 	s.register(name, method{unary: handle, limit: limit})
+}
+
+// HandleBegun is HandleWithin for a method whose calls begin tries first.
+func (s *Server) HandleBegun(limit time.Duration, name string, begin Beginner, handle Handler) {
+	s.register(name, method{unary: handle, limit: limit, begin: begin})
 }
 
 // HandleStream registers a method that answers with a stream. As Handle otherwise.

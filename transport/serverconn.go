@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,14 +17,12 @@ import (
 )
 
 // serverConn is one connection's end that answers. Goroutines: the reader (run's caller), the
-// writer, the drainer, and one for each call in progress.
+// writer, the drainer, and one for each call in progress that was not begun.
 type serverConn struct {
 	*wire
 	server  *Server
 	peer    Peer
 	log     *zap.Logger
-	base    context.Context // parent of every call's; ends with the connection
-	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
 	answers atomic.Int64 // bytes of those that wait for the peer to read
 	workers workers
@@ -34,15 +34,16 @@ type serverConn struct {
 		bytes    int // request bodies held by calls
 		lastID   uint64
 		draining bool
+		expiry   expiry
 	}
 }
 
 // serverCall is a call in progress.
 type serverCall struct {
 	id     uint64
-	size   int // bytes of the request body
-	cancel context.CancelFunc
+	size   int     // bytes of the request body
 	window *window // nil for a unary call
+	ctx    callContext
 }
 
 func newServerConn(s *Server, conn net.Conn, peer Peer) *serverConn {
@@ -52,8 +53,8 @@ func newServerConn(s *Server, conn net.Conn, peer Peer) *serverConn {
 		peer:   peer,
 		log:    s.options.Log.With(zap.String("peer", peer.Node)),
 	}
-	c.base, c.cancel = context.WithCancel(context.Background())
 	c.mu.calls = make(map[uint64]*serverCall)
+	c.mu.expiry.look = c.expire
 	return c
 }
 
@@ -62,11 +63,22 @@ func (c *serverConn) run(ctx context.Context) {
 	c.tasks.Go(func() { c.drainWhen(ctx) })
 	err := c.read()
 	c.fail(err)
-	c.cancel()
+	c.endCalls()
 	c.workers.end()
 	c.tasks.Wait()
 	if err := c.err; !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, errClosed) {
 		c.log.Info("rpc connection ended", zap.Error(err))
+	}
+}
+
+// endCalls ends the contexts of all calls: the connection is over, and takes no more.
+func (c *serverConn) endCalls() {
+	c.mu.Lock()
+	c.mu.expiry.stop()
+	calls := slices.Collect(maps.Values(c.mu.calls))
+	c.mu.Unlock()
+	for _, call := range calls {
+		call.ctx.end(context.Canceled)
 	}
 }
 
@@ -81,12 +93,16 @@ func (c *serverConn) drainWhen(ctx context.Context) {
 	c.mu.Lock()
 	c.mu.draining = true
 	last := c.mu.lastID
+	var streams []*serverCall
 	for _, call := range c.mu.calls {
 		if call.window != nil {
-			call.cancel()
+			streams = append(streams, call)
 		}
 	}
 	c.mu.Unlock()
+	for _, call := range streams {
+		call.ctx.end(context.Canceled)
+	}
 	if err := c.out.force(&outFrame{kind: kindGoaway, id: last}); err != nil {
 		c.fail(err)
 		return
@@ -128,7 +144,7 @@ func (c *serverConn) read() error {
 
 // request admits a call or refuses it, and in the second case reads past its body.
 func (c *serverConn) request(h header) error {
-	refusal, draining, err := c.admit(h)
+	call, refusal, draining, err := c.admit(h)
 	if err != nil {
 		return err
 	}
@@ -147,20 +163,20 @@ func (c *serverConn) request(h header) error {
 		return err
 	}
 	if refusal := c.refuse(r); refusal != nil {
-		c.release(h.id)
+		c.release(call)
 		return c.out.force(&outFrame{kind: kindError, id: h.id, failure: refusal})
 	}
-	c.start(h, r)
+	c.start(call, r)
 	return nil
 }
 
 // admit reserves a place for the call. Its limits hold before a byte of the body is read.
-func (c *serverConn) admit(h header) (refusal *Error, draining bool, err error) {
+func (c *serverConn) admit(h header) (call *serverCall, refusal *Error, draining bool, err error) {
 	o := &c.server.options
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if h.id <= c.mu.lastID {
-		return nil, false, fmt.Errorf("%w: call id %d after %d", errProtocol, h.id, c.mu.lastID)
+		return nil, nil, false, fmt.Errorf("%w: call id %d after %d", errProtocol, h.id, c.mu.lastID)
 	}
 	places := o.MaxCalls
 	if Priority(h.flags) > PriorityHealth {
@@ -168,7 +184,7 @@ func (c *serverConn) admit(h header) (refusal *Error, draining bool, err error) 
 	}
 	switch {
 	case c.mu.draining:
-		return nil, true, nil
+		return nil, nil, true, nil
 	case h.payload > o.MaxBody+maxRequestHead:
 		refusal = errTooLarge("request", h.payload, o.MaxBody)
 	case len(c.mu.calls) >= places:
@@ -176,11 +192,13 @@ func (c *serverConn) admit(h header) (refusal *Error, draining bool, err error) 
 	case c.mu.bytes+h.payload > o.MaxBytes:
 		refusal = errBusy("%d bytes of calls in progress on this connection", c.mu.bytes)
 	default:
-		c.mu.calls[h.id] = &serverCall{id: h.id, size: h.payload}
+		call = &serverCall{id: h.id, size: h.payload}
+		call.ctx.priority = Priority(h.flags)
+		c.mu.calls[h.id] = call
 		c.mu.bytes += h.payload
 	}
 	c.mu.lastID = h.id
-	return refusal, false, nil
+	return call, refusal, false, nil
 }
 
 // refuse says what is wrong with a request that was read.
@@ -199,46 +217,74 @@ func (c *serverConn) refuse(r request) *Error {
 	return nil
 }
 
-// start runs the handler of an admitted call in a goroutine that has nothing else to do meanwhile.
-func (c *serverConn) start(h header, r request) {
-	ctx, cancel := c.callContext(r)
-	if p := Priority(h.flags); p != PriorityWrite {
-		ctx = WithPriority(ctx, p)
-	}
-	c.mu.Lock()
-	call := c.mu.calls[h.id]
-	call.cancel = cancel
+// start has an admitted call begun, or runs its handler in a goroutine that has nothing else to do meanwhile.
+func (c *serverConn) start(call *serverCall, r request) {
+	c.setDeadline(call, r)
 	if r.window > 0 {
+		c.mu.Lock()
 		call.window = newWindow(int(r.window))
-		if c.mu.draining {
-			cancel() // the drainer came between admit and here
+		draining := c.mu.draining
+		c.mu.Unlock()
+		if draining {
+			call.ctx.end(context.Canceled) // the drainer came between admit and here
 		}
 	}
-	c.mu.Unlock()
-	c.hand(job{ctx, call, r})
+	if begin := c.server.methods[r.method].begin; begin != nil && c.begin(call, r, begin) {
+		return
+	}
+	c.hand(job{call: call, r: r})
 }
 
-func (c *serverConn) callContext(r request) (context.Context, context.CancelFunc) {
+// setDeadline gives a call the time that its caller allows it, or its method if that is less.
+func (c *serverConn) setDeadline(call *serverCall, r request) {
 	left := time.Duration(r.deadline) * time.Millisecond
 	if limit := c.server.methods[r.method].limit; limit > 0 && (left == 0 || left > limit) {
 		left = limit
 	}
 	if left == 0 {
-		return context.WithCancel(c.base)
+		return
 	}
-	return context.WithTimeout(c.base, left)
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	call.ctx.deadline = now.Add(left)
+	c.mu.expiry.expect(call.ctx.deadline, now)
+}
+
+// expire ends the contexts of the calls whose time is up.
+func (c *serverConn) expire() {
+	now := time.Now()
+	var over []*serverCall
+	var next time.Time
+	c.mu.Lock()
+	for _, call := range c.mu.calls {
+		switch at := call.ctx.deadline; {
+		case at.IsZero():
+		case !at.After(now):
+			over = append(over, call)
+		case next.IsZero() || at.Before(next):
+			next = at
+		}
+	}
+	c.mu.expiry.stop()
+	c.mu.expiry.expect(next, now)
+	c.mu.Unlock()
+	for _, call := range over {
+		call.ctx.end(context.DeadlineExceeded)
+	}
 }
 
 // answer runs the handler and queues what it returned.
-func (c *serverConn) answer(ctx context.Context, call *serverCall, r request) {
+func (c *serverConn) answer(j job) {
+	call, r := j.call, j.r
 	f := &outFrame{id: call.id}
 	if call.window != nil {
 		f.kind = kindEnd
-		if err := c.runStream(ctx, call, r); err != nil {
+		if err := c.runStream(call, r); err != nil {
 			f.kind, f.failure = kindError, c.streamFailure(err)
 		}
 	} else {
-		body, err := c.runUnary(ctx, r)
+		body, err := c.runUnary(j)
 		if err == nil && len(body) > c.server.options.MaxBody {
 			err = errTooLarge("response", len(body), c.server.options.MaxBody)
 		}
@@ -256,7 +302,7 @@ func (c *serverConn) answer(ctx context.Context, call *serverCall, r request) {
 	// The call's own context may have ended; its answer is still owed. A connection that is stuck
 	// ends by the writer's timeout.
 	_ = c.send(f, nil) // fails only with the connection, which its reader reports
-	c.release(call.id)
+	c.release(call)
 }
 
 // smallAnswer is not counted: as many as there may be calls take less than the frames that wait for the writer.
@@ -293,15 +339,19 @@ func (c *serverConn) streamFailure(err error) *Error {
 	return wireError(err)
 }
 
-func (c *serverConn) runUnary(ctx context.Context, r request) (body []byte, err error) {
-	defer c.recoverAs(r.method, &err)
-	return c.server.methods[r.method].unary(ctx, c.peer, r.body)
+func (c *serverConn) runUnary(j job) (body []byte, err error) {
+	defer c.recoverAs(j.r.method, &err)
+	handle := j.rest
+	if handle == nil {
+		handle = c.server.methods[j.r.method].unary
+	}
+	return handle(&j.call.ctx, c.peer, j.r.body)
 }
 
-func (c *serverConn) runStream(ctx context.Context, call *serverCall, r request) (err error) {
+func (c *serverConn) runStream(call *serverCall, r request) (err error) {
 	defer c.recoverAs(r.method, &err)
-	send := func(item []byte) error { return c.sendItem(ctx, call, item) }
-	return c.server.methods[r.method].stream(ctx, c.peer, r.body, send)
+	send := func(item []byte) error { return c.sendItem(&call.ctx, call, item) }
+	return c.server.methods[r.method].stream(&call.ctx, c.peer, r.body, send)
 }
 
 // recoverAs turns a handler's panic into an internal error: one bad request must not end the agent.
@@ -315,15 +365,16 @@ func (c *serverConn) recoverAs(method string, err *error) {
 
 func (c *serverConn) cancelCall(id uint64) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if call := c.mu.calls[id]; call != nil {
-		call.cancel()
+	call := c.mu.calls[id]
+	c.mu.Unlock()
+	if call != nil {
+		call.ctx.end(context.Canceled)
 	}
 }
 
-func (c *serverConn) release(id uint64) {
+func (c *serverConn) release(call *serverCall) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.mu.bytes -= c.mu.calls[id].size
-	delete(c.mu.calls, id)
+	c.mu.bytes -= call.size
+	delete(c.mu.calls, call.id)
 }

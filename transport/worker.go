@@ -10,11 +10,11 @@ import (
 // long. A stack that has grown is worth keeping under load; a connection that rests keeps none.
 const idleWorker = time.Second
 
-// job is an admitted call with its context, which its call cancels.
+// job is an admitted call.
 type job struct {
-	ctx  context.Context
 	call *serverCall
 	r    request
+	rest Handler // nil: the method's own
 }
 
 // workers are the goroutines of a connection's handlers that have nothing to do. The one that was busy last goes first: what it
@@ -110,9 +110,9 @@ func (c *serverConn) hand(j job) {
 func (c *serverConn) work(j job) {
 	self, more := &worker{jobs: make(chan job, 1)}, true
 	for more {
-		c.answer(j.ctx, j.call, j.r)
-		j.call.cancel()
-		j = job{} // its body is not kept
+		c.answer(j)
+		j.call.ctx.end(context.Canceled) // whoever still does something for it stops
+		j = job{}                        // its body is not kept
 		if !c.workers.rest(self) {
 			return
 		}

@@ -30,8 +30,8 @@ import (
 
 // Limits of a whole comparison. Building comes before.
 const (
-	fullLimit  = 20 * time.Minute
-	quickLimit = 4 * time.Minute
+	fullLimit  = 40 * time.Minute
+	quickLimit = 10 * time.Minute
 )
 
 // allClients are the numbers of clients of a whole comparison.
