@@ -31,7 +31,7 @@ const anyOfOurs = "*"
 
 // parts are what the agent composes.
 var parts = []string{
-	"api", "api/consul", "api/wire", "clock", "consensus", "membership", "mutant", "mesh/dns", "mesh/health", "mesh/proxy",
+	"api", "api/consul", "api/httpconn", "api/wire", "clock", "consensus", "membership", "mutant", "mesh/dns", "mesh/health", "mesh/proxy",
 	"mesh/xds", "ops", "ops/runbook", "ops/slo", "runbooks", "security", "security/external", "security/federation", "security/policy",
 	"security/tpm", "security/workload", "security/invocation",
 	"state", "state/watch", "storage", "transport",
@@ -76,10 +76,12 @@ var mayImport = map[string][]string{
 
 	"ops/runbook": {"runbooks"}, // an engine is one idea: it reads, checks and walks, and knows no metric and no alert
 
-	"api":        {"api/wire", "clock", "ops", "ops/runbook", "ops/slo", "security", "security/policy", "state", "state/watch"},
+	"api":        {"api/httpconn", "api/wire", "clock", "ops", "ops/runbook", "ops/slo", "security", "security/policy", "state", "state/watch"},
 	"api/client": {"api/wire", "clock", "transport"}, // what a program takes with it: no part of the agent itself
 	"api/wire":   nil,
-	"api/consul": {"api", "security/policy", "state", "state/watch"},
+
+	"api/httpconn": nil, // below net/http, and knows no request
+	"api/consul":   {"api", "security/policy", "state", "state/watch"},
 
 	"agent":                append([]string{"agent/config"}, parts...),
 	"agent/config":         parts,
@@ -127,6 +129,7 @@ var pureImports = []string{"net/netip", "net/url", "sync/atomic"}
 // them, only clock does, and arguments of Set...Deadline calls anywhere.
 var clockReaders = map[string]string{
 	"api/client/identity.go":   "a client outside an agent judges certificates, and when to renew its own, by its host's clock",
+	"api/httpconn":             "tells a deadline that has passed from one that the poller was told before",
 	"agent/command":            "shows ages and durations to a person",
 	"agent/stream.go":          "paces reconnects",
 	"consensus/node_refuse.go": "paces log lines",

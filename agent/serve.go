@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/parley-mesh/parley/api"
+	"github.com/parley-mesh/parley/api/httpconn"
 	"github.com/parley-mesh/parley/state/watch"
 	"github.com/parley-mesh/parley/transport"
 )
@@ -120,7 +121,7 @@ func (a *Agent) serveHTTP(l net.Listener, kind api.Listener) func(context.Contex
 			a.guardHTTPS(server)
 		}
 		failed := make(chan error, 1)
-		go func() { failed <- server.Serve(l) }()
+		go func() { failed <- server.Serve(httpconn.NewListener(l)) }()
 		select {
 		case err := <-failed:
 			return err

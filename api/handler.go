@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/parley-mesh/parley/api/httpconn"
 	"github.com/parley-mesh/parley/security/policy"
 )
 
@@ -65,10 +66,11 @@ type peer struct {
 	err error
 }
 
-// withPeer asks once, when the connection is accepted.
+// withPeer asks once, when the connection is accepted. The context is that of connections from httpconn as well, which agents listen with.
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
+	ctx = httpconn.Context(ctx, conn)
 	var p peer
-	switch c := conn.(type) {
+	switch c := httpconn.Inner(conn).(type) {
 	case *net.UnixConn:
 		p.uid, p.err = peerUID(c)
 	case *net.TCPConn:

@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/parley-mesh/parley/api/httpconn"
 	"github.com/parley-mesh/parley/security/policy"
 	"github.com/parley-mesh/parley/state"
 )
@@ -260,7 +261,7 @@ func serve(t *testing.T, l net.Listener, h http.Handler) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(httpconn.NewListener(l)); !errors.Is(err, http.ErrServerClosed) {
 			t.Errorf("serve: %v", err)
 		}
 	}()
