@@ -332,6 +332,8 @@ func TestNodeDiskFull(t *testing.T) {
 		l := m.add(1, func(o *Options) { o.Retryable = func(err error) bool { return errors.Is(err, errFull) } }, 1)
 		m.leader()
 		mustPropose(t, l, "a=1")
+		time.Sleep(time.Second) // what is left to write of it is not to meet the full disk first
+		synctest.Wait()
 		var full atomic.Bool
 		full.Store(true)
 		l.log.mu.Lock()
