@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -62,10 +63,15 @@ func TestAllMoved(t *testing.T) {
 // have heard of its move before gossip did.
 func TestDeadIsSoughtWhereSeedsSay(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cluster) {
-		seeds := []Seed{}
+		var told atomic.Bool
 		c.tune = func(o *Options) {
 			if o.Name == "n0" {
-				o.Seeds = func() []Seed { return append([]Seed(nil), seeds...) }
+				o.Seeds = func() []Seed {
+					if !told.Load() {
+						return nil
+					}
+					return []Seed{{Node: "n1", Addr: addrOf(11)}}
+				}
 			}
 		}
 		c.startN(3)
@@ -76,7 +82,7 @@ func TestDeadIsSoughtWhereSeedsSay(t *testing.T) {
 		c.tune = func(o *Options) { o.Seeds = nil } // n1 itself knows nobody any more
 		c.start("n1", addrOf(11))
 		c.never(30*time.Second, "n1 found by nobody's telling", c.converged)
-		seeds = append(seeds, Seed{Node: "n1", Addr: addrOf(11)})
+		told.Store(true)
 		c.eventually(time.Minute, "n1 found where a seed says", c.converged)
 	})
 }
