@@ -75,7 +75,7 @@ seeds:
 mutants:
 	tools/mutants $(BUDGET)
 
-# Parley beside etcd, in alternation on this machine: three runs, about 25 minutes, written to docs/benchmarks.md.
+# Parley beside etcd, in alternation on this machine: three runs, about 18 minutes, written to docs/benchmarks.md.
 # ARGS=-quick is one short run that is written nowhere; ARGS=-h has the rest.
 bench:
 	cd test/bench && $(GO) build -o $(BIN)/bench . && exec $(BIN)/bench $(or $(ARGS),-docs ../../docs/benchmarks.md)
