@@ -40,6 +40,9 @@ func (s *Service) execute(ctx context.Context, caller Caller, request RequestID,
 		return Applied{}, err
 	}
 	o := &order{service: s, caller: caller, envelope: state.Envelope{Caller: s.callerName(caller), Request: request, Command: cmd}}
+	if began, entered := s.enterHere(caller, cmd); entered {
+		return withResultError(s.executeHere(ctx, o, began))
+	}
 	ctx, cancel := within(ctx, s.options.OpTimeout)
 	defer cancel()
 	if caller.Kind != KindInternal { // what agents write keeps the cluster going, and is bounded elsewhere
@@ -49,14 +52,15 @@ func (s *Service) execute(ctx context.Context, caller Caller, request RequestID,
 		}
 		defer func() { s.gate.leave(began, ctx.Err() == nil) }()
 	}
-	done, err := o.carryOut(ctx)
+	return withResultError(o.carryOut(ctx))
+}
+
+// withResultError is an answer of the state with the error that it is, if it is one.
+func withResultError(done Applied, err error) (Applied, error) {
 	if err != nil {
 		return Applied{}, err
 	}
-	if err := resultError(done.Result); err != nil {
-		return done, err
-	}
-	return done, nil
+	return done, resultError(done.Result)
 }
 
 // within returns a context that ends after d at the latest: ctx itself if it does, which is cheaper than another timer.
