@@ -175,6 +175,7 @@ func (c *coreRunner) build(raftID uint64) (*bootedCore, error) {
 }
 
 func (c *coreRunner) buildOnce(raftID uint64) (*bootedCore, error) {
+	ended := clock.Boottime() // the directory is locked, and no node of ours runs
 	st, err := openLoaded(c.dir, c.ids.ClusterID, raftID, c.cfg.SegmentMiB, c.unusable, c.log.Named("storage"))
 	if err != nil {
 		return nil, err
@@ -199,7 +200,7 @@ func (c *coreRunner) buildOnce(raftID uint64) (*bootedCore, error) {
 		ClaimKey: key, ClusterID: mustID(c.ids.ClusterID), OwnWordOnly: c.ownWordOnly,
 		MachineStamp: func() clock.Stamp { return machine.machine.View().Stamp() },
 		Peers:        c.peerOptions(),
-		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync, NoLease: !c.cfg.LeaseReads,
+		Fetch:        c.fetchChunk, Tick: c.cfg.Tick, ElectionTicks: c.cfg.ElectionTicks, NoPairSync: !c.cfg.PairSync, NoLease: !c.cfg.LeaseReads, Ended: ended,
 		Retryable: func(err error) bool { return errors.Is(err, storage.ErrNoSpace) },
 		Final:     isFatal,
 		Later:     func(err error) bool { return errors.Is(err, state.ErrLater) },

@@ -55,6 +55,7 @@ type coreConfig struct {
 	pairSync        bool
 	relay           bool
 	inDoubt         string
+	ended           time.Duration // see Options.Ended
 	ownWordOnly     bool
 	guard           *Guard               // nil: who crashes on an entry stops there for good
 	held            func(id uint64) bool // nil: nobody is

@@ -11,7 +11,9 @@ import (
 // A lease lets the leader answer reads without asking anybody. It stands on two rules.
 //
 // A voter that has heard its leader makes nobody else one for leaseLength: it gives no vote, no pre-vote, and does not
-// stand. It does not remember over a restart whom it has heard, so for so long after a start it does neither as well.
+// stand. It does not remember over a restart whom it has heard, so for so long after the end of the life before (Options.Ended)
+// it does neither as well. What that life answered and is still on its way lengthens nothing: a lease counts from when its
+// round began.
 // All voters do so whether their own setting is on or not, and the length is no setting: a leader relies on it.
 //
 // A leader that completed a read round holds the lease until leaseShare of that time is over, counted from when the round
@@ -62,7 +64,7 @@ func (c *core) clockIs(now time.Duration) {
 	case !l.read:
 		l.read = true
 		if !c.loneBefore() && !mutant.On(mutant.RestartVotesAtOnce) {
-			l.promised = now + leaseLength
+			l.promised = c.lifeEnded(now) + leaseLength
 		}
 	case now-l.now > leaseGapTicks*c.cfg.tick:
 		c.voidLease()
@@ -70,6 +72,14 @@ func (c *core) clockIs(now time.Duration) {
 	if l.now = now; l.heard {
 		l.heard, l.promised = false, now+leaseLength
 	}
+}
+
+// lifeEnded is from when on no life of this voter before this one has heard a leader, at the first reading of the clock.
+func (c *core) lifeEnded(now time.Duration) time.Duration {
+	if c.cfg.ended == 0 {
+		return now
+	}
+	return min(now, c.cfg.ended)
 }
 
 // loneBefore reports whether we start as the only voter, and were the last to lead: nobody else can hold a lease. That we

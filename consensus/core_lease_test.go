@@ -209,6 +209,41 @@ func TestPromiseOfAVoterThatWasStopped(t *testing.T) {
 	}
 }
 
+// The promise of a life that is over counts from its end, however long the next one has taken to load: no vote is given before,
+// also by a voter that was loaded at once, and no time is added. Without a reading it counts from the start. A reading that is
+// later than the start is not believed.
+func TestPromiseCountsFromTheEndOfALife(t *testing.T) {
+	const loading = 200 * time.Millisecond
+	for _, c := range []struct {
+		name string
+		tune func(end, start time.Duration) time.Duration
+		wait time.Duration // from the start
+	}{
+		{"from the end", func(end, _ time.Duration) time.Duration { return end }, leaseLength - loading},
+		{"unknown", func(time.Duration, time.Duration) time.Duration { return 0 }, leaseLength},
+		{"in the future", func(_, start time.Duration) time.Duration { return start + time.Hour }, leaseLength},
+	} {
+		for _, kind := range []raftpb.MessageType{raftpb.MsgPreVote, raftpb.MsgVote} {
+			s, _ := leased(t)
+			v := s.nodes[2]
+			end := s.now.Sub(simBegan)
+			v.crash(false)
+			s.now = s.now.Add(loading)
+			s.tune = func(cc *coreConfig) { cc.ended = c.tune(end, s.now.Sub(simBegan)) }
+			v.start()
+			v.core.tails.asking = false // what is on its disk is not in question here
+			s.pass(c.wait - 1)
+			if s.vote(v, kind, "") {
+				t.Errorf("%s: %v was given within the promise", c.name, kind)
+			}
+			s.pass(1)
+			if !s.vote(v, kind, "") {
+				t.Errorf("%s: %v was not given after the promise", c.name, kind)
+			}
+		}
+	}
+}
+
 // A voter with a short election timeout does not stand within its promise.
 func TestNobodyStandsWithinAPromise(t *testing.T) {
 	s, _ := leased(t)

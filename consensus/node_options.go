@@ -81,6 +81,11 @@ type Options struct {
 	// and on a system without it no leases.
 	Elapsed func() time.Duration
 
+	// Ended is a reading of Elapsed after which no life of this member before this one has heard anybody: one from after the
+	// directory was locked, before what is in it was read. The promise that such a life may have made counts from then, and
+	// not from when all was loaded. 0 = from the first reading of the node.
+	Ended time.Duration
+
 	// Rare makes things happen that are legal and seldom, at points in the code that have names (RarePoints), whenever it
 	// returns true. For simulations. Nil = never.
 	Rare func(point string) bool
@@ -186,6 +191,7 @@ func (o Options) core(stamp clock.Stamp) coreConfig {
 		snapshotTimeout: max(1, int(o.SnapshotTimeout/o.Tick)),
 		relay:           o.Peers.Seal != nil && o.Peers.Verify != nil,
 		inDoubt:         o.Recovered.InDoubt, cluster: o.ClusterID, chain: o.Log.Chain, ownWordOnly: o.OwnWordOnly, guard: o.Guard, held: o.Held, abstain: o.Abstain,
+		ended: o.Ended,
 		stamp: stamp, logger: raftLogger{log: o.Logger.Named("raft").Sugar()},
 	}
 }

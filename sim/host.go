@@ -66,6 +66,8 @@ type host struct {
 	ownWordOnly bool // nobody has that
 
 	since   time.Duration // up or down
+	end     time.Duration // of the life before
+	endedAt time.Duration // the same, by its clock for elapsed time; 0: there was none
 	life    uint64        // counts starts: events of an earlier life do nothing
 	up      bool
 	paused  bool
@@ -205,7 +207,7 @@ func (h *host) open() error {
 		ID: h.id, Clock: clk, Log: log, Recovered: recovered, Snapshots: snapshots{snaps}, Machine: &applier{h}, Guard: guard,
 		MachineStamp: func() clock.Stamp { return h.machine.View().Stamp() },
 		OwnWordOnly:  h.ownWordOnly, Digest: h.digest, CheckpointEvery: 500 * time.Millisecond, Probation: h.probation,
-		Rare: h.c.rarely, Elapsed: h.elapsed, NoLease: h.c.noLease,
+		Rare: h.c.rarely, Elapsed: h.elapsed, NoLease: h.c.noLease, Ended: h.endedAt,
 		ClaimKey: []byte("claim key of " + h.name), ClusterID: clusterID,
 		Peers: h.peerOptions(), Fetch: h.fetch, Tick: tick,
 		SnapshotEntries: h.c.snapshotEntries, TrailingEntries: 30, MaxMessageBytes: messageBytes,
@@ -282,6 +284,7 @@ func (h *host) crash(mode storage.CrashMode) {
 	h.beyond, h.gate, h.probation = 0, 0, h.probation && h.rep.Status().Probation > 0
 	h.record(crashNames[mode])
 	h.up, h.rep, h.since, h.ownWordOnly = false, nil, h.c.now, false
+	h.end, h.endedAt = h.c.now, h.elapsed() // the earliest that Options.Ended may be
 	h.life++
 	h.disk = h.disk.Crash(mode, h.c.rnd.Uint64())
 	h.c.clients.crashed(h)

@@ -14,13 +14,13 @@ const promiseTime = 300 * time.Millisecond
 type vote struct {
 	id, term, to uint64
 	life         uint64
-	at           time.Duration // when this life began
+	at           time.Duration // when the life before this one ended
 	used         bool          // this life began on a log that had been used
 	forgot       bool          // the disk lost the newest of these promises, and the member knows that something is missing
 }
 
 // watchPromises checks what a voter may never do, whether it does harm or not: forget its vote at a restart, give
-// another one in the same term, or vote right after a restart.
+// another one in the same term, or vote right after the end of a life.
 func (h *host) watchPromises() {
 	v, began := &h.vote, false
 	term, to := h.rep.Voted()
@@ -29,7 +29,7 @@ func (h *host) watchPromises() {
 	}
 	if v.life != h.life {
 		v.used = v.life != 0 && v.term > 1
-		v.life, v.at, began = h.life, h.c.now, true
+		v.life, v.at, began = h.life, h.end, true
 	}
 	if v.forgets(h, term, to) {
 		return
@@ -40,7 +40,7 @@ func (h *host) watchPromises() {
 	case term == v.term && v.to != 0 && to != v.to:
 		h.c.fail("%s voted for %d in term %d and now says %d", h.name, v.to, term, to)
 	case to != 0 && to != h.id && (to != v.to || term != v.term) && !began && v.used && h.c.now-v.at < promiseTime-5*time.Millisecond && !h.c.handed(term):
-		h.c.fail("%s voted for %d in term %d, %v after it was started again", h.name, to, term, h.c.now-v.at)
+		h.c.fail("%s voted for %d in term %d, %v after its life before ended", h.name, to, term, h.c.now-v.at)
 	}
 	v.term, v.to = term, to
 }
