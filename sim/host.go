@@ -66,7 +66,7 @@ type host struct {
 	ownWordOnly bool // nobody has that
 
 	since   time.Duration // up or down
-	end     time.Duration // of the life before
+	end     time.Duration // of the life before, or what counts as it
 	endedAt time.Duration // the same, by its clock for elapsed time; 0: there was none
 	life    uint64        // counts starts: events of an earlier life do nothing
 	up      bool
@@ -167,6 +167,9 @@ func (h *host) start() error {
 
 func (h *host) open() error {
 	h.life++
+	if h.life/2%2 == 0 { // every other time nobody knows when the life before ended
+		h.end, h.endedAt = h.c.now, 0
+	}
 	h.up, h.paused, h.missed, h.readers, h.commit, h.ended = false, false, nil, nil, 0, false
 	h.logBusy, h.applyBusy, h.saveBusy, h.fetchBusy, h.anchorBusy = false, false, false, false, false
 	snaps, err := storage.OpenSnapshots(h.snapshotOptions())

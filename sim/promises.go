@@ -14,7 +14,7 @@ const promiseTime = 300 * time.Millisecond
 type vote struct {
 	id, term, to uint64
 	life         uint64
-	at           time.Duration // when the life before this one ended
+	at           time.Duration // when the life before this one ended, or when this one began if that is not known
 	used         bool          // this life began on a log that had been used
 	forgot       bool          // the disk lost the newest of these promises, and the member knows that something is missing
 }
