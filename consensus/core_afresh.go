@@ -10,27 +10,32 @@ import (
 //
 // So who was started a moment ago, has heard the tail of every other voter, whose log is behind none of them, and who knows of no leader
 // once the promise is over, stands for election: in turn by id, so that two do not share the votes, and again until raft's own
-// timeout counts, as others may have been started a little later. It asks for pre-votes first: where a leader lives that others
-// hear, they give none, and nothing has happened.
+// timeout counts, as others may have been started a little later and promise longer. The first does so at each tick, the others leave it
+// hintTurnTicks each time. It asks for pre-votes first: where a leader lives that others hear, they give none, and nothing has happened.
 type afresh struct {
-	free  bool   // the promise is over
+	free  bool   // the promise is over, and all tails are heard
 	since uint64 // tick of that
+	stood uint64 // tick of the last time
 }
 
-// tickAfresh stands for election, if that is for us.
+// tickAfresh stands for election, if that is for us. It is called at each tick, and when the last tail was heard.
 func (c *core) tickAfresh() {
 	f := &c.afresh
 	if !c.restarted || c.ticks > uint64(c.cfg.electionTicks) || c.promises() {
 		return
 	}
-	if !f.free {
-		f.free, f.since = true, c.ticks
-	}
 	turn := c.turnAfresh()
 	if turn < 0 || c.leader != raft.None || c.role != raft.StateFollower && c.role != raft.StatePreCandidate {
 		return
 	}
-	if waited := c.ticks - f.since; waited >= uint64(turn*hintTurnTicks) && waited%hintTurnTicks == 0 { //nolint:gosec // not negative
+	first := !f.free
+	if first {
+		f.free, f.since = true, c.ticks
+	}
+	waited := c.ticks - f.since
+	due := waited >= uint64(turn*hintTurnTicks) && (turn == 0 || waited%hintTurnTicks == 0) //nolint:gosec // not negative
+	if due && (first || f.stood != c.ticks) {
+		f.stood = c.ticks
 		_ = c.rn.Campaign() // a refusal shows as no change of role
 		c.drain()
 	}

@@ -208,6 +208,7 @@ func (c *core) hearTail(from uint64, body []byte) error {
 		return nil
 	}
 	c.judgeTails()
+	c.tickAfresh()
 	return nil
 }
 

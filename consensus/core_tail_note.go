@@ -131,7 +131,16 @@ func (c *core) hearTailAsk(from uint64, body []byte) error {
 		t.claim = &held
 	}
 	c.tell(from, noteTail, t.encode())
+	c.askBack(from)
 	return nil
+}
+
+// askBack asks a voter that has just asked us: what we asked when we started was lost if it was not up yet. It does so once it has
+// given its own tail, so that two which have both restarted are done with one answer each.
+func (c *core) askBack(id uint64) {
+	if t := &c.tails; t.asking && t.need == nil && slices.Contains(c.missingTails(), id) {
+		c.tell(id, noteTailAsk, nil)
+	}
 }
 
 func sortedKeys[V any](m map[uint64]V) []uint64 {
