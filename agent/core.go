@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -69,6 +70,9 @@ type coreRunner struct {
 	stops    atomic.Uint64                           // commands that this member stopped at since the start
 
 	stoppedAt atomic.Pointer[consensus.ApplyStop] // where it does not apply, nil while it does
+
+	starting chan struct{} // closed once the node that this start has prepared runs, or will not; nil: there is none
+	awaited  atomic.Int32  // connections of peers that wait for it
 
 	current atomic.Pointer[coreNode]
 	changed chan struct{} // cap 1: the node came, went, or its status changed
@@ -147,7 +151,9 @@ func (c *coreRunner) open() error {
 	c.room.has(true)
 	c.loadFencing()
 	if has {
-		c.booted, err = c.build(c.ids.RaftID)
+		if c.booted, err = c.build(c.ids.RaftID); err == nil {
+			c.starting = make(chan struct{})
+		}
 	} else {
 		err = fmt.Errorf("%s is the directory of Raft id %x: %w", c.dir.path, c.ids.RaftID, errLogGone)
 	}
@@ -235,6 +241,7 @@ func (c *coreRunner) run(ctx context.Context) error {
 
 // step runs the node that there is to run, or waits until there is one.
 func (c *coreRunner) step(ctx context.Context, sub *watch.Subscription) error {
+	defer c.started()
 	n, err := c.prepared(ctx)
 	if err != nil {
 		return err
@@ -337,6 +344,7 @@ func (c *coreRunner) serve(ctx context.Context, n *bootedCore, sub *watch.Subscr
 	go func() { done <- n.store.log.Run(nodeCtx) }()
 	go func() { done <- n.node.Run(nodeCtx) }()
 	c.current.Store(n.coreNode)
+	c.started()
 	c.signal()
 	c.log.Info("taking part in the core", zap.Uint64("raft_id", n.raftID))
 	c.replacePassedOver(n)
@@ -435,9 +443,49 @@ func (c *coreRunner) discharge(ctx context.Context, raftID uint64) error {
 	return c.dir.dropLog()
 }
 
+const (
+	// startPatience is for how long a peer's connection waits for a node that is about to run: for as long as others may take to
+	// say whether its Raft id counts.
+	startPatience = askTimeout
+	// maxAwaited is how many do so at a time.
+	maxAwaited = 16
+)
+
+// soonRunning is running, and waits for the node that this start has prepared. A peer that was closed instead loses what it had to say
+// and pauses before it dials again, while all that were started together wait for each other.
+func (c *coreRunner) soonRunning(ctx context.Context) *coreNode {
+	if n := c.running(); n != nil || c.starting == nil {
+		return n
+	}
+	defer c.awaited.Add(-1)
+	if c.awaited.Add(1) > maxAwaited {
+		return nil
+	}
+	patience := time.NewTimer(startPatience)
+	defer patience.Stop()
+	select {
+	case <-c.starting:
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+	return c.running()
+}
+
+// started lets go who waits for the node of this start. Only run calls it.
+func (c *coreRunner) started() {
+	if c.starting == nil {
+		return
+	}
+	select {
+	case <-c.starting:
+	default:
+		close(c.starting)
+	}
+}
+
 // servePeer hands an inbound Raft connection to the node.
 func (c *coreRunner) servePeer(ctx context.Context, conn net.Conn, peer transport.Peer) {
-	n := c.running()
+	n := c.soonRunning(ctx)
 	if n == nil {
 		_ = conn.Close()
 		return

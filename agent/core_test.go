@@ -222,6 +222,43 @@ func TestFrozenAgentsHoldNobodyUp(t *testing.T) {
 	})
 }
 
+// TestPeersWaitForTheNode: a peer's connection that comes while this member asks whether its Raft id counts is served by the node once
+// it runs; it does not wait where no node was prepared, for longer than startPatience, or beside too many others.
+func TestPeersWaitForTheNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node, began := &coreNode{raftID: 1}, time.Now()
+		c := &coreRunner{}
+		if c.soonRunning(t.Context()) != nil || time.Since(began) != 0 {
+			t.Errorf("without a node that was prepared it took %v", time.Since(began))
+		}
+
+		c = &coreRunner{starting: make(chan struct{})}
+		if c.soonRunning(t.Context()) != nil || time.Since(began) != startPatience {
+			t.Errorf("a node that does not come took %v", time.Since(began))
+		}
+
+		served := make(chan *coreNode, maxAwaited)
+		for range maxAwaited {
+			go func() { served <- c.soonRunning(t.Context()) }()
+		}
+		synctest.Wait()
+		if began = time.Now(); c.soonRunning(t.Context()) != nil || time.Since(began) != 0 {
+			t.Errorf("one too many waited for %v", time.Since(began))
+		}
+		c.current.Store(node)
+		c.started()
+		c.started()
+		for range maxAwaited {
+			if got := <-served; got != node || time.Since(began) != 0 {
+				t.Errorf("%p is served after %v, want %p at once", got, time.Since(began), node)
+			}
+		}
+		if n := c.awaited.Load(); n != 0 {
+			t.Errorf("%d still wait", n)
+		}
+	})
+}
+
 // TestStanding: each agent is told about its own Raft ids alone, also about one that is so old that the
 // state has forgotten its row.
 func TestStanding(t *testing.T) {

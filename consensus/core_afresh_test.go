@@ -71,3 +71,33 @@ func TestStartDeposesNobody(t *testing.T) {
 		}
 	}
 }
+
+// Members whose promises are over when they start, as what they had to load took longer, have a leader as soon as all have heard each other,
+// without a tick. As long as the promise lasts nobody leads.
+func TestNobodyWaitsForATickAfterThePromise(t *testing.T) {
+	for _, over := range []bool{true, false} {
+		s, _ := tailSim(t)
+		clear(s.cut)
+		s.tick(5)
+		for _, n := range s.nodes {
+			n.crash(false)
+		}
+		s.net = nil
+		end := s.now.Sub(simBegan)
+		s.tune = func(cc *coreConfig) { cc.ended = end }
+		s.now = s.now.Add(leaseLength)
+		if !over {
+			s.now = s.now.Add(-1)
+		}
+		for _, id := range []uint64{3, 1, 2} {
+			s.nodes[id].start()
+			s.settle()
+		}
+		if leads := s.current() != 0; leads != over {
+			t.Errorf("promises over: %v, somebody leads: %v\n%s", over, leads, s.describe())
+		}
+		for _, b := range s.broken {
+			t.Error(b)
+		}
+	}
+}

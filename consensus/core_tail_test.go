@@ -320,3 +320,27 @@ func TestTailNotesAreBounded(t *testing.T) {
 		t.Error("a question with a body is taken")
 	}
 }
+
+// A member whose question was lost, because the one that it asked was not up, asks again when that one asks it: after its start both
+// have heard each other, without a tick.
+func TestWhoAsksIsAskedBack(t *testing.T) {
+	s, _ := tailSim(t)
+	clear(s.cut)
+	s.tick(5)
+	for _, n := range s.nodes {
+		n.crash(false)
+	}
+	s.nodes[1].start()
+	s.settle()
+	s.net = nil // nobody was there
+	if len(s.nodes[1].core.tails.heard) != 0 {
+		t.Fatalf("not prepared:\n%s", s.describe())
+	}
+	s.nodes[2].start()
+	s.settle()
+	for id, of := range map[uint64]uint64{1: 2, 2: 1} {
+		if _, ok := s.nodes[id].core.tails.heard[of]; !ok {
+			t.Errorf("%d has not heard %d:\n%s", id, of, s.describe())
+		}
+	}
+}

@@ -66,7 +66,8 @@ func newPoisons(c *cluster, o Options) *poisons {
 	if n := o.Seed % 5; !o.Poison || n != 0 && n != 3 {
 		return nil
 	}
-	return &poisons{c: c, rnd: rand.New(rand.NewPCG(o.Seed, uint64(o.Nodes))), turn: o.Seed / 5 * 2, by: map[string]*poison{}, fates: map[spot]*fate{}} //nolint:gosec // not negative
+	turn := o.Seed/5*2 + o.Seed%5/3                                                                                                           // each scope is that of the first poison in a quarter of the seeds: a second one waits behind it
+	return &poisons{c: c, rnd: rand.New(rand.NewPCG(o.Seed, uint64(o.Nodes))), turn: turn, by: map[string]*poison{}, fates: map[spot]*fate{}} //nolint:gosec // not negative
 }
 
 func (ps *poisons) upTo(d time.Duration) time.Duration { return time.Duration(ps.rnd.Int64N(int64(d))) }
